@@ -1,0 +1,71 @@
+import type { ExecRequest, ExecResult, ExecSession, ExecStreamRequest } from "./exec.ts";
+import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOptions } from "./files.ts";
+import type { CreateSandbox, SandboxInfo, SandboxStats, SystemStats } from "./sandbox.ts";
+
+export interface CallOptions {
+  /** Gives up on the call. What was half done is undone. */
+  signal?: AbortSignal;
+}
+
+export interface Health {
+  status: "ok" | "unhealthy";
+  reason?: string;
+  features: string[];
+}
+
+export interface VersionInfo {
+  version: string;
+  commit: string;
+  build_date: string;
+  features: string[];
+}
+
+export interface FilesApi {
+  read(id: string, path: string, options?: ReadFileOptions): Promise<FileDownload>;
+  /** Replaces the file in one step: a reader sees the old bytes or the new ones; a broken transfer changes nothing. */
+  write(
+    id: string,
+    path: string,
+    body: AsyncIterable<Uint8Array> | Uint8Array,
+    options?: WriteFileOptions,
+  ): Promise<{ bytes: number }>;
+  /** Removes a file or a whole directory. A missing path is success. */
+  remove(id: string, path: string): Promise<void>;
+  list(id: string, path: string): Promise<FileInfo[]>;
+  /** Does not follow a final symbolic link. */
+  stat(id: string, path: string): Promise<FileInfo>;
+  /** With parents; an existing directory is success. */
+  mkdir(id: string, path: string): Promise<void>;
+  rename(id: string, from: string, to: string): Promise<void>;
+  chmod(id: string, path: string, mode: number): Promise<void>;
+  watch(
+    id: string,
+    path: string,
+    options: { recursive?: boolean; signal: AbortSignal },
+  ): AsyncIterable<WatchEvent>;
+}
+
+/**
+ * What Warren does, whichever way in. Engine and HTTP client both implement it, and `testApi()` runs against both.
+ * `id` is a full id, a unique prefix of one of at least 4 characters, or a name. Every failure is a `WarrenError`.
+ */
+export interface SandboxApi {
+  health(): Promise<Health>;
+  version(): Promise<VersionInfo>;
+  create(request: CreateSandbox, options?: CallOptions): Promise<SandboxInfo>;
+  get(id: string): Promise<SandboxInfo>;
+  /** Oldest first. */
+  list(filter?: { labels?: Record<string, string> }): Promise<SandboxInfo[]>;
+  start(id: string): Promise<SandboxInfo>;
+  /** SIGTERM to everything inside, SIGKILL after `timeoutMs` (default 2000). Stopping a stopped sandbox is success. */
+  stop(id: string, options?: { timeoutMs?: number }): Promise<SandboxInfo>;
+  /** Stops and forgets, with everything that was written. */
+  remove(id: string): Promise<void>;
+  /** New expiry in seconds from now; -1: never. */
+  extend(id: string, timeoutS: number): Promise<SandboxInfo>;
+  exec(id: string, request: ExecRequest, options?: CallOptions): Promise<ExecResult>;
+  execStream(id: string, request: ExecStreamRequest, options?: CallOptions): Promise<ExecSession>;
+  readonly files: FilesApi;
+  stats(id: string): Promise<SandboxStats>;
+  systemStats(): Promise<SystemStats>;
+}

@@ -1,0 +1,122 @@
+import type { Duplex } from "node:stream";
+import type { SandboxStats } from "./sandbox.ts";
+
+export const networkModes = ["none", "filtered", "open", "host"] as const;
+export type NetworkMode = (typeof networkModes)[number];
+
+/** What a runtime can do, as data: shown by `warren doctor`, checked by the engine before anything is created. */
+export interface Capabilities {
+  networkModes: readonly NetworkMode[];
+  /** Limits that are enforced. A limit that is asked for and not listed is refused. */
+  limits: readonly ("memory" | "cpu" | "pids" | "disk")[];
+  readonlyRoot: boolean;
+  tmpfs: boolean;
+  userNamespace: boolean;
+  rootless: boolean;
+  pause: boolean;
+  snapshots: boolean;
+  /** Kinds of image reference that `images.ensure` takes. */
+  images: readonly ("host" | "directory" | "tar" | "oci")[];
+}
+
+export interface ProbeFinding {
+  level: "ok" | "warning" | "error";
+  /** One sentence. */
+  message: string;
+  /** The command that mends it. */
+  fix?: string;
+}
+
+export interface ProbeReport {
+  runtime: string;
+  /** True when a sandbox can be created with it now. */
+  usable: boolean;
+  /** Version of the program underneath, such as `crun 1.8.1`. */
+  version?: string;
+  findings: ProbeFinding[];
+}
+
+/** A root filesystem that is ready to be used, with the image's own defaults. */
+export interface PreparedImage {
+  /** Stable identity: `host`, `dir:<path>`, `sha256:…`. Stored with the sandbox. */
+  id: string;
+  /** The reference as the user gave it. */
+  reference: string;
+  env: Record<string, string>;
+  workdir?: string;
+  user?: string;
+  cmd?: string[];
+}
+
+/** All that a runtime needs to make one sandbox. Every default is filled in; the engine stores it whole. */
+export interface RuntimeSpec {
+  id: string;
+  image: PreparedImage;
+  /** Complete environment of every command. */
+  env: Record<string, string>;
+  workdir: string;
+  /** Main command; the guest starts it. */
+  cmd?: string[];
+  user?: string;
+  hostname: string;
+  labels: Record<string, string>;
+  network: NetworkMode;
+  readonlyRoot: boolean;
+  /** `sizeBytes` each; `exec` false mounts noexec. Always nosuid and nodev. */
+  tmpfs: { path: string; sizeBytes: number; readonly: boolean; exec: boolean; mode: number }[];
+  /** 0: no limit. Memory in bytes with swap included, cpu in NanoCPUs. */
+  limits: { memoryBytes: number; cpuNano: number; pids: number };
+}
+
+export interface RuntimeSandbox {
+  id: string;
+  /** What the kernel says now, not what was last asked for. */
+  state: "created" | "running" | "paused" | "stopped";
+  /** Host pid of the guest while it runs. */
+  pid?: number;
+}
+
+/** Numbers a runtime can read without asking the guest. */
+export interface RuntimeStats extends Omit<SandboxStats, "cpu_percent" | "memory_percent" | "timestamp"> {
+  /** CPU time used since the sandbox started, in nanoseconds. */
+  cpuTotalNs: number;
+  /** Processes that the kernel has killed for memory in this sandbox. */
+  oomKills: number;
+}
+
+/**
+ * A driver that owns sandbox lifecycles. What happens inside a sandbox goes through the guest that `connect` reaches,
+ * so a driver knows nothing of exec or files.
+ *
+ * Calls for one id come one at a time; calls for different ids come side by side. Every host object that a driver
+ * makes is labelled with the state directory's owner id and the sandbox id. Failures are `WarrenError`s.
+ * Not promised: that a sandbox which was running is still running; callers ask `inspect`.
+ */
+export interface Runtime {
+  readonly name: string;
+  readonly capabilities: Capabilities;
+  probe(): Promise<ProbeReport>;
+  readonly images: {
+    /** Makes the image usable, pulling or unpacking where needed. Throws `image_not_found`, `image_invalid`, `image_pull_failed`. */
+    ensure(reference: string, options?: { signal?: AbortSignal }): Promise<PreparedImage>;
+  };
+  /** Makes all that is needed on disk. Nothing runs afterwards. A failed create leaves nothing behind. */
+  create(spec: RuntimeSpec, options?: { signal?: AbortSignal }): Promise<void>;
+  /** Runs the guest; resolves when it answers. A failed start leaves the sandbox stopped and whole. */
+  start(id: string, options?: { signal?: AbortSignal }): Promise<{ pid: number }>;
+  /** Ends everything inside, gracefully for at most `timeoutMs` (0: at once). Files stay. Stopped already is success. */
+  stop(id: string, options: { timeoutMs: number }): Promise<void>;
+  /** Ends and deletes everything of this sandbox. Gone already is success. */
+  remove(id: string): Promise<void>;
+  inspect(id: string): Promise<RuntimeSandbox | undefined>;
+  /** Everything of ours that exists, half-made ones included. */
+  list(): Promise<RuntimeSandbox[]>;
+  /** A new connection to the sandbox's guest. Throws `guest_failed` when nobody answers. */
+  connect(id: string): Promise<Duplex>;
+  /** Throws `sandbox_wrong_state` when it does not run. */
+  stats(id: string): Promise<RuntimeStats>;
+  /** OOM kills so far, cheaply; undefined when it can't be known. */
+  oomKills(id: string): number | undefined;
+  /** Lets go of helpers. Sandboxes keep running. */
+  close(): Promise<void>;
+}

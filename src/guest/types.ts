@@ -1,0 +1,74 @@
+import type { Duplex } from "node:stream";
+import type { ExecExit, ExecSession } from "../contracts/exec.ts";
+import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOptions } from "../contracts/files.ts";
+
+export interface SpawnRequest {
+  argv: readonly string[];
+  /** Complete: nothing is inherited. */
+  env: Readonly<Record<string, string>>;
+  /** Default `/`. */
+  cwd?: string;
+  /** `name`, `uid`, `uid:gid` or `name:group`; default: as the guest. */
+  user?: string;
+  tty?: { cols: number; rows: number };
+  /** Keep stdin open; else it is /dev/null. */
+  stdin?: boolean;
+  /** Milliseconds; 0 or absent: none. */
+  timeoutMs?: number;
+  /** Bytes of each of stdout and stderr that are sent; the rest is dropped inside. 0 or absent: all. */
+  maxOutputBytes?: number;
+  /** Keep running when this connection ends. */
+  detached?: boolean;
+}
+
+/** An exit as the guest tells it. Out-of-memory is the engine's to add: it reads the cgroup. */
+export interface GuestExit extends ExecExit {
+  stdoutTruncated: boolean;
+  stderrTruncated: boolean;
+  /** User and system time of the tree, in microseconds, as far as it was reaped. */
+  cpuTimeUs: number;
+}
+
+export interface GuestSession extends ExecSession {
+  readonly exit: Promise<GuestExit>;
+  /** Pid inside the sandbox. */
+  readonly pid: number;
+  /** Kills the whole tree. */
+  kill(): Promise<void>;
+}
+
+export interface GuestInfo {
+  protocol: number;
+  version: string;
+}
+
+/**
+ * The host's side of one sandbox's guest. Each call makes its own connection. The guest is hostile: answers are parsed
+ * with limits, and a guest that breaks the protocol or does not answer gives `guest_failed` in bounded time.
+ * errno from inside becomes file_not_found, permission_denied, file_exists, not_a_directory and so on.
+ */
+export interface GuestClient {
+  hello(): Promise<GuestInfo>;
+  /** Resolves once the command has started. */
+  spawn(request: SpawnRequest, options?: { signal?: AbortSignal }): Promise<GuestSession>;
+  /**
+   * Settles when the main command has ended; `undefined` never comes unless there is a main command. Rejects with
+   * `guest_failed` when the guest goes away. `started` settles as soon as the guest has answered.
+   */
+  waitMain(options?: { signal?: AbortSignal }): { started: Promise<{ hasMain: boolean }>; exit: Promise<GuestExit> };
+  shutdown(graceMs: number): Promise<void>;
+  readFile(path: string, options?: ReadFileOptions): Promise<FileDownload>;
+  writeFile(path: string, body: AsyncIterable<Uint8Array> | Uint8Array, options?: WriteFileOptions): Promise<{ bytes: number }>;
+  stat(path: string, options?: { follow?: boolean }): Promise<FileInfo>;
+  list(path: string): Promise<FileInfo[]>;
+  mkdir(path: string, options?: { parents?: boolean; mode?: number }): Promise<void>;
+  rename(from: string, to: string, options?: { noReplace?: boolean }): Promise<void>;
+  remove(path: string, options?: { recursive?: boolean; missingOk?: boolean }): Promise<void>;
+  chmod(path: string, mode: number): Promise<void>;
+  watch(path: string, options: { recursive?: boolean; signal: AbortSignal }): AsyncIterable<WatchEvent>;
+  /** A raw connection to a TCP port inside. */
+  dial(port: number, options?: { host?: string; timeoutMs?: number }): Promise<Duplex>;
+}
+
+/** `connect` is the runtime's, bound to one sandbox. */
+export type CreateGuestClient = (connect: () => Promise<Duplex>) => GuestClient;
