@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { type SignalName, signals } from "./constants.ts";
 import { CString, EnvMap, GuestPath } from "./sandbox.ts";
 
 /** Longest `timeout` of a command, in seconds: a day. */
@@ -107,28 +108,6 @@ export interface ExecSession extends AsyncDisposable {
   signal(name: SignalName): Promise<void>;
 }
 
-/** Signals that a client may send, with Linux's numbers (the same on x86-64 and arm64). */
-export const signals = {
-  SIGHUP: 1,
-  SIGINT: 2,
-  SIGQUIT: 3,
-  SIGABRT: 6,
-  SIGKILL: 9,
-  SIGUSR1: 10,
-  SIGUSR2: 12,
-  SIGPIPE: 13,
-  SIGALRM: 14,
-  SIGTERM: 15,
-  SIGCHLD: 17,
-  SIGCONT: 18,
-  SIGSTOP: 19,
-  SIGTSTP: 20,
-  SIGTTIN: 21,
-  SIGTTOU: 22,
-  SIGWINCH: 28,
-} as const;
-export type SignalName = keyof typeof signals;
-
 /** Text frames that a client sends after the first one. stdin travels in binary frames. */
 export const ExecClientFrame = z.discriminatedUnion("type", [
   z.object({ type: z.literal("eof") }),
@@ -143,6 +122,3 @@ export const ExecClientFrame = z.discriminatedUnion("type", [
   }),
 ]);
 export type ExecClientFrame = z.infer<typeof ExecClientFrame>;
-
-/** First byte of a binary frame of an exec stream. */
-export const execChannels = { stdin: 0, stdout: 1, stderr: 2 } as const;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { NO_EXPIRY } from "./constants.ts";
 import { PortMapping } from "./network.ts";
 import { StorageConfig } from "./storage.ts";
 
@@ -6,9 +7,6 @@ import { StorageConfig } from "./storage.ts";
 export const sandboxStatuses = ["creating", "running", "paused", "stopped", "error"] as const;
 export const SandboxStatus = z.enum(sandboxStatuses).meta({ id: "SandboxStatus" });
 export type SandboxStatus = z.infer<typeof SandboxStatus>;
-
-/** No expiry on den's wire: Go's zero time. */
-export const NO_EXPIRY = "0001-01-01T00:00:00Z";
 
 /** A string that the kernel can take as an argument or variable: NUL ends a C string. */
 export const CString = z.string().refine((s) => !s.includes("\0"), "must not contain a NUL byte");

@@ -1,6 +1,12 @@
 import type { Duplex } from "node:stream";
 import type { ExecExit, ExecSession } from "../contracts/exec.ts";
-import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOptions } from "../contracts/files.ts";
+import type {
+  FileDownload,
+  FileInfo,
+  ReadFileOptions,
+  WatchEvent,
+  WriteFileOptions,
+} from "../contracts/files.ts";
 
 export interface SpawnRequest {
   argv: readonly string[];
@@ -55,10 +61,17 @@ export interface GuestClient {
    * Settles when the main command has ended; `undefined` never comes unless there is a main command. Rejects with
    * `guest_failed` when the guest goes away. `started` settles as soon as the guest has answered.
    */
-  waitMain(options?: { signal?: AbortSignal }): { started: Promise<{ hasMain: boolean }>; exit: Promise<GuestExit> };
+  waitMain(options?: { signal?: AbortSignal }): {
+    started: Promise<{ hasMain: boolean }>;
+    exit: Promise<GuestExit>;
+  };
   shutdown(graceMs: number): Promise<void>;
   readFile(path: string, options?: ReadFileOptions): Promise<FileDownload>;
-  writeFile(path: string, body: AsyncIterable<Uint8Array> | Uint8Array, options?: WriteFileOptions): Promise<{ bytes: number }>;
+  writeFile(
+    path: string,
+    body: AsyncIterable<Uint8Array> | Uint8Array,
+    options?: WriteFileOptions,
+  ): Promise<{ bytes: number }>;
   stat(path: string, options?: { follow?: boolean }): Promise<FileInfo>;
   list(path: string): Promise<FileInfo[]>;
   mkdir(path: string, options?: { parents?: boolean; mode?: number }): Promise<void>;
