@@ -30,7 +30,7 @@ module.exports = {
     {
       name: "client-is-browser-safe",
       severity: "error",
-      from: { path: "^src/client/" },
+      from: { path: "^src/client/", pathNot: "^src/client/node/" },
       to: { dependencyTypes: ["core"], dependencyTypesNot: ["type-only"] },
     },
     { name: "no-cycles", severity: "error", from: {}, to: { circular: true } },

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them all: types, lint, layers, dead code, audit, native and TypeScript tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+need_node
+need_programs gcc=gcc make=make musl-gcc=musl-tools crun=crun runc=runc skopeo=skopeo umoci=umoci \
+  /usr/include/seccomp.h=libseccomp-dev bwrap=bubblewrap docker-registry=docker-registry tmux=tmux shellcheck=shellcheck \
+  setpriv=util-linux /bin/busybox=busybox-static
+[ "$(id -u)" = 0 ] || fail "the tests create real sandboxes and need root so far" "sudo scripts/test.sh"
+mend_hybrid_cgroups
+install_node_modules
+build_all
+
+step "types"
+npm run --silent typecheck
+step "lint"
+npm run --silent lint
+shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
+step "layers"
+npm run --silent layers
+step "dead code"
+npm run --silent deadcode
+step "npm audit"
+if audit=$(npm audit --audit-level=high 2>&1); then
+  echo "nothing high"
+elif grep -q 'audit endpoint returned an error' <<<"$audit"; then
+  echo "not checked: the package registry configured here does not answer audits"
+else
+  printf '%s\n' "$audit"
+  exit 1
+fi
+step "tests"
+results=$(mktemp)
+trap 'rm -f "$results"' EXIT
+status=0
+npx vitest run --reporter=default --reporter=json --outputFile.json="$results" "$@" || status=$?
+# shellcheck disable=SC2016  # expanded inside, not here
+node -e '
+  const r = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
+  console.log(`warren: ${r.numPassedTests} passed, ${r.numFailedTests} failed, ${r.numPendingTests + r.numTodoTests} skipped`);
+' "$results"
+exit $status

@@ -1,0 +1,29 @@
+// Values that the browser-safe client needs at run time: this file imports nothing, so that zod stays out of its bundle.
+
+/** No expiry on den's wire: Go's zero time. */
+export const NO_EXPIRY = "0001-01-01T00:00:00Z";
+
+/** Signals that a client may send, with Linux's numbers (the same on x86-64 and arm64). */
+export const signals = {
+  SIGHUP: 1,
+  SIGINT: 2,
+  SIGQUIT: 3,
+  SIGABRT: 6,
+  SIGKILL: 9,
+  SIGUSR1: 10,
+  SIGUSR2: 12,
+  SIGPIPE: 13,
+  SIGALRM: 14,
+  SIGTERM: 15,
+  SIGCHLD: 17,
+  SIGCONT: 18,
+  SIGSTOP: 19,
+  SIGTSTP: 20,
+  SIGTTIN: 21,
+  SIGTTOU: 22,
+  SIGWINCH: 28,
+} as const;
+export type SignalName = keyof typeof signals;
+
+/** First byte of a binary frame of an exec stream. */
+export const execChannels = { stdin: 0, stdout: 1, stderr: 2 } as const;
