@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { type SignalName, signals } from "./constants.ts";
+import type { ErrorCode } from "./errors.ts";
 import { CString, EnvMap, GuestPath } from "./sandbox.ts";
 
 /** Longest `timeout` of a command, in seconds: a day. */
@@ -122,3 +123,13 @@ export const ExecClientFrame = z.discriminatedUnion("type", [
   }),
 ]);
 export type ExecClientFrame = z.infer<typeof ExecClientFrame>;
+
+/**
+ * Text frames from the server. den's are stdout, stderr, exit and error; `data` of exit is the code as decimal digits.
+ * `started` is sent only where the subprotocol `warren.v1` was agreed on, and comes before all others.
+ */
+export type ExecServerFrame =
+  | { type: "started" }
+  | { type: "stdout" | "stderr"; data: string }
+  | ({ type: "exit"; data: string } & Omit<ExecExit, "exit_code">)
+  | { type: "error"; data: string; code: ErrorCode; hint?: string };

@@ -1,0 +1,2 @@
+#include "guest.h"
+extern int nothing_here;

@@ -1,0 +1,233 @@
+// The guest: the first process of a sandbox. docs/wire/guest.md is what it must do.
+//
+//   main.c       PID 1: accepts connections, reaps, starts the main command, shuts down
+//   serve.c      one forked process per connection: reads the request, answers it
+//   spawn.c      the SPAWN request and the main command: launch.c starts a command, supervise.c looks after it,
+//                tree.c kills all that it started
+//   files.c path.c write.c remove.c watch.c dial.c users.c frame.c   what their names say
+#ifndef WARREN_GUEST_H
+#define WARREN_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifndef WARREN_VERSION
+#define WARREN_VERSION "0"
+#endif
+#define PROTOCOL 1
+
+// Descriptors with fixed numbers, so that a handler can close all others at once.
+enum {
+  FD_PROC = 3, // /proc as it was at start-up: a later mount over it changes nothing
+  FD_CONTROL = 4, // messages to PID 1
+  FD_CONN = 5, // a handler's connection
+  FD_FREE = 6, // from here on: anything
+};
+
+enum {
+  MAX_REQUEST = 1 << 20,
+  MAX_DATA = 128 << 10,
+  MAX_REPLY = 64 << 10,
+};
+
+enum request_type {
+  REQ_HELLO = 0x01,
+  REQ_SPAWN = 0x02,
+  REQ_WAIT = 0x03,
+  REQ_SHUTDOWN = 0x04,
+  REQ_READ = 0x10,
+  REQ_WRITE = 0x11,
+  REQ_STAT = 0x12,
+  REQ_LIST = 0x13,
+  REQ_MKDIR = 0x14,
+  REQ_RENAME = 0x15,
+  REQ_REMOVE = 0x16,
+  REQ_CHMOD = 0x17,
+  REQ_WATCH = 0x18,
+  REQ_DIAL = 0x20,
+  IN_DATA = 0x40,
+  IN_EOF = 0x41,
+  IN_RESIZE = 0x42,
+  IN_SIGNAL = 0x43,
+  IN_KILL = 0x44,
+};
+
+enum reply_type {
+  OUT_OK = 0x80,
+  OUT_ERROR = 0x81,
+  OUT_INFO = 0x82,
+  OUT_STARTED = 0x83,
+  OUT_STDOUT = 0x84,
+  OUT_STDERR = 0x85,
+  OUT_EXIT = 0x86,
+  OUT_STAT = 0x87,
+  OUT_ENTRY = 0x88,
+  OUT_DATA = 0x89,
+  OUT_END = 0x8a,
+  OUT_EVENT = 0x8b,
+};
+
+// ---- frame.c: bytes on the wire
+
+#define HEADER_BYTES 5
+
+void put16(unsigned char *at, uint16_t value);
+void put32(unsigned char *at, uint32_t value);
+void put64(unsigned char *at, uint64_t value);
+uint32_t get32(const unsigned char *at);
+void put_header(unsigned char *at, unsigned type, uint32_t payload_bytes);
+
+/// What is left of a request's payload. `bad` once anything did not fit.
+struct fields {
+  unsigned char *at;
+  size_t left;
+  bool bad;
+};
+uint16_t take16(struct fields *f);
+uint32_t take32(struct fields *f);
+uint64_t take64(struct fields *f);
+/// A NUL-terminated string inside the payload; the payload is changed in place. "" when bad.
+char *take_str(struct fields *f);
+
+/// False when the peer is gone.
+bool read_exact(int fd, void *buffer, size_t bytes);
+bool write_exact(int fd, const void *buffer, size_t bytes);
+bool send_frame(int fd, unsigned type, const void *payload, size_t bytes);
+bool send_ok(int fd);
+bool send_end(int fd, uint64_t value);
+bool send_error(int fd, int error, const char *what);
+/// Ends our direction and reads what still comes, for a few seconds at most: closing a socket with unread bytes, or under
+/// a peer that is still writing, would take our last frame from it.
+void linger(int fd);
+
+#define EXIT_BYTES 17
+enum { EXIT_TIMED_OUT = 1, EXIT_STDOUT_CUT = 2, EXIT_STDERR_CUT = 4, EXIT_KILLED = 8 };
+/// The EXIT payload for a status as wait() tells it.
+void put_exit(unsigned char *at, int wait_status, uint32_t flags, uint64_t cpu_us);
+
+// ---- users.c
+
+struct account {
+  uid_t uid;
+  gid_t gid;
+  gid_t groups[64];
+  size_t group_count;
+  bool change; // false: stay as the guest is
+  char name[256]; // empty without a passwd entry
+  char home[1024];
+};
+/// 0, or an errno: ESRCH when there is no such user or group. `spec` "" is the guest's own user.
+int find_account(const char *spec, struct account *account);
+
+// ---- launch.c
+
+struct launch {
+  char **argv;
+  char **env;
+  const char *cwd;
+  const struct account *account;
+  int fd[3]; // become 0, 1, 2; each above 2
+  bool tty; // fd[0] becomes the controlling terminal
+};
+enum stage { STAGE_NONE, STAGE_SETUP, STAGE_USER, STAGE_CWD, STAGE_EXEC };
+struct outcome {
+  enum stage failed;
+  int error;
+  bool bad_interpreter; // the program is there, what its first line names is not
+};
+/// Starts a command in a session of its own. Always returns the pid when a process was made, even if it could not become
+/// the command (see outcome): the caller reaps it. -1 with outcome.error when there is no process.
+pid_t launch(const struct launch *l, struct outcome *outcome);
+/// Exit code for a command that could not be started, and the line that says why.
+int explain_exec_failure(const struct outcome *outcome, const char *program, char *line, size_t line_bytes);
+/// `env` with HOME, USER, LOGNAME and PATH added where absent. NULL when out of memory.
+char **complete_env(char *const *env, size_t count, const struct account *account);
+
+// ---- supervise.c
+
+struct command {
+  int conn; // -1: none, for the main command
+  int signals; // from become_supervisor(), which must come before the command starts
+  pid_t pid;
+  int status; // when it has ended already (it could not be started); else -1
+  int in_fd; // stdin's pipe or the terminal; -1: none
+  int out_fd;
+  int err_fd;
+  bool tty;
+  bool detached;
+  uint64_t deadline_ns; // CLOCK_MONOTONIC; 0: none
+  uint64_t most_output; // per stream; 0: no limit
+  const char *complaint; // goes to stderr first; may be NULL
+};
+/// Looks after the command until it and all of its descendants have ended.
+_Noreturn void supervise(const struct command *c);
+uint64_t now_ns(void);
+/// Makes this process the reaper of its descendants and opens a signalfd for SIGCHLD and the death of PID 1. -1: failed.
+int become_supervisor(void);
+
+// ---- tree.c
+
+/// At start-up: opens /proc as FD_PROC, or leaves a placeholder there when it is missing or is of another pid namespace.
+void open_proc(void);
+bool have_proc(void);
+
+struct tree {
+  pid_t root; // descendants of this one, itself excluded
+  bool everyone; // rather all processes that there are
+  const pid_t *spare; // these are left alone
+  size_t spare_count;
+  bool spare_below; // and what is below them too
+};
+/// Sends a signal (0: none) to every member that has not ended; how many there are, -1 when it can't be known.
+long tree_signal(const struct tree *t, int signal);
+/// Stops all members until no new ones appear, then kills them: a fork bomb can't outrun it. Bounded to about 60 ms.
+void tree_stop_and_kill(const struct tree *t);
+
+// ---- path.c
+
+/// open() that never blocks and never follows a magic link of /proc. -1 with errno.
+int open_plain(int dir, const char *path, int flags);
+/// Directory that holds the last component of an absolute path, and that component's name: "." for `/`. -1 with errno.
+int open_parent(const char *path, char name[256]);
+/// As open_parent, with the last component's symbolic links followed: `name` is no link, or does not exist.
+int open_target(const char *path, char name[256]);
+int open_target_at(int dir, const char *path, char name[256]);
+/// Makes a directory and its parents. 0 or -1 with errno.
+int make_directories(const char *path, mode_t mode);
+
+// ---- one function for each request; each answers on FD_CONN
+
+void do_read(struct fields *f);
+void do_stat(struct fields *f);
+void do_list(struct fields *f);
+void do_mkdir(struct fields *f);
+void do_rename(struct fields *f);
+void do_chmod(struct fields *f);
+void do_write(struct fields *f);
+void do_remove(struct fields *f);
+void do_watch(struct fields *f);
+void do_dial(struct fields *f);
+void do_spawn(struct fields *f);
+
+// ---- serve.c, main.c
+
+/// Runs in a process forked for it; reports its start and end to PID 1.
+_Noreturn void run_main(char **argv, char **env, const char *cwd, const char *user);
+
+/// Runs in a process forked for this connection.
+_Noreturn void serve(int conn);
+/// Closes every descriptor from `first` on.
+void close_from(int first);
+
+enum control_kind { CONTROL_WAIT = 1, CONTROL_SHUTDOWN, CONTROL_MAIN_STARTED, CONTROL_MAIN_ENDED };
+/// What handlers tell PID 1. CONTROL_WAIT carries the connection with it.
+struct control {
+  enum control_kind kind;
+  uint32_t value; // SHUTDOWN: grace in ms; MAIN_STARTED: pid; MAIN_ENDED: wait status
+  uint64_t cpu_us;
+};
+void tell_init(const struct control *message, int fd);
+
+#endif

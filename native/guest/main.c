@@ -1,0 +1,413 @@
+#include "guest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+  MAX_HANDLERS = 1024,
+  MAX_WAITERS = 64,
+  BACKLOG = 512,
+  FD_LOW = 10, // PID 1's own descriptors start here, above the fixed ones
+  DEFAULT_GRACE_MS = 2000,
+  TICK_MS = 10, // how often a shutdown looks whether all have gone
+  FLUSH_MS = 200, // for handlers to send their last frames
+};
+
+struct options {
+  int fd;
+  const char *listen;
+  const char *main_cwd;
+  const char *main_user;
+  char **main_argv; // NULL: none
+};
+
+struct waiter {
+  int conn;
+  bool started; // STARTED was sent
+};
+
+static struct {
+  int listener;
+  int signals;
+  int control;
+  pid_t handlers[MAX_HANDLERS];
+  size_t handler_count;
+  struct waiter waiters[MAX_WAITERS];
+  size_t waiter_count;
+
+  pid_t main_supervisor; // 0: there is no main command
+  uint32_t main_pid; // 0: not yet started
+  bool main_ended;
+  int main_status;
+  uint64_t main_cpu_us;
+
+  enum { SERVING, ENDING, FLUSHING } phase;
+  uint64_t phase_end_ns;
+  bool orphans; // of a handler that died; to be killed
+} g;
+
+// ---- start
+
+static bool parse_options(int argc, char **argv, struct options *o) {
+  *o = (struct options){.fd = -1, .main_cwd = "/", .main_user = ""};
+  for (int i = 1; i < argc; i++) {
+    if (strcmp(argv[i], "--") == 0) {
+      if (i + 1 < argc) o->main_argv = argv + i + 1;
+      break;
+    }
+    if (i + 1 >= argc) return false;
+    const char *value = argv[i + 1];
+    char *end = NULL;
+    if (strcmp(argv[i], "--fd") == 0) {
+      long fd = strtol(value, &end, 10);
+      if (end == value || *end != 0 || fd < 3 || fd > 65535) return false;
+      o->fd = (int)fd;
+    } else if (strcmp(argv[i], "--listen") == 0) o->listen = value;
+    else if (strcmp(argv[i], "--main-cwd") == 0) o->main_cwd = value;
+    else if (strcmp(argv[i], "--main-user") == 0) o->main_user = value;
+    else return false;
+    i++;
+  }
+  return (o->fd >= 0) != (o->listen != NULL);
+}
+
+static int listen_at(const char *path) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  if (strlen(path) >= sizeof address.sun_path) return -1;
+  strcpy(address.sun_path, path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -1;
+  mode_t old = umask(0177);
+  bool ok = bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, BACKLOG) == 0;
+  umask(old);
+  if (ok) return fd;
+  close(fd);
+  return -1;
+}
+
+/// 0, 1 and 2 open; the fixed descriptors in place; the listener above; nothing else.
+static bool arrange_descriptors(const struct options *o) {
+  for (int fd = open("/dev/null", O_RDWR); fd >= 0; fd = open("/dev/null", O_RDWR)) {
+    if (fd <= STDERR_FILENO) continue;
+    close(fd);
+    break;
+  }
+  int listener = o->listen != NULL ? listen_at(o->listen) : o->fd;
+  struct stat st;
+  if (listener < 0 || fstat(listener, &st) != 0 || !S_ISSOCK(st.st_mode)) return false;
+  int parked = fcntl(listener, F_DUPFD_CLOEXEC, FD_LOW);
+  if (parked < 0) return false;
+  for (int fd = 3; fd < parked; fd++) close(fd);
+  close_from(parked + 1);
+  open_proc();
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
+  g.control = fcntl(pair[0], F_DUPFD_CLOEXEC, FD_LOW);
+  int tx = fcntl(pair[1], F_DUPFD_CLOEXEC, FD_LOW);
+  close(pair[0]);
+  close(pair[1]);
+  if (g.control < 0 || tx < 0 || dup3(tx, FD_CONTROL, O_CLOEXEC) < 0) return false;
+  close(tx);
+  g.listener = parked;
+  int flags = fcntl(parked, F_GETFL);
+  return fcntl(parked, F_SETFL, flags | O_NONBLOCK) == 0;
+}
+
+static bool arrange_signals(void) {
+  static const int ignored[] = {SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU};
+  for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
+  sigset_t mask;
+  sigemptyset(&mask);
+  sigaddset(&mask, SIGCHLD);
+  sigaddset(&mask, SIGTERM);
+  sigaddset(&mask, SIGINT);
+  if (sigprocmask(SIG_SETMASK, &mask, NULL) != 0) return false;
+  int fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+  if (fd < 0) return false;
+  g.signals = fcntl(fd, F_DUPFD_CLOEXEC, FD_LOW);
+  close(fd);
+  return g.signals >= 0;
+}
+
+static void add_handler(pid_t pid) {
+  g.handlers[g.handler_count++] = pid;
+}
+
+static bool drop_handler(pid_t pid) {
+  for (size_t i = 0; i < g.handler_count; i++) {
+    if (g.handlers[i] != pid) continue;
+    g.handlers[i] = g.handlers[--g.handler_count];
+    return true;
+  }
+  return false;
+}
+
+static bool start_main(const struct options *o) {
+  extern char **environ;
+  if (o->main_argv == NULL) return true;
+  pid_t pid = fork();
+  if (pid < 0) return false;
+  if (pid == 0) {
+    close_from(FD_CONN);
+    run_main(o->main_argv, environ, o->main_cwd, o->main_user);
+  }
+  g.main_supervisor = pid;
+  add_handler(pid);
+  return true;
+}
+
+// ---- those who wait for the main command
+
+static void drop_waiter(size_t i) {
+  close(g.waiters[i].conn);
+  g.waiters[i] = g.waiters[--g.waiter_count];
+}
+
+/// Small frames into an empty socket buffer: they go out whole or the host has gone.
+static void tell_waiters(void) {
+  for (size_t i = g.waiter_count; i-- > 0;) {
+    struct waiter *w = &g.waiters[i];
+    unsigned char pid[4];
+    put32(pid, g.main_supervisor == 0 ? 0 : g.main_pid);
+    if (!w->started && (g.main_supervisor == 0 || g.main_pid != 0)) {
+      w->started = true;
+      send_frame(w->conn, OUT_STARTED, pid, sizeof pid);
+    }
+    if (w->started && g.main_ended) {
+      unsigned char payload[EXIT_BYTES];
+      put_exit(payload, g.main_status, 0, g.main_cpu_us);
+      send_frame(w->conn, OUT_EXIT, payload, sizeof payload);
+      drop_waiter(i);
+    }
+  }
+}
+
+static void end_main(int status, uint64_t cpu_us) {
+  if (g.main_ended) return;
+  g.main_ended = true;
+  g.main_status = status;
+  g.main_cpu_us = cpu_us;
+  tell_waiters();
+}
+
+// ---- shutdown
+
+static void begin_ending(uint32_t grace_ms) {
+  uint64_t end = now_ns() + grace_ms * 1000000ull;
+  if (g.phase != SERVING) {
+    // Asking again may shorten it.
+    if (g.phase == ENDING && end < g.phase_end_ns) g.phase_end_ns = end;
+    return;
+  }
+  g.phase = ENDING;
+  g.phase_end_ns = end;
+  close(g.listener);
+  g.listener = -1;
+  struct tree t = {.root = getpid(), .everyone = getpid() == 1, .spare = g.handlers, .spare_count = g.handler_count};
+  if (tree_signal(&t, SIGTERM) < 0) {
+    if (getpid() == 1) kill(-1, SIGTERM);
+  } else {
+    // A stopped process gets its SIGTERM only when it continues.
+    tree_signal(&t, SIGCONT);
+  }
+}
+
+static void kill_everybody(void) {
+  struct tree t = {.root = getpid(), .everyone = getpid() == 1, .spare = g.handlers, .spare_count = g.handler_count};
+  tree_stop_and_kill(&t);
+}
+
+static bool anybody_left(void) {
+  struct tree t = {.root = getpid(), .everyone = getpid() == 1, .spare = g.handlers, .spare_count = g.handler_count};
+  long left = tree_signal(&t, 0);
+  return left != 0;
+}
+
+static int exit_code(void) {
+  if (!g.main_ended) return 0;
+  return WIFSIGNALED(g.main_status) ? 128 + WTERMSIG(g.main_status) : WEXITSTATUS(g.main_status);
+}
+
+_Noreturn static void leave(void) {
+  for (size_t i = 0; i < g.handler_count; i++) kill(g.handlers[i], SIGKILL);
+  _exit(exit_code());
+}
+
+static void advance_shutdown(void) {
+  if (g.phase == ENDING) {
+    bool left = anybody_left();
+    if (left && now_ns() < g.phase_end_ns) return;
+    if (left) kill_everybody();
+    for (size_t i = 0; i < g.handler_count; i++) kill(g.handlers[i], SIGUSR2);
+    g.phase = FLUSHING;
+    g.phase_end_ns = now_ns() + FLUSH_MS * 1000000ull;
+  }
+  if (g.phase == FLUSHING && (g.handler_count == 0 || now_ns() >= g.phase_end_ns)) {
+    kill_everybody();
+    leave();
+  }
+}
+
+// ---- events
+
+static void add_waiter(int conn) {
+  if (g.waiter_count == MAX_WAITERS) {
+    send_error(conn, EAGAIN, "too many waiting connections");
+    close(conn);
+    return;
+  }
+  fcntl(conn, F_SETFL, O_NONBLOCK);
+  g.waiters[g.waiter_count++] = (struct waiter){.conn = conn};
+  tell_waiters();
+}
+
+/// Takes one message. False when there is none.
+static bool on_control(void) {
+  struct control message;
+  struct iovec part = {.iov_base = &message, .iov_len = sizeof message};
+  union {
+    struct cmsghdr align;
+    unsigned char bytes[CMSG_SPACE(sizeof(int))];
+  } ancillary;
+  struct msghdr m = {
+    .msg_iov = &part, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
+  if (recvmsg(g.control, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != (ssize_t)sizeof message) return false;
+  struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+  int fd = -1;
+  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(c), sizeof fd);
+  switch (message.kind) {
+    case CONTROL_WAIT:
+      if (fd >= 0) add_waiter(fd);
+      break;
+    case CONTROL_SHUTDOWN:
+      begin_ending(message.value);
+      break;
+    case CONTROL_MAIN_STARTED:
+      g.main_pid = message.value;
+      tell_waiters();
+      break;
+    case CONTROL_MAIN_ENDED:
+      end_main((int)message.value, message.cpu_us);
+      break;
+  }
+  return true;
+}
+
+static void kill_orphans(void) {
+  struct tree t = {.root = getpid(), .spare = g.handlers, .spare_count = g.handler_count, .spare_below = true};
+  tree_stop_and_kill(&t);
+  g.orphans = tree_signal(&t, 0) > 0;
+}
+
+static void reap(void) {
+  for (;;) {
+    int status;
+    pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED);
+    if (pid < 0 && errno == EINTR) continue;
+    if (pid <= 0) break;
+    if (WIFSTOPPED(status)) {
+      // Only a payload stops a handler: to outlive its deadline.
+      for (size_t i = 0; i < g.handler_count; i++) {
+        if (g.handlers[i] == pid) kill(pid, SIGKILL);
+      }
+      continue;
+    }
+    if (!drop_handler(pid)) continue;
+    if (WIFSIGNALED(status)) g.orphans = true;
+    if (pid == g.main_supervisor) {
+      // Its last message may still be on its way; without one, the payload killed it.
+      while (on_control()) continue;
+      if (g.main_pid == 0) g.main_pid = (uint32_t)pid;
+      end_main(SIGKILL, 0);
+    }
+  }
+}
+
+static void on_signal(void) {
+  struct signalfd_siginfo info;
+  while (read(g.signals, &info, sizeof info) == (ssize_t)sizeof info) {
+    if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT) begin_ending(DEFAULT_GRACE_MS);
+  }
+}
+
+static void refuse(int conn, int error) {
+  char scrap[4096];
+  fcntl(conn, F_SETFL, O_NONBLOCK);
+  send_error(conn, error, "starting a handler");
+  while (recv(conn, scrap, sizeof scrap, MSG_DONTWAIT) > 0) continue;
+  close(conn);
+}
+
+static void on_connection(void) {
+  int conn = accept4(g.listener, NULL, NULL, SOCK_CLOEXEC);
+  if (conn < 0) {
+    // Out of descriptors or memory: the connection stays in the queue, and trying again at once would spin.
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) usleep(10000);
+    return;
+  }
+  if (g.handler_count == MAX_HANDLERS) {
+    refuse(conn, EAGAIN);
+    return;
+  }
+  pid_t pid = fork();
+  if (pid == 0) serve(conn);
+  if (pid < 0) {
+    refuse(conn, errno);
+    return;
+  }
+  add_handler(pid);
+  close(conn);
+}
+
+static int wait_ms(void) {
+  return g.phase == SERVING && !g.orphans ? -1 : TICK_MS;
+}
+
+_Noreturn static void run(void) {
+  for (;;) {
+    struct pollfd p[3 + MAX_WAITERS] = {
+      {.fd = g.signals, .events = POLLIN}, {.fd = g.control, .events = POLLIN}, {.fd = g.listener, .events = POLLIN}};
+    size_t waiters = g.waiter_count;
+    for (size_t i = 0; i < waiters; i++) p[3 + i] = (struct pollfd){.fd = g.waiters[i].conn, .events = POLLRDHUP};
+    if (poll(p, 3 + waiters, wait_ms()) < 0) continue;
+    // From the last: dropping one moves the last into its place. All before anything adds to them.
+    for (size_t i = waiters; i-- > 0;) {
+      if (p[3 + i].revents != 0) drop_waiter(i);
+    }
+    if (p[1].revents != 0) on_control();
+    if (p[0].revents != 0) on_signal();
+    reap();
+    if (g.orphans) kill_orphans();
+    if (g.phase != SERVING) advance_shutdown();
+    else if (p[2].revents != 0) on_connection();
+  }
+}
+
+int main(int argc, char **argv) {
+  struct options o;
+  if (!parse_options(argc, argv, &o)) {
+    static const char usage[] =
+      "usage: warren-guest (--fd N | --listen PATH) [--main-cwd DIR] [--main-user USER] [-- argv...]\n";
+    return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
+  }
+  // Nobody without CAP_SYS_PTRACE may read our memory or take our descriptors.
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  if (getpid() != 1) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  if (!arrange_descriptors(&o) || !arrange_signals() || !start_main(&o)) {
+    perror("warren-guest");
+    return 1;
+  }
+  run();
+}

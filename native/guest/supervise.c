@@ -1,0 +1,497 @@
+#include "guest.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+  CHUNK = 64 << 10, // a pipe's usual capacity
+  OUT_ROOM = 4 * CHUNK,
+  /// Kept free for a frame that must go out: EXIT.
+  OUT_RESERVE = 64,
+  /// What a terminal can hold: more than this after the end of the command was written by someone else.
+  TTY_HOLDS = 128 << 10,
+  REAP_MS = 100,
+};
+#define LINGER_NS (5 * 1000000000ull)
+#define RESWEEP_NS (20 * 1000000ull)
+
+struct stream {
+  int fd; // -1: closed
+  unsigned type;
+  uint64_t sent;
+  uint64_t left; // after the end of the command: bytes that it had written by then
+  bool cut;
+};
+
+static struct {
+  const struct command *c;
+  int conn;
+  int signals;
+  pid_t init;
+  struct stream stream[2];
+  bool ended; // the command, not its descendants
+  bool measured;
+  int status;
+  bool exit_sent;
+  bool doomed; // kill all that there is, until nothing is left
+  uint64_t next_sweep_ns;
+  uint32_t exit_flags;
+  uint64_t linger_ns;
+
+  // From the host: one frame's header, a small payload, or stdin bytes on their way in.
+  unsigned char header[HEADER_BYTES];
+  size_t header_have;
+  unsigned in_type;
+  size_t in_left;
+  unsigned char small[4];
+  size_t small_have;
+  size_t stdin_from, stdin_to;
+  int in_fd;
+  bool in_ends; // EOF came; stdin closes after what is pending
+  bool line_open; // terminal: the last byte did not end a line
+
+  size_t out_from, out_to;
+  unsigned char stdin_bytes[MAX_DATA];
+  unsigned char out[OUT_ROOM];
+} s;
+
+uint64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+int become_supervisor(void) {
+  sigset_t mask;
+  sigemptyset(&mask);
+  sigaddset(&mask, SIGCHLD);
+  sigaddset(&mask, SIGPWR);
+  sigprocmask(SIG_BLOCK, &mask, NULL);
+  signal(SIGUSR2, SIG_IGN);
+  // Told when PID 1 dies, which ends the tree: without a pid namespace nobody else would.
+  prctl(PR_SET_PDEATHSIG, SIGPWR, 0, 0, 0);
+  prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  return signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void close_fd(int *fd) {
+  if (*fd >= 0) close(*fd);
+  *fd = -1;
+}
+
+/// False when no child is left.
+static bool reap(void) {
+  for (;;) {
+    int status;
+    pid_t pid = waitpid(-1, &status, WNOHANG);
+    if (pid < 0 && errno == EINTR) continue;
+    if (pid <= 0) return pid == 0;
+    if (pid == s.c->pid) {
+      s.ended = true;
+      s.status = status;
+    }
+  }
+}
+
+static void sweep(void) {
+  struct tree t = {.root = getpid()};
+  // One call stops a whole fork bomb that stayed in its group, before it takes the processor from us.
+  if (!s.ended) kill(-s.c->pid, SIGSTOP);
+  tree_stop_and_kill(&t);
+  if (!s.ended) kill(-s.c->pid, SIGKILL);
+  s.next_sweep_ns = now_ns() + RESWEEP_NS;
+}
+
+/// Ends the whole tree. What can't die at once (a process in the middle of disk or network I/O) is swept again later.
+static void doom(uint32_t flag) {
+  s.doomed = true;
+  s.exit_flags |= flag;
+  sweep();
+  for (uint64_t end = now_ns() + REAP_MS * 1000000ull; reap() && now_ns() < end;) {
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    if (sigtimedwait(&child, NULL, &(struct timespec){.tv_nsec = 2000000}) < 0 && errno == EAGAIN) sweep();
+  }
+  if (!s.ended) {
+    s.ended = true;
+    s.status = SIGKILL;
+  }
+}
+
+static void lose_connection(void) {
+  if (s.conn < 0) return;
+  bool matters = !s.exit_sent && !s.c->detached;
+  close(s.conn);
+  s.conn = -1;
+  s.out_from = s.out_to = 0;
+  if (!s.c->tty) close_fd(&s.in_fd);
+  if (matters) doom(EXIT_KILLED);
+}
+
+// ---- to the host
+
+static void flush(void) {
+  while (s.conn >= 0 && s.out_from < s.out_to) {
+    ssize_t n = send(s.conn, s.out + s.out_from, s.out_to - s.out_from, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) return;
+    if (n < 0) {
+      lose_connection();
+      return;
+    }
+    s.out_from += (size_t)n;
+  }
+  s.out_from = s.out_to = 0;
+}
+
+static size_t room(void) {
+  if (s.out_from > 0 && OUT_ROOM - s.out_to < CHUNK) {
+    memmove(s.out, s.out + s.out_from, s.out_to - s.out_from);
+    s.out_to -= s.out_from;
+    s.out_from = 0;
+  }
+  size_t used = s.out_to + HEADER_BYTES + OUT_RESERVE;
+  return used < OUT_ROOM ? OUT_ROOM - used : 0;
+}
+
+static void queue(unsigned type, const void *payload, size_t bytes) {
+  if (s.conn < 0) return;
+  put_header(s.out + s.out_to, type, (uint32_t)bytes);
+  memcpy(s.out + s.out_to + HEADER_BYTES, payload, bytes);
+  s.out_to += HEADER_BYTES + bytes;
+}
+
+/// True while the bytes of this stream go to the host; after that they are read and dropped, so that nobody blocks.
+static bool is_sending(const struct stream *t) {
+  return s.conn >= 0 && !s.exit_sent && !t->cut && !(s.ended && t->left == 0);
+}
+
+static bool wants_read(const struct stream *t) {
+  return t->fd >= 0 && (!is_sending(t) || room() >= CHUNK);
+}
+
+/// One read. False when there was nothing.
+static bool pump(struct stream *t) {
+  static unsigned char scrap[CHUNK];
+  bool sending = is_sending(t);
+  size_t most = CHUNK;
+  if (sending && s.ended && t->left < most) most = (size_t)t->left;
+  unsigned char *to = sending ? s.out + s.out_to + HEADER_BYTES : scrap;
+  ssize_t n = read(t->fd, to, most);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+  if (n <= 0) {
+    // End, or EIO from a terminal that nobody holds any more.
+    if (t->fd == s.in_fd) s.in_fd = -1;
+    close_fd(&t->fd);
+    t->left = 0;
+    return false;
+  }
+  if (!sending) return true;
+  size_t bytes = (size_t)n;
+  if (s.ended) t->left -= bytes;
+  if (s.c->most_output > 0 && bytes > s.c->most_output - t->sent) {
+    bytes = (size_t)(s.c->most_output - t->sent);
+    t->cut = true;
+    t->left = 0;
+  }
+  t->sent += bytes;
+  if (bytes == 0) return true;
+  put_header(s.out + s.out_to, t->type, (uint32_t)bytes);
+  s.out_to += HEADER_BYTES + bytes;
+  return true;
+}
+
+/// What the command had written when it ended is its output; what comes later is of others, who may never stop.
+static void measure_rest(void) {
+  s.measured = true;
+  for (int i = 0; i < 2; i++) {
+    struct stream *t = &s.stream[i];
+    int waiting = 0;
+    if (t->fd < 0) continue;
+    if (s.c->tty) waiting = TTY_HOLDS;
+    else if (ioctl(t->fd, FIONREAD, &waiting) != 0 || waiting < 0) waiting = 0;
+    t->left = (uint64_t)waiting;
+  }
+}
+
+static void send_exit(void) {
+  struct rusage usage;
+  getrusage(RUSAGE_CHILDREN, &usage);
+  uint64_t cpu_us = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000u +
+                    (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+  s.exit_sent = true;
+  if (s.stream[0].cut) s.exit_flags |= EXIT_STDOUT_CUT;
+  if (s.stream[1].cut) s.exit_flags |= EXIT_STDERR_CUT;
+  if (s.c->conn < 0) {
+    tell_init(&(struct control){.kind = CONTROL_MAIN_ENDED, .value = (uint32_t)s.status, .cpu_us = cpu_us}, -1);
+    return;
+  }
+  unsigned char payload[EXIT_BYTES];
+  put_exit(payload, s.status, s.exit_flags, cpu_us);
+  queue(OUT_EXIT, payload, sizeof payload);
+  s.linger_ns = now_ns() + LINGER_NS;
+}
+
+/// After the end of the command: moves its last bytes, then EXIT.
+static void finish_output(void) {
+  for (int i = 0; i < 2; i++) {
+    struct stream *t = &s.stream[i];
+    while (t->fd >= 0 && is_sending(t)) {
+      if (room() < CHUNK) {
+        flush();
+        if (s.conn < 0) break;
+        if (room() < CHUNK) return;
+      }
+      if (!pump(t)) t->left = 0;
+    }
+  }
+  send_exit();
+}
+
+// ---- from the host
+
+static void close_stdin(void) {
+  if (s.in_fd < 0) return;
+  if (!s.c->tty) {
+    close_fd(&s.in_fd);
+    return;
+  }
+  // A terminal has no end: its end-of-file character does it, twice after an unfinished line.
+  struct termios t;
+  if (tcgetattr(s.in_fd, &t) != 0 || (t.c_lflag & ICANON) == 0) return;
+  unsigned char end[2] = {t.c_cc[VEOF], t.c_cc[VEOF]};
+  if (write(s.in_fd, end, s.line_open ? 2 : 1) > 0) s.line_open = false;
+}
+
+static void write_stdin(void) {
+  while (s.in_fd >= 0 && s.stdin_from < s.stdin_to) {
+    ssize_t n = write(s.in_fd, s.stdin_bytes + s.stdin_from, s.stdin_to - s.stdin_from);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0) {
+      // Nobody reads any more. A terminal's descriptor is its output too and stays.
+      if (s.c->tty) s.in_fd = -1;
+      else close_fd(&s.in_fd);
+      break;
+    }
+    s.stdin_from += (size_t)n;
+    s.line_open = s.stdin_bytes[s.stdin_from - 1] != '\n';
+  }
+  s.stdin_from = s.stdin_to = 0;
+  if (s.in_ends) {
+    s.in_ends = false;
+    close_stdin();
+  }
+}
+
+static void send_signal(uint32_t number) {
+  if (s.ended || number < 1 || number > 64) return;
+  pid_t group = s.c->pid;
+  if (s.c->tty && s.stream[0].fd >= 0) {
+    pid_t foreground = 0;
+    if (ioctl(s.stream[0].fd, TIOCGPGRP, &foreground) == 0 && foreground > 1) group = foreground;
+  }
+  kill(-group, (int)number);
+}
+
+static bool frame_fits(void) {
+  switch (s.in_type) {
+    case IN_DATA: return s.in_left <= MAX_DATA;
+    case IN_EOF:
+    case IN_KILL: return s.in_left == 0;
+    case IN_RESIZE:
+    case IN_SIGNAL: return s.in_left == 4;
+    default: return false;
+  }
+}
+
+static void act(void) {
+  s.header_have = 0;
+  switch (s.in_type) {
+    case IN_EOF:
+      s.in_ends = true;
+      write_stdin();
+      break;
+    case IN_KILL:
+      doom(EXIT_KILLED);
+      break;
+    case IN_RESIZE:
+      if (s.c->tty && s.stream[0].fd >= 0) {
+        struct winsize size = {
+          .ws_col = (unsigned short)(s.small[0] | s.small[1] << 8),
+          .ws_row = (unsigned short)(s.small[2] | s.small[3] << 8),
+        };
+        ioctl(s.stream[0].fd, TIOCSWINSZ, &size);
+      }
+      break;
+    case IN_SIGNAL:
+      send_signal(get32(s.small));
+      break;
+    default:
+      break;
+  }
+}
+
+/// Reads the next piece of what the host sends. False when it would block or the connection was lost.
+static bool receive(void) {
+  unsigned char *to = s.header + s.header_have;
+  size_t most = HEADER_BYTES - s.header_have;
+  bool in_header = most > 0;
+  if (!in_header && s.in_type == IN_DATA) {
+    to = s.stdin_bytes;
+    most = s.in_left;
+  } else if (!in_header) {
+    to = s.small + s.small_have;
+    most = s.in_left;
+  }
+  ssize_t n = recv(s.conn, to, most, MSG_DONTWAIT);
+  if (n < 0 && errno == EINTR) return true;
+  if (n < 0 && errno == EAGAIN) return false;
+  if (n <= 0) {
+    lose_connection();
+    return false;
+  }
+  if (!in_header) {
+    s.in_left -= (size_t)n;
+    if (s.in_type == IN_DATA) s.stdin_to = (size_t)n;
+    else s.small_have += (size_t)n;
+  } else {
+    s.header_have += (size_t)n;
+    if (s.header_have < HEADER_BYTES) return true;
+    s.in_left = get32(s.header);
+    s.in_type = s.header[4];
+    s.small_have = 0;
+    if (!frame_fits()) {
+      lose_connection();
+      return false;
+    }
+  }
+  if (s.stdin_to > 0) {
+    if (s.in_fd < 0) s.stdin_to = 0;
+    else write_stdin();
+  }
+  if (s.in_left == 0) act();
+  return s.conn >= 0;
+}
+
+/// The host is to close first once it has its EXIT: see linger().
+static void drop_input(void) {
+  for (;;) {
+    unsigned char scrap[4096];
+    ssize_t n = recv(s.conn, scrap, sizeof scrap, MSG_DONTWAIT);
+    if (n > 0 || (n < 0 && errno == EINTR)) continue;
+    if (n < 0 && errno == EAGAIN) return;
+    lose_connection();
+    return;
+  }
+}
+
+// ---- the loop
+
+static void on_connection(short events) {
+  if ((events & POLLOUT) != 0) flush();
+  if (s.conn < 0 || (events & (POLLIN | POLLRDHUP | POLLHUP | POLLERR)) == 0) return;
+  if (s.exit_sent) {
+    drop_input();
+    return;
+  }
+  // A lost host is seen at once, even behind stdin bytes that nobody takes.
+  bool lost = (events & (POLLHUP | POLLERR)) != 0;
+  if (s.c->detached || (!lost && (events & POLLRDHUP) == 0)) {
+    enum { FRAMES_PER_TURN = 16 };
+    for (int i = 0; i < FRAMES_PER_TURN && s.conn >= 0 && s.stdin_to == 0 && !s.exit_sent && receive(); i++) continue;
+    if (!lost) return;
+  }
+  lose_connection();
+}
+
+static void on_signal(void) {
+  struct signalfd_siginfo info;
+  while (read(s.signals, &info, sizeof info) == (ssize_t)sizeof info) {
+    if (info.ssi_signo == SIGPWR && getppid() != s.init) {
+      lose_connection();
+      if (!s.doomed) doom(EXIT_KILLED);
+    }
+  }
+}
+
+static int wait_ms(uint64_t deadline_ns) {
+  uint64_t next = UINT64_MAX;
+  if (deadline_ns != 0) next = deadline_ns;
+  if (s.doomed && s.next_sweep_ns < next) next = s.next_sweep_ns;
+  if (s.exit_sent && s.conn >= 0 && s.linger_ns < next) next = s.linger_ns;
+  if (next == UINT64_MAX) return -1;
+  uint64_t now = now_ns();
+  if (next <= now) return 0;
+  uint64_t ms = (next - now) / 1000000 + 1;
+  return ms > INT32_MAX ? INT32_MAX : (int)ms;
+}
+
+_Noreturn void supervise(const struct command *c) {
+  s.c = c;
+  s.conn = c->conn;
+  s.init = getppid();
+  s.in_fd = c->in_fd;
+  s.stream[0] = (struct stream){.fd = c->out_fd, .type = OUT_STDOUT};
+  s.stream[1] = (struct stream){.fd = c->err_fd, .type = OUT_STDERR};
+  s.signals = c->signals;
+  s.ended = c->status >= 0;
+  s.status = c->status;
+  uint64_t deadline_ns = c->deadline_ns;
+  unsigned char pid[4];
+  put32(pid, (uint32_t)c->pid);
+  queue(OUT_STARTED, pid, sizeof pid);
+  if (c->complaint != NULL) queue(OUT_STDERR, c->complaint, strlen(c->complaint));
+  flush();
+
+  for (;;) {
+    bool children = reap();
+    if (s.ended && !s.measured) measure_rest();
+    if (s.ended) deadline_ns = 0;
+    if (deadline_ns != 0 && now_ns() >= deadline_ns) {
+      deadline_ns = 0;
+      doom(EXIT_TIMED_OUT);
+      continue;
+    }
+    if (s.doomed && children && now_ns() >= s.next_sweep_ns) {
+      sweep();
+      continue;
+    }
+    if (s.ended && !s.exit_sent) finish_output();
+    flush();
+    if (s.exit_sent && s.conn >= 0) {
+      if (s.out_to == 0) shutdown(s.conn, SHUT_WR);
+      if (s.out_to == 0 && now_ns() >= s.linger_ns) lose_connection();
+    }
+    if (s.exit_sent && s.conn < 0 && !children) _exit(0);
+
+    struct pollfd p[5] = {
+      {.fd = s.signals, .events = POLLIN},
+      {.fd = s.conn, .events = s.c->detached ? 0 : POLLRDHUP},
+      {.fd = wants_read(&s.stream[0]) ? s.stream[0].fd : -1, .events = POLLIN},
+      {.fd = wants_read(&s.stream[1]) ? s.stream[1].fd : -1, .events = POLLIN},
+      {.fd = s.stdin_to > 0 ? s.in_fd : -1, .events = POLLOUT},
+    };
+    if (s.stdin_to == 0 || s.exit_sent) p[1].events |= POLLIN;
+    if (s.out_to > 0) p[1].events |= POLLOUT;
+    if (poll(p, 5, wait_ms(deadline_ns)) < 0) continue;
+    if (p[0].revents != 0) on_signal();
+    if (p[1].revents != 0 && s.conn >= 0) on_connection(p[1].revents);
+    for (int i = 0; i < 2; i++) {
+      if (p[2 + i].revents != 0 && s.stream[i].fd >= 0 && wants_read(&s.stream[i])) pump(&s.stream[i]);
+    }
+    if (p[4].revents != 0) write_stdin();
+  }
+}

@@ -1,0 +1,19 @@
+// The mounts of one sandbox. All are made in a private mount namespace, which ends with its last process.
+#pragma once
+#include <stdint.h>
+
+// A new mount namespace from which nothing propagates to the host's, nor back. Ends the worker on failure.
+void enter_private_mounts(void);
+
+// A descriptor of a user namespace that maps ids 0..count-1 to base..base+count-1, and id `count` to 0. With the second
+// line the mounting root has an id on an idmapped mount; without it overlayfs can't write its work directory and comes up
+// read-only.
+int make_idmap(uint32_t base, uint32_t count);
+
+// Mounts the directory `source`, its ids mapped by `idmap_fd`, at `target` (relative to `target_dir`).
+void mount_idmapped(const char *source, int target_dir, const char *target, int idmap_fd);
+
+enum bind_flags { BIND_OPTIONAL = 1 };
+// Mounts the file or directory `source` (without the mounts below it) read-only, nosuid and nodev, at `target` inside the
+// directory `root_fd`, through no symbolic link. With BIND_OPTIONAL a missing source or target is passed over.
+void bind_readonly(const char *source, int root_fd, const char *target, uint32_t flags);

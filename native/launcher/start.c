@@ -1,0 +1,207 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "mounts.h"
+#include "serve.h"
+#include "sys.h"
+
+enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096 };
+
+struct start {
+  char *dir, *stage;
+  uint32_t id_base, id_count;
+  char **lowers, **sources, **targets, **argv, **env;
+  uint32_t *bind_flags;
+  uint32_t timeout_ms;
+  // The sandbox's directory: every path of ours below is relative to it, so none is long or needs quoting.
+  int dir_fd;
+};
+
+static void parse(struct start *s, struct in *in) {
+  s->dir = in_str(in);
+  s->stage = in_str(in);
+  s->id_base = in_u32(in);
+  s->id_count = in_u32(in);
+  s->lowers = in_list(in);
+  s->sources = in_list(in);
+  s->targets = in_list(in);
+  uint32_t binds = in_u32(in);
+  if (binds > MAX_LIST) in->bad = true;
+  if (in->bad) binds = 0;
+  s->bind_flags = must_alloc((binds + 1) * sizeof *s->bind_flags);
+  for (uint32_t i = 0; i < binds; i++) {
+    if (!s->sources[i] || !s->targets[i]) {
+      in->bad = true;
+      break;
+    }
+    s->bind_flags[i] = in_u32(in);
+  }
+  if (!in->bad && (s->sources[binds] || s->targets[binds])) in->bad = true;
+  s->argv = in_list(in);
+  s->env = in_list(in);
+  s->timeout_ms = in_u32(in);
+  if (in->bad || in->left || s->dir[0] != '/' || s->stage[0] != '/' || !s->argv[0] || !s->lowers[0] || !s->id_base ||
+      !s->id_count)
+    answer_error(EBADMSG, "START");
+}
+
+static int open_at(int dir, const char *name, int flags) {
+  int fd = openat(dir, name, flags | O_CLOEXEC);
+  if (fd < 0) answer_error(errno, "could not open %s", name);
+  return fd;
+}
+
+static void make_dir(const char *name, mode_t mode) {
+  if (mkdir(name, mode) < 0 && errno != EEXIST) answer_error(errno, "could not make the directory %s", name);
+}
+
+// The overlay of all lower directories and the sandbox's own upper one, at `<stage>/rootfs`. A descriptor of it.
+static int mount_root(const struct start *s) {
+  int idmap = make_idmap(s->id_base, s->id_count);
+  char options[OPTIONS_SIZE] = "lowerdir=";
+  size_t used = strlen(options);
+  make_dir("m", 0700);
+  for (uint32_t i = 0; s->lowers[i]; i++) {
+    char place[24];
+    snprintf(place, sizeof place, "m/%u", i);
+    make_dir(place, 0700);
+    mount_idmapped(s->lowers[i], s->dir_fd, place, idmap);
+    used += (size_t)snprintf(options + used, sizeof options - used, "%s%s", i ? ":" : "", place);
+    if (used >= sizeof options - 128) answer_error(E2BIG, "too many layers");
+  }
+  mount_idmapped("fs", s->dir_fd, "fs", idmap);
+  close(idmap);
+  snprintf(options + used, sizeof options - used,
+           ",upperdir=fs/upper,workdir=fs/work,redirect_dir=on,index=off,metacopy=off");
+
+  // The stage hides a directory of the host, in this mount namespace only. Container runtimes set a root filesystem up as
+  // the sandbox's own (mapped) root, who could not reach one below directories that are closed to others.
+  if (mount("warren", s->stage, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,mode=0711") < 0)
+    answer_error(errno, "could not mount a tmpfs at %s", s->stage);
+  int stage = open_at(AT_FDCWD, s->stage, O_RDONLY | O_DIRECTORY);
+  if (mkdirat(stage, "rootfs", 0755) < 0) answer_error(errno, "could not make the stage");
+  char target[4200];
+  snprintf(target, sizeof target, "%s/rootfs", s->stage);
+  if (mount("overlay", target, "overlay", MS_NODEV, options) < 0) answer_error(errno, "could not mount the overlay");
+  int root = open_at(stage, "rootfs", O_RDONLY | O_DIRECTORY);
+  close(stage);
+  return root;
+}
+
+static int make_socket(void) {
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) answer_error(errno, "socket");
+  struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "guest.sock"};
+  unlink(address.sun_path);
+  mode_t before = umask(0177);
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0)
+    answer_error(errno, "could not make the guest's socket");
+  umask(before);
+  return fd;
+}
+
+static _Noreturn void exec_runtime(const struct start *s, int guest, int report) {
+  setsid();
+  reset_signals();
+  int error = 0;
+  // Nothing of ours may be inherited by what runs inside, so stdio is /dev/null: the runtime says what went wrong in its
+  // log file.
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0) error = errno;
+  int keep = fcntl(report, F_DUPFD_CLOEXEC, GUEST_FD + 1);
+  if (!error && guest == GUEST_FD) {
+    if (fcntl(guest, F_SETFD, 0) < 0) error = errno;
+  } else if (!error && dup2(guest, GUEST_FD) < 0) {
+    error = errno;
+  }
+  if (!error && chdir("/") < 0) error = errno;
+  if (!error) {
+    execve(s->argv[0], s->argv, s->env);
+    error = errno;
+  }
+  write(keep, &error, sizeof error);
+  _exit(127);
+}
+
+// Runs `crun|runc run --detach` and waits for it. Its exit status; -1 when it took too long.
+static int run_runtime(const struct start *s, int guest) {
+  int report[2];
+  if (pipe2(report, O_CLOEXEC) < 0) answer_error(errno, "pipe");
+  pid_t pid = fork();
+  if (pid < 0) answer_error(errno, "fork");
+  if (pid == 0) exec_runtime(s, guest, report[1]);
+  close(report[1]);
+  int error = 0;
+  if (read(report[0], &error, sizeof error) == sizeof error) {
+    waitpid(pid, NULL, 0);
+    answer_error(error, "%s", s->argv[0]);
+  }
+  close(report[0]);
+  int pidfd = sys_pidfd_open(pid);
+  if (pidfd < 0) answer_error(errno, "pidfd_open");
+  struct pollfd p = {pidfd, POLLIN, 0};
+  int64_t deadline = now_ms() + s->timeout_ms;
+  int ready;
+  do {
+    int64_t left = deadline - now_ms();
+    ready = poll(&p, 1, left > 0 ? (int)left : 0);
+  } while (ready < 0 && errno == EINTR);
+  if (ready <= 0) kill(-pid, SIGKILL);
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  return ready <= 0 ? -1 : status;
+}
+
+// From the runtime's pid file to `guest.pid`, which also holds the start time: "PID START\n".
+static pid_t record_pid(uint64_t *start) {
+  char text[64];
+  if (read_file("runtime.pid", text, sizeof text) <= 0) return 0;
+  pid_t pid = (pid_t)strtol(text, NULL, 10);
+  if (pid <= 1) return 0;
+  *start = process_start(pid);
+  int fd = open("guest.pid.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0) answer_error(errno, "could not write guest.pid");
+  int n = snprintf(text, sizeof text, "%d %llu\n", (int)pid, (unsigned long long)*start);
+  if (write(fd, text, (size_t)n) != n || rename("guest.pid.new", "guest.pid") < 0)
+    answer_error(errno, "could not write guest.pid");
+  close(fd);
+  unlink("runtime.pid");
+  return pid;
+}
+
+void op_start(struct in *in) {
+  struct start s = {0};
+  parse(&s, in);
+  if (s.timeout_ms > 3600000) answer_error(EBADMSG, "START");
+  enter_private_mounts();
+  s.dir_fd = open_at(AT_FDCWD, s.dir, O_RDONLY | O_DIRECTORY);
+  if (fchdir(s.dir_fd) < 0) answer_error(errno, "chdir");
+  unlink("runtime.pid");
+  int root = mount_root(&s);
+  for (uint32_t i = 0; s.sources[i]; i++) bind_readonly(s.sources[i], root, s.targets[i], s.bind_flags[i]);
+  close(root);
+  int guest = make_socket();
+  int status = run_runtime(&s, guest);
+  struct out out = {0};
+  uint64_t start = 0;
+  pid_t pid = status == 0 ? record_pid(&start) : 0;
+  out_u32(&out, (uint32_t)pid);
+  out_u64(&out, start);
+  // How the runtime ended: 0 exit code, 1 signal, 2 it took too long.
+  out_u8(&out, status == -1 ? 2 : WIFSIGNALED(status) ? 1 : 0);
+  out_u32(&out, status == -1 ? 0 : (uint32_t)(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status)));
+  answer_ok(&out);
+}

@@ -1,0 +1,37 @@
+// System calls and constants that libc's headers may not have yet; the numbers are the same on every 64-bit Linux.
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define WARREN_OPEN_TREE_CLONE 1u
+#define WARREN_MOVE_MOUNT_F_EMPTY_PATH 0x4u
+#define WARREN_MOVE_MOUNT_T_EMPTY_PATH 0x40u
+#define WARREN_MOUNT_ATTR_RDONLY 0x1u
+#define WARREN_MOUNT_ATTR_NOSUID 0x2u
+#define WARREN_MOUNT_ATTR_NODEV 0x4u
+#define WARREN_MOUNT_ATTR_IDMAP 0x100000u
+#define WARREN_RESOLVE_NO_XDEV 0x1u
+#define WARREN_RESOLVE_NO_MAGICLINKS 0x2u
+#define WARREN_RESOLVE_NO_SYMLINKS 0x4u
+#define WARREN_RESOLVE_IN_ROOT 0x10u
+
+int sys_open_tree(int dirfd, const char *path, unsigned flags);
+int sys_move_mount(int from_fd, const char *from, int to_fd, const char *to, unsigned flags);
+// `userns_fd` is used when `set` has IDMAP, else ignored.
+int sys_mount_setattr(int fd, uint64_t set, int userns_fd);
+int sys_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
+int sys_pidfd_open(pid_t pid);
+int sys_pidfd_kill(int pidfd, int signal);
+// Closes every descriptor from `first` on.
+void close_from(int first);
+
+// Field 22 of /proc/PID/stat, in clock ticks since boot; 0 when there is no such process or it is a zombie.
+uint64_t process_start(pid_t pid);
+// Monotonic clock, in milliseconds.
+int64_t now_ms(void);
+// Whole file into `buffer`, NUL-terminated; its length, or -1.
+ssize_t read_file(const char *path, char *buffer, size_t size);
+// Back to what a program expects: default signals, nothing blocked.
+void reset_signals(void);

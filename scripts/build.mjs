@@ -1,0 +1,145 @@
+// Builds dist/: the library and its types with tsc, the CLI as one bundle with esbuild. `--cli` builds only the CLI.
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const dist = join(root, "dist");
+const at = (...parts) => join(root, ...parts);
+
+/** In main.js, the way to the other bundle. */
+const otherBundle = {
+  name: "other-bundle",
+  setup({ onResolve }) {
+    onResolve({ filter: /\/with-engine\.ts$/ }, () => ({ path: "./engine.mjs", external: true }));
+  },
+};
+
+mkdirSync(dist, { recursive: true });
+if (!process.argv.includes("--cli")) buildLibrary();
+await buildCli();
+writeBuildInfo();
+linkProgram();
+
+function buildLibrary() {
+  const tsc = spawnSync(
+    process.execPath,
+    [at("node_modules/typescript/bin/tsc"), "-p", at("tsconfig.build.json")],
+    {
+      stdio: "inherit",
+    },
+  );
+  if (tsc.status !== 0) process.exit(tsc.status ?? 1);
+}
+
+/**
+ * The CLI as two bundles, because a short command should cost little more than Node itself: main.js is CommonJS, which
+ * starts faster than ES modules, and holds all that talks to an engine; engine.mjs holds the engine as well, and is
+ * loaded by the commands that need it. Both lie in dist/cli, as deep as the files of src/lib that find things by path.
+ */
+async function buildCli() {
+  // Built aside and moved in whole: a CLI that starts meanwhile sees the old files or the new ones.
+  const draft = mkdtempSync(join(dist, ".cli-"));
+  const options = {
+    absWorkingDir: root,
+    bundle: true,
+    platform: "node",
+    target: "node20",
+    sourcemap: "linked",
+    sourcesContent: false,
+    legalComments: "none",
+    logLevel: "warning",
+  };
+  try {
+    await build({
+      ...options,
+      entryPoints: ["src/cli/main.ts"],
+      outfile: join(draft, "main.js"),
+      format: "cjs",
+      minify: true,
+      // Only the other bundle has these.
+      external: ["./commands/serve.ts", "./commands/doctor.ts", "bufferutil", "utf-8-validate"],
+      plugins: [otherBundle],
+      define: { "import.meta.url": "importMetaUrl" },
+      banner: { js: 'const importMetaUrl = require("node:url").pathToFileURL(__filename).href;' },
+    });
+    await build({
+      ...options,
+      entryPoints: ["src/cli/with-engine.ts"],
+      outfile: join(draft, "engine.mjs"),
+      format: "esm",
+      // libsql has a native part; pino finds its worker beside its own files.
+      external: ["libsql", "pino", "bufferutil", "utf-8-validate"],
+      // CommonJS packages inside the bundle ask for Node's modules with require.
+      banner: {
+        js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);',
+      },
+    });
+    writeFileSync(join(draft, "package.json"), '{"type":"commonjs"}\n');
+    chmodSync(draft, 0o755);
+    chmodSync(join(draft, "main.js"), 0o755);
+    replaceDirectory(draft, join(dist, "cli"));
+  } finally {
+    rmSync(draft, { recursive: true, force: true });
+  }
+}
+
+/** Another build may do the same at this moment: then the later one wins. */
+function replaceDirectory(draft, target) {
+  for (let attempt = 0; ; attempt++) {
+    const old = `${draft}.old${attempt}`;
+    try {
+      if (existsSync(target)) renameSync(target, old);
+      renameSync(draft, target);
+      return;
+    } catch (error) {
+      if (attempt === 10 || (error.code !== "ENOTEMPTY" && error.code !== "ENOENT")) throw error;
+    } finally {
+      rmSync(old, { recursive: true, force: true });
+    }
+  }
+}
+
+/** What src/lib/build-info.ts reads. */
+function writeBuildInfo() {
+  let commit = "unknown";
+  try {
+    commit = execFileSync("git", ["-C", root, "rev-parse", "--short=12", "HEAD"], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    }).trim();
+  } catch {
+    // Not a checkout.
+  }
+  writeFileSync(
+    join(dist, "build.json"),
+    `${JSON.stringify({ commit, build_date: new Date().toISOString() })}\n`,
+  );
+}
+
+/** npm links the programs of dependencies only; with this one, `npx warren` in the checkout is this CLI, at once. */
+function linkProgram() {
+  const bin = at("node_modules/.bin");
+  const link = join(bin, "warren");
+  const target = "../../dist/cli/main.js";
+  mkdirSync(bin, { recursive: true });
+  try {
+    if (readlinkSync(link) === target) return;
+  } catch {
+    // Not there, or not a link.
+  }
+  rmSync(link, { force: true });
+  symlinkSync(target, link);
+}

@@ -1,0 +1,110 @@
+import { rmSync, writeFileSync } from "node:fs";
+import { createNodeClient } from "../client/node/index.ts";
+import type { SandboxApi } from "../contracts/api.ts";
+import { WarrenError } from "../contracts/errors.ts";
+import type { Runtime } from "../contracts/runtime.ts";
+import { openEngine } from "../engine/engine.ts";
+import type { Logger } from "../lib/log.ts";
+import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
+import { createServer } from "../server/server.ts";
+import { waitForEngine } from "./daemon.ts";
+import { ownerIdOf } from "./owner-id.ts";
+import type { ServeConfig } from "./serve-config.ts";
+import { enginePidFile, engineSocket, prepareStateDir } from "./state-dir.ts";
+
+export interface RunningWarren {
+  /** Where TCP clients connect; absent when the configuration names no listener. */
+  url?: string;
+  /** Where clients on this machine connect. */
+  socket: string;
+  /** False when another process runs the engine of this state directory, and we only serve it. */
+  ownsEngine: boolean;
+  /** Ends the listeners, then the engine. Sandboxes keep running. */
+  close(): Promise<void>;
+}
+
+/** Wires configuration, runtime, engine and server. Nothing happens before `start`. */
+export function compose(config: ServeConfig, log: Logger): { start(): Promise<RunningWarren> } {
+  return { start: () => start(config, log) };
+}
+
+async function start(config: ServeConfig, log: Logger): Promise<RunningWarren> {
+  prepareStateDir(config.stateDir);
+  const socket = engineSocket(config.stateDir);
+  const undo: (() => Promise<void> | void)[] = [];
+  const close = async () => {
+    for (let step = undo.pop(); step; step = undo.pop()) await step();
+  };
+  try {
+    const own = await ownEngine(config, log, undo);
+    const api = own ?? (await sharedEngine(config, log));
+    const server = createServer(api, {
+      apiKeys: config.apiKeys,
+      allowedOrigins: config.allowedOrigins,
+      log: log.child({ part: "server" }),
+    });
+    undo.push(() => server.close());
+    if (own) {
+      await server.listenUnix(socket);
+      writeFileSync(enginePidFile(config.stateDir), `${process.pid}\n`, { mode: 0o600 });
+      undo.push(() => rmSync(enginePidFile(config.stateDir), { force: true }));
+    }
+    const url = config.tcp ? (await server.listenTcp(config.tcp)).url : undefined;
+    log.info({ url, socket, stateDir: config.stateDir, ownsEngine: own !== undefined }, "ready");
+    return { socket, ownsEngine: own !== undefined, close, ...(url === undefined ? {} : { url }) };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Our own engine; undefined when another process has it and there is a listener to offer in front of that one. */
+async function ownEngine(
+  config: ServeConfig,
+  log: Logger,
+  undo: (() => Promise<void> | void)[],
+): Promise<SandboxApi | undefined> {
+  const runtime = await openRuntime(config.runtime, config, log);
+  try {
+    const engine = await openEngine({
+      stateDir: config.stateDir,
+      runtimes: { [runtime.name]: runtime },
+      defaultRuntime: runtime.name,
+      log: log.child({ part: "engine" }),
+      config: {
+        ...(config.maxSandboxes === undefined ? {} : { maxSandboxes: config.maxSandboxes }),
+        ...(config.defaultTimeoutS === undefined ? {} : { defaultTimeoutS: config.defaultTimeoutS }),
+      },
+    });
+    // It closes its runtimes as well.
+    undo.push(() => engine.close());
+    return engine;
+  } catch (error) {
+    await runtime.close();
+    if (error instanceof WarrenError && error.code === "engine_locked" && config.tcp) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+async function sharedEngine(config: ServeConfig, log: Logger): Promise<SandboxApi> {
+  const socket = await waitForEngine(config.stateDir);
+  log.info({ socket }, "another process runs the engine of this state directory; serving that one");
+  return createNodeClient({ url: `unix:${socket}` });
+}
+
+/** One runtime driver, loaded now. */
+export async function openRuntime(
+  name: RuntimeName,
+  config: Pick<ServeConfig, "stateDir" | "ociProgram">,
+  log: Logger,
+): Promise<Runtime> {
+  const open = await runtimes[name]();
+  return open({
+    stateDir: config.stateDir,
+    ownerId: ownerIdOf(config.stateDir),
+    log: log.child({ part: name }),
+    ...(config.ociProgram === undefined ? {} : { ociProgram: config.ociProgram }),
+  });
+}

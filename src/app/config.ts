@@ -1,0 +1,114 @@
+import { readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { WarrenError } from "../contracts/errors.ts";
+
+/**
+ * Settings from the environment, unparsed; an empty variable counts as absent. This file is the only reader of
+ * `process.env`. It loads no zod: a short command such as `warren exec` must start as fast as Node itself.
+ * Settings of the engine and server are parsed in serve-config.ts.
+ */
+export interface Environment {
+  /** WARREN_URL: the server that the CLI talks to. */
+  url?: string;
+  /** WARREN_API_KEY: the key that the CLI sends. */
+  apiKey?: string;
+  /** WARREN_STATE_DIR */
+  stateDir?: string;
+  /** WARREN_API_KEYS: the keys that a server accepts. */
+  apiKeys?: string;
+  /** WARREN_RUNTIME */
+  runtime?: string;
+  /** WARREN_OCI_PROGRAM */
+  ociProgram?: string;
+  /** WARREN_MAX_SANDBOXES */
+  maxSandboxes?: string;
+  /** WARREN_DEFAULT_TIMEOUT */
+  defaultTimeout?: string;
+  /** WARREN_LOG_LEVEL */
+  logLevel?: string;
+  /** WARREN_DEBUG: errors come with their stack and cause. */
+  debug: boolean;
+  /** NO_COLOR, or a terminal that can't. */
+  plain: boolean;
+  /** TERM */
+  term?: string;
+}
+
+export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environment {
+  const settings: Record<string, string | undefined> = {
+    url: env.WARREN_URL,
+    apiKey: env.WARREN_API_KEY,
+    stateDir: env.WARREN_STATE_DIR,
+    apiKeys: env.WARREN_API_KEYS,
+    runtime: env.WARREN_RUNTIME,
+    ociProgram: env.WARREN_OCI_PROGRAM,
+    maxSandboxes: env.WARREN_MAX_SANDBOXES,
+    defaultTimeout: env.WARREN_DEFAULT_TIMEOUT,
+    logLevel: env.WARREN_LOG_LEVEL,
+    term: env.TERM,
+  };
+  return {
+    ...Object.fromEntries(
+      Object.entries(settings).filter(([, value]) => value !== undefined && value !== ""),
+    ),
+    debug: isSet(env.WARREN_DEBUG) && env.WARREN_DEBUG !== "0",
+    plain: isSet(env.NO_COLOR) || env.TERM === "dumb",
+  };
+}
+
+/** A variable of the caller's own environment, for `-e NAME` without a value. */
+export function hostVariable(name: string, env: NodeJS.ProcessEnv = process.env): string | undefined {
+  return env[name];
+}
+
+/** The environment for an engine that outlives this command: ours, without what only this command needs. */
+export function engineEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
+  const { WARREN_URL, WARREN_API_KEY, WARREN_API_KEYS, WARREN_STATE_DIR, ...rest } = env;
+  return rest;
+}
+
+/** Takes the keys out of our own environment, so that no program that we start inherits them. */
+export function forgetSecrets(env: NodeJS.ProcessEnv = process.env): void {
+  delete env.WARREN_API_KEYS;
+  delete env.WARREN_API_KEY;
+}
+
+/** Absolute path of the state directory: the flag, WARREN_STATE_DIR, or where the platform keeps such things. */
+export function resolveStateDir(flag: string | undefined, environment: Environment): string {
+  const chosen = flag ?? environment.stateDir;
+  if (chosen !== undefined) {
+    return resolve(chosen);
+  }
+  if (process.getuid?.() === 0) {
+    return "/var/lib/warren";
+  }
+  const xdg = hostVariable("XDG_STATE_HOME");
+  return join(xdg?.startsWith("/") ? xdg : join(homedir(), ".local", "state"), "warren");
+}
+
+/** The keys of a key file: one a line (commas work too); empty lines and lines that start with `#` don't count. */
+export function readApiKeyFile(path: string): string[] {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (cause) {
+    throw new WarrenError("invalid_request", `the API key file ${path} can't be read`, { cause });
+  }
+  const keys = splitKeys(text.replace(/^\s*#.*$/gm, ""));
+  if (keys.length === 0) {
+    throw new WarrenError("invalid_request", `the API key file ${path} holds no key`, {
+      hint: `put one key on a line, for example: openssl rand -hex 24 > ${path}`,
+    });
+  }
+  return keys;
+}
+
+/** Keys separated by commas, spaces or line ends. */
+export function splitKeys(text: string): string[] {
+  return text.split(/[\s,]+/).filter((key) => key !== "");
+}
+
+function isSet(value: string | undefined): boolean {
+  return value !== undefined && value !== "";
+}

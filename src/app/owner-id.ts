@@ -1,0 +1,57 @@
+import { randomBytes } from "node:crypto";
+import { linkSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { WarrenError } from "../contracts/errors.ts";
+
+const OWNER_ID = /^[a-z0-9]{8}$/;
+
+/** The id that marks every host object of this state directory. Made once; callers at the same moment get the same. */
+export function ownerIdOf(stateDir: string): string {
+  const path = join(stateDir, "owner");
+  const existing = readOwner(path);
+  if (existing !== undefined) {
+    return existing;
+  }
+  const draft = `${path}.${process.pid}.${randomBytes(4).toString("hex")}`;
+  writeFileSync(draft, randomId(), { mode: 0o600, flag: "wx" });
+  try {
+    // A link fails when the name exists, and it shows the whole file or none of it.
+    linkSync(draft, path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") {
+      throw error;
+    }
+  } finally {
+    rmSync(draft, { force: true });
+  }
+  const id = readOwner(path);
+  if (id === undefined) {
+    throw new WarrenError("internal", `the owner id in ${path} vanished while it was read`);
+  }
+  return id;
+}
+
+function readOwner(path: string): string | undefined {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8").trim();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") {
+      return undefined;
+    }
+    throw error;
+  }
+  if (!OWNER_ID.test(text)) {
+    throw new WarrenError("internal", `${path} does not hold an owner id`, {
+      hint: "restore the file: what it held is the mark on every mount and cgroup of these sandboxes",
+    });
+  }
+  return text;
+}
+
+function randomId(): string {
+  const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789";
+  // 36 does not divide 256: bytes from 252 on would favour the first letters.
+  const bytes = [...randomBytes(64)].filter((byte) => byte < 252).slice(0, 8);
+  return bytes.map((byte) => alphabet[byte % 36]).join("");
+}

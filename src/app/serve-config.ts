@@ -1,0 +1,110 @@
+import { z } from "zod";
+import { WarrenError } from "../contracts/errors.ts";
+import { parseDuration } from "../lib/units.ts";
+import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
+import { isLoopbackAddress } from "../server/loopback.ts";
+import { type Environment, readApiKeyFile, resolveStateDir, splitKeys } from "./config.ts";
+
+/** What `warren serve` was given on its command line, unparsed. */
+export interface ServeFlags {
+  host?: string;
+  port?: string;
+  stateDir?: string;
+  apiKeyFile?: string;
+  allowedOrigin?: string[];
+  runtime?: string;
+  ociProgram?: string;
+  maxSandboxes?: string;
+  defaultTimeout?: string;
+  logLevel?: string;
+  onDemand?: boolean;
+}
+
+const runtimeNames = Object.keys(runtimes) as [RuntimeName, ...RuntimeName[]];
+
+const wholeNumber = (what: string) => z.coerce.number({ error: `${what} is a whole number` }).int();
+
+const ServeConfig = z.object({
+  stateDir: z.string(),
+  /** Absent: no TCP listener, only the engine's socket. */
+  tcp: z
+    .object({
+      host: z.string().min(1),
+      port: wholeNumber("a port").min(0, "a port is 0 to 65535").max(65_535, "a port is 0 to 65535"),
+    })
+    .optional(),
+  /** Keys that clients over TCP must have. Empty: no authentication. */
+  apiKeys: z.array(
+    z.string().regex(/^[\x21-\x7e]{1,512}$/, "an API key is 1 to 512 printable ASCII characters"),
+  ),
+  allowedOrigins: z.array(z.url({ error: "an allowed origin looks like https://example.org" })),
+  runtime: z.enum(runtimeNames, { error: `the runtime is one of ${runtimeNames.join(", ")}` }),
+  ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
+  maxSandboxes: wholeNumber("the most sandboxes").min(1, "at least one sandbox").optional(),
+  /** Seconds; -1: never. */
+  defaultTimeoutS: z.number().int().min(-1).max(315_360_000).optional(),
+  logLevel: z.enum(["debug", "info", "warn", "error", "silent"], {
+    error: "the log level is debug, info, warn, error or silent",
+  }),
+});
+export type ServeConfig = z.infer<typeof ServeConfig>;
+
+/**
+ * Every setting of engine and server: flag, else environment, else default. Throws `invalid_request` with all that is
+ * wrong. An address that others can reach needs API keys.
+ */
+export function parseServeConfig(flags: ServeFlags, environment: Environment): ServeConfig {
+  const timeout = flags.defaultTimeout ?? environment.defaultTimeout;
+  const parsed = ServeConfig.safeParse({
+    stateDir: resolveStateDir(flags.stateDir, environment),
+    tcp: flags.onDemand ? undefined : { host: flags.host ?? "127.0.0.1", port: flags.port ?? "8080" },
+    // On demand there is no listener that a key could guard.
+    apiKeys: flags.onDemand ? [] : apiKeys(flags, environment),
+    allowedOrigins: flags.allowedOrigin ?? [],
+    runtime: flags.runtime ?? environment.runtime ?? "oci",
+    ociProgram: flags.ociProgram ?? environment.ociProgram,
+    maxSandboxes: flags.maxSandboxes ?? environment.maxSandboxes,
+    defaultTimeoutS: timeout === undefined ? undefined : wholeSeconds(timeout),
+    logLevel: flags.logLevel ?? environment.logLevel ?? "info",
+  });
+  if (!parsed.success) {
+    throw new WarrenError("invalid_request", parsed.error.issues.map((issue) => issue.message).join("; "), {
+      hint: "warren serve --help lists the settings",
+    });
+  }
+  const config = parsed.data;
+  if (config.tcp && !isLoopback(config.tcp.host) && config.apiKeys.length === 0) {
+    throw new WarrenError("forbidden", `refusing to listen on ${config.tcp.host} without authentication`, {
+      hint: "give --api-key-file or WARREN_API_KEYS, or listen on 127.0.0.1",
+    });
+  }
+  return config;
+}
+
+function apiKeys(flags: ServeFlags, environment: Environment): string[] {
+  if (flags.apiKeyFile !== undefined) {
+    return readApiKeyFile(flags.apiKeyFile);
+  }
+  if (environment.apiKeys === undefined) {
+    return [];
+  }
+  const keys = splitKeys(environment.apiKeys);
+  // Set but empty is a mistake in a script, and must not turn authentication off.
+  if (keys.length === 0) {
+    throw new WarrenError("invalid_request", "WARREN_API_KEYS holds no key", {
+      hint: "unset it to serve without authentication",
+    });
+  }
+  return keys;
+}
+
+function wholeSeconds(text: string): number {
+  const duration = parseDuration(text);
+  return duration === "never" ? -1 : Math.ceil(duration);
+}
+
+/** True for what only this machine reaches. A name other than localhost may resolve to anything. */
+export function isLoopback(host: string): boolean {
+  const bare = host.replace(/^\[(.*)\]$/, "$1").toLowerCase();
+  return bare === "localhost" || isLoopbackAddress(bare);
+}

@@ -1,0 +1,116 @@
+import { readFile } from "node:fs/promises";
+import type { Command } from "commander";
+import type { CreateSandbox } from "../../contracts/sandbox.ts";
+import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
+import {
+  bytes,
+  collect,
+  envFileEntries,
+  expirySeconds,
+  nanoCpus,
+  parseEnvironment,
+  parseLabels,
+  parseTmpfs,
+  wholeNumber,
+} from "../options.ts";
+import { print } from "../output.ts";
+import { json, safe } from "../render.ts";
+import { UsageError } from "../report.ts";
+
+interface CreateOptions {
+  image?: string;
+  name?: string;
+  env?: string[];
+  envFile?: string[];
+  workdir?: string;
+  user?: string;
+  memory?: string;
+  cpus?: string;
+  pids?: string;
+  timeout: string;
+  readOnly?: boolean;
+  tmpfs?: string[];
+  label?: string[];
+  network?: string;
+  runtime?: string;
+  json?: boolean;
+}
+
+export function define(command: Command, context: CliContext): void {
+  command
+    .argument(
+      "[cmd...]",
+      "main command, after `--`; the sandbox stops when it ends (default: idle until stopped)",
+    )
+    .option(
+      "--image <image>",
+      "`host`, a root filesystem directory or tar, or an image such as debian:12 (default: host)",
+    )
+    .option("--name <name>", "name, unique among sandboxes")
+    .option(
+      "-e, --env <NAME=value>",
+      "environment variable; NAME alone passes on yours (repeatable)",
+      collect,
+    )
+    .option("--env-file <file>", "file with a NAME=value on each line (repeatable)", collect)
+    .option("-w, --workdir <path>", "working directory of commands; made if missing")
+    .option("-u, --user <user>", "user of commands: name, uid or uid:gid")
+    .option("-m, --memory <size>", "most memory, swap included, such as 512m")
+    .option("--cpus <cores>", "most processor time, in cores, such as 1.5")
+    .option("--pids <number>", "most processes and threads")
+    .option("--timeout <duration>", "time until it expires and is removed, such as 30m, or `never`", "never")
+    .option("--read-only", "read-only root filesystem; /tmp, /run, /var/tmp and home can be written")
+    .option(
+      "--tmpfs <path:size>",
+      "memory filesystem, such as /x:64m or /x:64m:ro,noexec (repeatable)",
+      collect,
+    )
+    .option("-l, --label <key=value>", "label (repeatable)", collect)
+    .option("--network <mode>", "network mode (default: none)")
+    .option("--runtime <name>", "runtime driver (default: the engine's)")
+    .option("--json", "print the sandbox as JSON");
+  addGlobalOptions(command).action(async (cmd: string[], options: CreateOptions) => {
+    const request = {
+      ...(await createRequest(options)),
+      ...(cmd.length > 0 ? { cmd: mainCommand(cmd, context.args) } : {}),
+    };
+    const api = await connectApi(command, context);
+    const sandbox = await api.create(request);
+    await print(options.json ? json(sandbox) : safe(sandbox.id));
+  });
+}
+
+/** `warren create debian:12` means an image, not a command of that name: commands come after `--`. */
+function mainCommand(cmd: string[], args: readonly string[]): string[] {
+  const separator = args.indexOf("--");
+  if (separator < 0 || args.length - separator - 1 !== cmd.length) {
+    throw new UsageError(
+      `${JSON.stringify(cmd[0])} is neither an option nor behind \`--\``,
+      "an image is --image IMAGE; a main command comes last, behind `--`",
+    );
+  }
+  return cmd;
+}
+
+async function createRequest(options: CreateOptions): Promise<CreateSandbox> {
+  const files = await Promise.all((options.envFile ?? []).map((path) => readFile(path, "utf8")));
+  const env = parseEnvironment([...files.flatMap(envFileEntries), ...(options.env ?? [])]);
+  const tmpfs = options.tmpfs?.map(parseTmpfs);
+  return {
+    // A developer's sandbox must not vanish over lunch, so the server's default expiry is not used.
+    timeout: expirySeconds(options.timeout),
+    ...(options.image === undefined ? {} : { image: options.image }),
+    ...(options.name === undefined ? {} : { name: options.name }),
+    ...(Object.keys(env).length === 0 ? {} : { env }),
+    ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
+    ...(options.user === undefined ? {} : { user: options.user }),
+    ...(options.memory === undefined ? {} : { memory: bytes(options.memory) }),
+    ...(options.cpus === undefined ? {} : { cpu: nanoCpus(options.cpus) }),
+    ...(options.pids === undefined ? {} : { pid_limit: wholeNumber(options.pids) }),
+    ...(options.readOnly ? { readonly_fs: true } : {}),
+    ...(tmpfs === undefined ? {} : { storage: { tmpfs } }),
+    ...(options.label === undefined ? {} : { labels: parseLabels(options.label) }),
+    ...(options.network === undefined ? {} : { network_mode: options.network }),
+    ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
+  };
+}

@@ -1,0 +1,63 @@
+import { isatty } from "node:tty";
+import type { Command } from "commander";
+import { readEnvironment, resolveStateDir } from "../../app/config.ts";
+import type { DoctorReport } from "../../app/doctor.ts";
+import type { ProbeFinding } from "../../contracts/runtime.ts";
+import { formatBytes } from "../../lib/units.ts";
+import { addGlobalOptions } from "../globals.ts";
+import { print } from "../output.ts";
+import { json, type Paint, painter, safe } from "../render.ts";
+import { EXIT_FAILURE } from "../report.ts";
+
+export function define(command: Command): void {
+  command
+    .option("--json", "print the report as JSON")
+    .addHelpText("after", "\nThe exit code is 1 when no runtime can create sandboxes here.");
+  addGlobalOptions(command).action(async (options: { json?: boolean }) => {
+    const { examine } = await import("../../app/doctor.ts");
+    const { parseServeConfig } = await import("../../app/serve-config.ts");
+    const environment = readEnvironment();
+    const stateDir = resolveStateDir(command.optsWithGlobals<{ stateDir?: string }>().stateDir, environment);
+    const report = await examine(parseServeConfig({ stateDir, onDemand: true }, environment));
+    const paint = painter(isatty(1) && !environment.plain);
+    await print(options.json ? json(report) : describe(report, paint));
+    process.exitCode = report.ok ? 0 : EXIT_FAILURE;
+  });
+}
+
+function describe(report: DoctorReport, paint: Paint): string {
+  const { memory, state_dir, engine } = report;
+  const facts: [string, string][] = [
+    ["warren", report.version],
+    ["node", report.node],
+    ["kernel", `${report.kernel}, cgroup ${report.cgroup}`],
+    ["memory", `${formatBytes(memory.available)} available of ${formatBytes(memory.total)}`],
+    ["state", `${state_dir.path}, ${formatBytes(state_dir.free)} free`],
+    ["engine", engineLine(engine)],
+  ];
+  const lines = facts.map(([name, fact]) => `${name.padEnd(8)}${safe(fact)}`);
+  for (const runtime of report.runtimes) {
+    const verdict = runtime.usable ? paint("green", "usable") : paint("red", "not usable");
+    lines.push("", `runtime ${paint("bold", safe(runtime.runtime))}: ${verdict}${version(runtime.version)}`);
+    lines.push(...runtime.findings.flatMap((finding) => findingLines(finding, paint)));
+  }
+  return lines.join("\n");
+}
+
+function engineLine(engine: DoctorReport["engine"]): string {
+  if (!engine.running) {
+    return "not running; the first command that needs it starts it";
+  }
+  const pid = engine.pid === undefined ? "" : `, pid ${engine.pid}`;
+  return `running${pid}${engine.version === undefined ? ", but it does not answer" : `, version ${engine.version}`}`;
+}
+
+const version = (text: string | undefined) => (text === undefined ? "" : ` (${safe(text)})`);
+
+const marks = { ok: ["green", "ok"], warning: ["yellow", "warning"], error: ["red", "error"] } as const;
+
+function findingLines({ level, message, fix }: ProbeFinding, paint: Paint): string[] {
+  const [colour, word] = marks[level];
+  const line = `  ${paint(colour, word)}${" ".repeat(9 - word.length)}${safe(message)}`;
+  return fix === undefined ? [line] : [line, `           fix: ${safe(fix)}`];
+}

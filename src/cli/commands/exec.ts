@@ -1,0 +1,92 @@
+import { readFile } from "node:fs/promises";
+import type { Command } from "commander";
+import { readEnvironment } from "../../app/config.ts";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { ExecExit } from "../../contracts/exec.ts";
+import { runAttached } from "../exec-session.ts";
+import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
+import { collect, envFileEntries, parseEnvironment, seconds } from "../options.ts";
+import { explain } from "../report.ts";
+
+interface ExecOptions {
+  interactive?: boolean;
+  tty?: boolean;
+  env?: string[];
+  envFile?: string[];
+  workdir?: string;
+  user?: string;
+  timeout?: string;
+}
+
+export function define(command: Command, context: CliContext): void {
+  command
+    .argument("<id>", "id, start of an id, or name")
+    .argument("<cmd...>", "program and arguments; options behind the id are the program's own")
+    .passThroughOptions()
+    .option("-i, --interactive", "pass our stdin on; without it, stdin is empty")
+    .option("-t, --tty", "give it a terminal")
+    .option(
+      "-e, --env <NAME=value>",
+      "environment variable; NAME alone passes on yours (repeatable)",
+      collect,
+    )
+    .option("--env-file <file>", "file with a NAME=value on each line (repeatable)", collect)
+    .option("-w, --workdir <path>", "working directory")
+    .option("-u, --user <user>", "user: name, uid or uid:gid")
+    .option("--timeout <duration>", "time until it is killed with all that it started; the exit code is 124")
+    .addHelpText(
+      "after",
+      "\nThe exit code is the command's: 128+n when signal n ended it, 124 after a timeout, 126 or 127 when it\n" +
+        "can't be run. 125 is a failure of Warren itself.",
+    );
+  addGlobalOptions(command).action(async (id: string, words: string[], options: ExecOptions) => {
+    // Behind the id commander leaves `--` where it is.
+    const cmd = words[0] === "--" ? words.slice(1) : words;
+    const files = await Promise.all((options.envFile ?? []).map((path) => readFile(path, "utf8")));
+    const entries = [...files.flatMap(envFileEntries), ...(options.env ?? [])];
+    const timeout = options.timeout === undefined ? undefined : seconds(options.timeout);
+    const tty = options.tty ?? false;
+    const interactive = options.interactive ?? false;
+    const env = { ...terminalType(tty), ...parseEnvironment(entries) };
+    const api = await connectApi(command, context);
+    const exit = await runAttached(
+      api,
+      id,
+      {
+        cmd,
+        binary: true,
+        ...(interactive ? { stdin: true } : {}),
+        ...(tty ? { tty: true } : {}),
+        ...(Object.keys(env).length === 0 ? {} : { env }),
+        ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
+        ...(options.user === undefined ? {} : { user: options.user }),
+        ...(timeout === undefined ? {} : { timeout }),
+      },
+      { interactive, tty },
+    );
+    process.exitCode = await exitCode(exit, options.timeout);
+  });
+}
+
+/** A program in a terminal must know which kind of terminal draws its output. */
+function terminalType(tty: boolean): Record<string, string> {
+  const { term } = readEnvironment();
+  return tty ? { TERM: term ?? "xterm" } : {};
+}
+
+async function exitCode(exit: ExecExit, timeout: string | undefined): Promise<number> {
+  if (exit.timed_out) {
+    await explain(
+      new WarrenError("deadline_exceeded", `the command was killed after ${timeout ?? "its timeout"}`),
+    );
+    return 124;
+  }
+  if (exit.oom_killed) {
+    await explain(
+      new WarrenError("no_space", "the command was killed because the sandbox had no memory left", {
+        hint: "create the sandbox with more --memory",
+      }),
+    );
+  }
+  return exit.exit_code;
+}

@@ -1,0 +1,21 @@
+import { print } from "./output.ts";
+import { EXIT_FAILURE, explain } from "./report.ts";
+
+/**
+ * Does the same to several sandboxes, side by side, and prints the id of each in the order given. One that fails is
+ * explained and does not keep the others from it; the exit code then is 1.
+ */
+export async function forEachSandbox(
+  ids: readonly string[],
+  action: (id: string) => Promise<string>,
+): Promise<void> {
+  const results = await Promise.allSettled([...new Set(ids)].map((id) => action(id)));
+  for (const result of results) {
+    if (result.status === "fulfilled") {
+      await print(result.value);
+    } else {
+      await explain(result.reason);
+      process.exitCode = EXIT_FAILURE;
+    }
+  }
+}

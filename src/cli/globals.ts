@@ -1,0 +1,85 @@
+import { type Command, Option } from "commander";
+import { readApiKeyFile, readEnvironment, resolveStateDir } from "../app/config.ts";
+import type { SandboxApi } from "../contracts/api.ts";
+import { UsageError } from "./report.ts";
+
+/** What the CLI knows before a command runs. */
+export interface CliContext {
+  /** This CLI's own main file; Node runs it again as the engine. */
+  mainFile: string;
+  /** The whole command line, without Node and the main file. */
+  args: readonly string[];
+}
+
+/** Options that every command takes, before its name or after it. */
+export interface GlobalOptions {
+  server?: string;
+  apiKeyFile?: string;
+  stateDir?: string;
+}
+
+/** Global options whose next argument is their value. */
+export const globalFlags = ["--server", "--api-key-file", "--state-dir"] as const;
+
+const GROUP = "Global options:";
+
+export function addGlobalOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option(
+        "--server <url>",
+        "server to talk to: http(s)://… or unix:/path (default: WARREN_URL, else this machine's engine)",
+      ).helpGroup(GROUP),
+    )
+    .addOption(
+      new Option("--api-key-file <file>", "file with the API key (default: WARREN_API_KEY)").helpGroup(GROUP),
+    )
+    .addOption(
+      new Option(
+        "--state-dir <dir>",
+        "state directory of this machine's engine (default: WARREN_STATE_DIR, else /var/lib/warren for root, ~/.local/state/warren for others)",
+      ).helpGroup(GROUP),
+    );
+}
+
+export interface Target {
+  /** Server URL that was chosen; undefined: this machine's engine. */
+  url?: string;
+  apiKey?: string;
+  stateDir: string;
+}
+
+/** Which engine is meant: flags, then environment, then this machine's own. A state directory's flag beats WARREN_URL. */
+export function resolveTarget(options: GlobalOptions): Target {
+  const environment = readEnvironment();
+  if (options.server !== undefined && options.stateDir !== undefined) {
+    throw new UsageError("--server and --state-dir exclude each other");
+  }
+  const url = options.server ?? (options.stateDir === undefined ? environment.url : undefined);
+  const apiKey =
+    options.apiKeyFile === undefined ? environment.apiKey : readApiKeyFile(options.apiKeyFile)[0];
+  if (url !== undefined && !/^(https?:\/\/|unix:\/)./.test(url)) {
+    throw new UsageError(
+      `${url} is not a server URL`,
+      "write it as http://host:port or unix:/path/to/engine.sock",
+    );
+  }
+  return {
+    stateDir: resolveStateDir(options.stateDir, environment),
+    ...(url === undefined ? {} : { url }),
+    ...(apiKey === undefined ? {} : { apiKey }),
+  };
+}
+
+/** The API that a command works with. Starts this machine's engine when none runs and no server was named. */
+export async function connectApi(command: Command, context: CliContext): Promise<SandboxApi> {
+  const target = resolveTarget(command.optsWithGlobals<GlobalOptions>());
+  const url = target.url ?? `unix:${await ownEngine(target.stateDir, context)}`;
+  const { createNodeClient } = await import("../client/node/index.ts");
+  return createNodeClient({ url, ...(target.apiKey === undefined ? {} : { apiKey: target.apiKey }) });
+}
+
+async function ownEngine(stateDir: string, { mainFile }: CliContext): Promise<string> {
+  const { ensureEngine } = await import("../app/daemon.ts");
+  return ensureEngine({ stateDir, mainFile });
+}

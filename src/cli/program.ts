@@ -1,0 +1,132 @@
+import { Command, CommanderError } from "commander";
+import { addGlobalOptions, type CliContext, globalFlags } from "./globals.ts";
+import { writeFully } from "./output.ts";
+import { EXIT_FAILURE, EXIT_USAGE, report, UsageError } from "./report.ts";
+
+/** Adds a command's arguments, options and action. */
+type Define = (command: Command, context: CliContext) => void;
+
+interface CommandEntry {
+  summary: string;
+  load(): Promise<{ define: Define }>;
+  /** Exit code of Warren's own failures; default 1. */
+  failureCode?: number;
+  /** True for what runs the engine in this process or looks into its runtimes. */
+  needsEngineCode?: boolean;
+}
+
+/** Every command. Only the one that runs is loaded. */
+export const commands: Record<string, CommandEntry> = {
+  serve: {
+    summary: "serve the REST API over TCP",
+    load: () => import("./commands/serve.ts"),
+    needsEngineCode: true,
+  },
+  create: { summary: "create a sandbox and print its id", load: () => import("./commands/create.ts") },
+  ls: { summary: "list sandboxes", load: () => import("./commands/ls.ts") },
+  inspect: {
+    summary: "print all that is known of a sandbox, as JSON",
+    load: () => import("./commands/inspect.ts"),
+  },
+  exec: {
+    summary: "run a command in a sandbox",
+    load: () => import("./commands/exec.ts"),
+    // As docker does, so that it can't be taken for an exit code of the command.
+    failureCode: 125,
+  },
+  start: { summary: "start stopped sandboxes", load: () => import("./commands/start.ts") },
+  stop: { summary: "stop sandboxes; their files stay", load: () => import("./commands/stop.ts") },
+  extend: { summary: "move a sandbox's expiry", load: () => import("./commands/extend.ts") },
+  rm: { summary: "remove sandboxes with everything in them", load: () => import("./commands/rm.ts") },
+  cp: { summary: "copy files into a sandbox or out of it", load: () => import("./commands/cp.ts") },
+  stats: { summary: "show what sandboxes use", load: () => import("./commands/stats.ts") },
+  doctor: {
+    summary: "check what this machine can do",
+    load: () => import("./commands/doctor.ts"),
+    needsEngineCode: true,
+  },
+  version: { summary: "print the versions of CLI and engine", load: () => import("./commands/version.ts") },
+};
+
+/** Runs a command line and returns its exit code. */
+export async function runCli(context: CliContext): Promise<number> {
+  const { args } = context;
+  const name = commandName(args);
+  const failureCode = commands[name ?? ""]?.failureCode ?? EXIT_FAILURE;
+  const fatal = (error: unknown) => {
+    void report(error, failureCode).then((code) => process.exit(code));
+  };
+  process.on("uncaughtException", fatal).on("unhandledRejection", fatal);
+  const output = { out: "", err: "" };
+  try {
+    const program = await buildProgram(context, name === undefined ? [] : [name]);
+    captureOutput(program, output);
+    if (args.length === 0) {
+      await writeFully(2, program.helpInformation());
+      return EXIT_USAGE;
+    }
+    await program.parseAsync(args, { from: "user" });
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) {
+      return await writeFully(1, output.out).then(
+        () => 0,
+        (failure) => report(failure, failureCode),
+      );
+    }
+    return report(error instanceof CommanderError ? usageError(error, name) : error, failureCode);
+  }
+}
+
+/** The program with these commands in full and the others by name and summary. */
+export async function buildProgram(context: CliContext, complete: readonly string[]): Promise<Command> {
+  const program = addGlobalOptions(new Command("warren"))
+    .description("Sandboxes for AI agents, and for the code they write, on your own machine.")
+    .enablePositionalOptions()
+    .showSuggestionAfterError()
+    .exitOverride();
+  for (const [name, { summary, load }] of Object.entries(commands)) {
+    const command = program.command(name).description(summary);
+    if (complete.includes(name)) {
+      const { define } = await load();
+      define(command, context);
+    }
+  }
+  return program;
+}
+
+/** The first word that is neither an option nor a global option's value; for `help x`, x. */
+export function commandName(args: readonly string[]): string | undefined {
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i] ?? "";
+    if ((globalFlags as readonly string[]).includes(arg)) {
+      i++;
+    } else if (arg !== "help" && !arg.startsWith("-")) {
+      return Object.hasOwn(commands, arg) ? arg : undefined;
+    }
+  }
+  return undefined;
+}
+
+/** Help is written by us, so that a closed pipe is handled in one place; errors are printed by the funnel. */
+function captureOutput(program: Command, output: { out: string; err: string }): void {
+  const streams = {
+    writeOut: (text: string) => {
+      output.out += text;
+    },
+    writeErr: (text: string) => {
+      output.err += text;
+    },
+  };
+  program.configureOutput(streams);
+  for (const command of program.commands) {
+    command.configureOutput(streams);
+  }
+}
+
+function usageError(error: CommanderError, name: string | undefined): UsageError {
+  return new UsageError(
+    error.message.replace(/^error: /, ""),
+    name === undefined ? "warren --help lists the commands" : `warren ${name} --help lists its options`,
+  );
+}

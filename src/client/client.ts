@@ -1,0 +1,138 @@
+import type { Health, SandboxApi, VersionInfo } from "../contracts/api.ts";
+import { WarrenError } from "../contracts/errors.ts";
+import type { ExecResult } from "../contracts/exec.ts";
+import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
+import type { SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
+import { openExecSession } from "./exec-session.ts";
+import { parseObject, readText } from "./failures.ts";
+import { createFetchTransport } from "./fetch-transport.ts";
+import { createHttp, type Http, PREFIX, readEvents } from "./http.ts";
+import type { Transport, TransportResponse } from "./transport.ts";
+
+export interface ClientOptions {
+  /** Such as `http://127.0.0.1:8080`. */
+  url: string;
+  apiKey?: string;
+  /** Default: `fetch` and `WebSocket`. */
+  transport?: Transport;
+}
+
+/** What a server does, over HTTP. Nothing is connected until the first call. */
+export function createClient({
+  url,
+  apiKey,
+  transport = createFetchTransport(url),
+}: ClientOptions): SandboxApi {
+  const http = createHttp(transport, url, apiKey);
+  return {
+    health: () => readHealth(http),
+    version: () => http.json<VersionInfo>("GET", "/version"),
+    create: (request, options) =>
+      http.json<SandboxInfo>("POST", "/sandboxes", { json: request, signal: options?.signal }),
+    get: async (id) => http.json<SandboxInfo>("GET", at(id)),
+    list: (filter) => http.json<SandboxInfo[]>("GET", `/sandboxes${labelQuery(filter?.labels)}`),
+    start: async (id) => http.json<SandboxInfo>("POST", at(id, "/start")),
+    stop: async (id, options) =>
+      http.json<SandboxInfo>("POST", at(id, "/stop"), {
+        query: { timeout: options?.timeoutMs === undefined ? undefined : options.timeoutMs / 1000 },
+      }),
+    remove: async (id) => http.json<void>("DELETE", at(id)),
+    extend: async (id, timeoutS) =>
+      http.json<SandboxInfo>("POST", at(id, "/extend"), { json: { timeout: timeoutS } }),
+    exec: async (id, request, options) =>
+      http.json<ExecResult>("POST", at(id, "/exec"), { json: request, signal: options?.signal }),
+    execStream: async (id, request, options) =>
+      openExecSession(
+        (handlers) =>
+          transport.openSocket({
+            ...handlers,
+            path: PREFIX + at(id, "/exec/stream"),
+            ...(apiKey === undefined ? {} : { apiKey }),
+          }),
+        request,
+        url,
+        options?.signal,
+      ),
+    files: {
+      async read(id, path, options = {}) {
+        const { offset, length, signal } = options;
+        const response = await http.send("GET", at(id, "/files"), {
+          query: { path, offset, length },
+          signal,
+        });
+        return download(response, path);
+      },
+      async write(id, path, body, options = {}) {
+        const { mode, parents, append, signal } = options;
+        const query = { path, mode: mode?.toString(8), parents, append };
+        const { bytes } = await http.json<{ bytes: number }>("PUT", at(id, "/files"), {
+          query,
+          body,
+          signal,
+        });
+        return { bytes };
+      },
+      async remove(id, path) {
+        await http.json("DELETE", at(id, "/files"), { query: { path } });
+      },
+      list: async (id, path) => http.json<FileInfo[]>("GET", at(id, "/files/list"), { query: { path } }),
+      stat: async (id, path) => http.json<FileInfo>("GET", at(id, "/files/stat"), { query: { path } }),
+      async mkdir(id, path) {
+        await http.json("POST", at(id, "/files/mkdir"), { query: { path } });
+      },
+      async rename(id, from, to) {
+        await http.json("POST", at(id, "/files/rename"), { json: { from, to } });
+      },
+      async chmod(id, path, mode) {
+        await http.json("POST", at(id, "/files/chmod"), { json: { path, mode } });
+      },
+      watch: (id, path, { recursive, signal }) => watch(http, id, { path, recursive }, signal),
+    },
+    stats: async (id) => http.json<SandboxStats>("GET", at(id, "/stats")),
+    systemStats: () => http.json<SystemStats>("GET", "/stats"),
+  };
+}
+
+function at(id: string, rest = ""): string {
+  // An empty or dotted id would name another route.
+  if (id === "" || id === "." || id === "..") throw new WarrenError("sandbox_not_found", "sandbox not found");
+  return `/sandboxes/${encodeURIComponent(id)}${rest}`;
+}
+
+/** Unhealthy is an answer here, though its status is 503. */
+async function readHealth(http: Http): Promise<Health> {
+  const response = await http.send("GET", "/health", { accept: 503 });
+  const body = parseObject(await readText(response.body));
+  if (typeof body.status === "string") return body as unknown as Health;
+  throw new WarrenError("engine_unavailable", `${http.where} did not answer with its health`);
+}
+
+function download(response: TransportResponse, path: string): FileDownload {
+  const header = response.header("x-warren-file-info");
+  if (header === undefined) {
+    throw new WarrenError("engine_unavailable", "the server's answer lacks the file's properties");
+  }
+  const name = path.split("/").findLast((part) => part !== "") ?? "/";
+  return { info: { ...(JSON.parse(header) as FileInfo), name, path }, body: response.body };
+}
+
+async function* watch(
+  http: Http,
+  id: string,
+  query: { path: string; recursive: boolean | undefined },
+  signal: AbortSignal,
+): AsyncGenerator<WatchEvent> {
+  try {
+    const response = await http.send("GET", at(id, "/files/watch"), { query, signal });
+    yield* readEvents<WatchEvent>(response.body);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
+}
+
+function labelQuery(labels: Record<string, string> | undefined): string {
+  const pairs = Object.entries(labels ?? {}).map(
+    ([name, value]) => `label=${encodeURIComponent(`${name}=${value}`)}`,
+  );
+  return pairs.length === 0 ? "" : `?${pairs.join("&")}`;
+}

@@ -1,0 +1,136 @@
+import { WarrenError } from "../contracts/errors.ts";
+import { parseObject, readText, responseError, transportError } from "./failures.ts";
+import type { RequestBody, Transport, TransportRequest, TransportResponse } from "./transport.ts";
+
+/** Where all routes are below. */
+export const PREFIX = "/api/v1";
+
+export type Query = Record<string, string | number | boolean | undefined>;
+
+export interface HttpCall {
+  query?: Query;
+  json?: unknown;
+  body?: RequestBody;
+  /** A status that is an answer, though it looks like a failure. */
+  accept?: number;
+  signal?: AbortSignal | undefined;
+}
+
+export interface Http {
+  /** For messages: the server as the user named it. */
+  readonly where: string;
+  /** The JSON answer, taken at its word: the server is trusted, and zod would double the client's size. */
+  json<T>(method: TransportRequest["method"], path: string, call?: HttpCall): Promise<T>;
+  /** The answer as it comes. Failures of its body are `WarrenError`s too. */
+  send(method: TransportRequest["method"], path: string, call?: HttpCall): Promise<TransportResponse>;
+}
+
+/** Calls of the REST API, with failures as `WarrenError`s. */
+export function createHttp(transport: Transport, where: string, apiKey: string | undefined): Http {
+  const auth: Record<string, string> = apiKey === undefined ? {} : { "x-api-key": apiKey };
+
+  async function request(
+    method: TransportRequest["method"],
+    path: string,
+    { query, json, body, signal }: HttpCall,
+  ): Promise<TransportResponse> {
+    const sent = json === undefined ? body : JSON.stringify(json);
+    const headers: Record<string, string> = { ...auth };
+    if (json !== undefined) headers["content-type"] = "application/json";
+    else if (body !== undefined) headers["content-type"] = "application/octet-stream";
+    try {
+      signal?.throwIfAborted();
+      return await transport.request({
+        method,
+        path: PREFIX + path + queryString(query),
+        headers,
+        ...(sent === undefined ? {} : { body: sent }),
+        ...(signal ? { signal } : {}),
+      });
+    } catch (cause) {
+      throw transportError(cause, where, signal);
+    }
+  }
+
+  async function send(method: TransportRequest["method"], path: string, call: HttpCall = {}) {
+    const response = await request(method, path, call);
+    if (response.status >= 400 && response.status !== call.accept) throw await responseError(response);
+    return { ...response, body: explained(response.body, where, call.signal) };
+  }
+
+  return {
+    where,
+    send,
+    async json<T>(method: TransportRequest["method"], path: string, call: HttpCall = {}): Promise<T> {
+      const response = await send(method, path, call);
+      const text = await readText(response.body);
+      if (response.status === 204) return undefined as T;
+      try {
+        return JSON.parse(text) as T;
+      } catch (cause) {
+        throw new WarrenError("engine_unavailable", `${where} did not answer with JSON`, {
+          cause,
+          hint: "check that the URL is that of a Warren server",
+        });
+      }
+    },
+  };
+}
+
+/** Server-sent events as `data` objects; an `error` event is thrown. */
+export async function* readEvents<T>(body: AsyncIterable<Uint8Array>): AsyncGenerator<T> {
+  const decoder = new TextDecoder();
+  let pending = "";
+  for await (const chunk of body) {
+    pending += decoder.decode(chunk, { stream: true });
+    const blocks = pending.split("\n\n");
+    pending = blocks.pop() ?? "";
+    for (const block of blocks) {
+      const lines = block.split("\n");
+      const data = lines.find((line) => line.startsWith("data: "))?.slice("data: ".length);
+      if (data === undefined) continue;
+      if (lines.includes("event: error")) throw await eventError(data);
+      yield parseObject(data) as T;
+    }
+  }
+}
+
+function eventError(data: string): Promise<WarrenError> {
+  const body = (async function* () {
+    yield new TextEncoder().encode(data);
+  })();
+  return responseError({ status: 500, header: () => undefined, body });
+}
+
+function explained(
+  body: AsyncIterable<Uint8Array>,
+  where: string,
+  signal: AbortSignal | undefined,
+): AsyncIterable<Uint8Array> {
+  return {
+    // Not a generator: ending one that was never started would not reach the transfer.
+    [Symbol.asyncIterator]() {
+      const chunks = body[Symbol.asyncIterator]();
+      return {
+        async next() {
+          try {
+            return await chunks.next();
+          } catch (cause) {
+            throw transportError(cause, where, signal);
+          }
+        },
+        async return() {
+          await chunks.return?.();
+          return { done: true, value: undefined };
+        },
+      };
+    },
+  };
+}
+
+function queryString(query: Query = {}): string {
+  const pairs = Object.entries(query)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`);
+  return pairs.length === 0 ? "" : `?${pairs.join("&")}`;
+}

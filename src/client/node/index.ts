@@ -1,0 +1,42 @@
+import type { SandboxApi } from "../../contracts/api.ts";
+import { createClient } from "../client.ts";
+import { type ConnectOptions, type SandboxHandle, sandboxEntry } from "../sandbox.ts";
+import { defaultUrl } from "./target.ts";
+import { createNodeTransport } from "./transport.ts";
+
+export * from "../exports.ts";
+export { createNodeTransport, type NodeTransport } from "./transport.ts";
+
+export interface NodeClientOptions {
+  /** `http://…`, `https://…` or `unix:/path`; default: `WARREN_URL`, else the socket of this user's own engine. */
+  url?: string;
+  /** Default: `WARREN_API_KEY`. */
+  apiKey?: string;
+}
+
+/** A client over kept connections. */
+export function createNodeClient(options: NodeClientOptions = {}): SandboxApi {
+  const url = options.url ?? defaultUrl();
+  const apiKey = options.apiKey ?? process.env.WARREN_API_KEY;
+  return createClient({
+    url,
+    transport: createNodeTransport(url),
+    ...(apiKey ? { apiKey } : {}),
+  });
+}
+
+/** One client, and so one pool of connections, for all handles of one server. */
+const clients = new Map<string, SandboxApi>();
+
+function connect({ client, url, apiKey }: ConnectOptions): SandboxApi {
+  if (client) return client;
+  const options = { url: url ?? defaultUrl(), apiKey: apiKey ?? process.env.WARREN_API_KEY ?? "" };
+  const key = JSON.stringify(options);
+  const known = clients.get(key) ?? createNodeClient(options);
+  clients.set(key, known);
+  return known;
+}
+
+/** Sandboxes of the server that `WARREN_URL` names, else of this user's own engine. */
+export const Sandbox = sandboxEntry(connect);
+export type Sandbox = SandboxHandle;

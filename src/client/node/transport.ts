@@ -1,0 +1,120 @@
+import { Agent, type ClientRequest, type RequestOptions, request as requestHttp } from "node:http";
+import { request as requestHttps, Agent as TlsAgent } from "node:https";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { Transport, TransportRequest, TransportResponse } from "../transport.ts";
+import { toResponse } from "./response.ts";
+import { openNodeSocket } from "./socket.ts";
+import { parseTarget, type Target } from "./target.ts";
+
+/** How long connecting may take. A machine that is off answers nothing at all. */
+const CONNECT_MS = 10_000;
+
+/** Shorter than servers keep idle connections, so that no request runs into one that is being closed. */
+const IDLE_MS = 30_000;
+
+export interface NodeTransport extends Transport {
+  /** Closes idle connections. The process can end without it. */
+  close(): void;
+}
+
+/** Over `node:http` with kept connections: http, https, and Unix sockets as `unix:/path/to/engine.sock`. */
+export function createNodeTransport(url: string): NodeTransport {
+  const target = parseTarget(url);
+  const pooling = { keepAlive: true, maxSockets: Number.POSITIVE_INFINITY, timeout: IDLE_MS };
+  const agent = target.tls ? new TlsAgent(pooling) : new Agent(pooling);
+  return {
+    request: (request) => withRetry(request, () => send(target, agent, request)),
+    openSocket: (request) => openNodeSocket(target, request, CONNECT_MS),
+    close: () => agent.destroy(),
+  };
+}
+
+/**
+ * A server that restarts closes idle connections, and a request may run into that. Asking once more is safe where
+ * nothing changes by it.
+ */
+async function withRetry(
+  { method }: TransportRequest,
+  attempt: () => Promise<TransportResponse>,
+): Promise<TransportResponse> {
+  try {
+    return await attempt();
+  } catch (error) {
+    if (method === "GET" && error instanceof StaleConnection) return await attempt();
+    throw error instanceof StaleConnection ? error.cause : error;
+  }
+}
+
+class StaleConnection extends Error {}
+
+function send(target: Target, agent: Agent, call: TransportRequest): Promise<TransportResponse> {
+  const { method, path, headers, body, signal } = call;
+  const options: RequestOptions = {
+    ...target.connection,
+    agent,
+    method,
+    path: target.basePath + path,
+    headers: { ...headers, ...lengthOf(body) },
+    ...(signal ? { signal } : {}),
+  };
+  return new Promise((resolve, reject) => {
+    const request = (target.tls ? requestHttps : requestHttp)(options);
+    limitConnecting(request);
+    request.once("response", (response) => {
+      // An answer that came before all was sent is a refusal: the server still waits for bytes that won't come.
+      response.once("end", () => {
+        if (!request.writableEnded) request.destroy();
+      });
+      resolve(toResponse(response));
+    });
+    request.on("error", (error: NodeJS.ErrnoException) => {
+      const stale = request.reusedSocket && error.code === "ECONNRESET";
+      reject(stale ? new StaleConnection("the kept connection was closed", { cause: error }) : error);
+    });
+    if (body === undefined || typeof body === "string" || body instanceof Uint8Array) request.end(body);
+    else upload(request, body).catch((error) => request.destroy(error));
+  });
+}
+
+/** Sends the chunks as fast as the server takes them; stops when it has answered without waiting for the rest. */
+async function upload(request: ClientRequest, body: AsyncIterable<Uint8Array>): Promise<void> {
+  let answered = false;
+  request.once("response", () => {
+    answered = true;
+  });
+  for await (const chunk of body) {
+    if (answered || request.destroyed) return;
+    if (!request.write(chunk)) await drained(request);
+  }
+  if (!answered) request.end();
+}
+
+function drained(request: ClientRequest): Promise<void> {
+  if (request.destroyed || !request.writableNeedDrain) return Promise.resolve();
+  return new Promise((resolve) => {
+    const events = ["drain", "close", "response"] as const;
+    const done = () => {
+      for (const event of events) request.off(event, done);
+      resolve();
+    };
+    for (const event of events) request.on(event, done);
+  });
+}
+
+function limitConnecting(request: ClientRequest): void {
+  request.on("socket", (socket) => {
+    if (!socket.connecting) return;
+    const timer = setTimeout(
+      () => request.destroy(new WarrenError("engine_unavailable", "connecting took too long")),
+      CONNECT_MS,
+    );
+    const done = () => clearTimeout(timer);
+    socket.once("connect", done);
+    socket.once("close", done);
+  });
+}
+
+function lengthOf(body: TransportRequest["body"]): Record<string, number> {
+  if (typeof body === "string") return { "content-length": Buffer.byteLength(body) };
+  return body instanceof Uint8Array ? { "content-length": body.length } : {};
+}

@@ -1,0 +1,188 @@
+import type { SandboxApi } from "../contracts/api.ts";
+import { WarrenError } from "../contracts/errors.ts";
+import type { CreateSandbox, SandboxInfo, SandboxStats, SandboxStatus } from "../contracts/sandbox.ts";
+import {
+  CommandResult,
+  type ExecOptions,
+  execRequest,
+  RunningCommand,
+  type StreamOptions,
+} from "./command.ts";
+import { SandboxFiles } from "./files.ts";
+
+/** Which server. */
+export interface ConnectOptions {
+  client?: SandboxApi;
+  url?: string;
+  apiKey?: string;
+}
+
+export interface HandleOptions {
+  /** Leave the sandbox alone when the handle is disposed. Default: false for one made here, true for one found. */
+  keep?: boolean;
+}
+
+export interface CreateOptions extends HandleOptions {
+  /** `host`, a directory, a tar, or a reference such as `debian:12`. */
+  image?: string;
+  name?: string;
+  env?: Record<string, string>;
+  workdir?: string;
+  user?: string;
+  /** Main command; the sandbox stops when it exits. */
+  cmd?: string[];
+  /** Seconds until the sandbox expires; negative: never; absent: the server's default. */
+  timeoutS?: number;
+  /** Cores, such as 0.5. */
+  cpus?: number;
+  /** Bytes, or a size such as `512m`. */
+  memory?: number | string;
+  /** Processes and threads. */
+  pidLimit?: number;
+  /** Bytes, or a size such as `10g`. */
+  disk?: number | string;
+  readonlyFs?: boolean;
+  networkMode?: string;
+  ports?: CreateSandbox["ports"];
+  labels?: Record<string, string>;
+  storage?: CreateSandbox["storage"];
+  runtime?: string;
+  signal?: AbortSignal;
+}
+
+export interface SandboxEntry {
+  /** Creates and starts a sandbox; `await using` removes it at the end of the scope. */
+  create(options?: CreateOptions, connection?: ConnectOptions): Promise<SandboxHandle>;
+  /** A sandbox that exists, by id, unique prefix of one, or name. */
+  connect(id: string, options?: ConnectOptions & HandleOptions): Promise<SandboxHandle>;
+  list(options?: ConnectOptions & { labels?: Record<string, string> }): Promise<SandboxInfo[]>;
+}
+
+/** `Sandbox` of one platform: `connect` knows its default server. */
+export function sandboxEntry(connect: (options: ConnectOptions) => SandboxApi): SandboxEntry {
+  return {
+    async create(options = {}, connection = {}) {
+      const { keep = false, signal, ...rest } = options;
+      const api = connect(connection);
+      const info = await api.create(createRequest(rest), signal ? { signal } : undefined);
+      return new SandboxHandle(api, info, { keep });
+    },
+    async connect(id, { keep = true, ...connection } = {}) {
+      const api = connect(connection);
+      return new SandboxHandle(api, await api.get(id), { keep });
+    },
+    async list({ labels, ...connection } = {}) {
+      return await connect(connection).list(labels ? { labels } : undefined);
+    },
+  };
+}
+
+/** One sandbox. */
+export class SandboxHandle implements AsyncDisposable {
+  readonly id: string;
+  readonly files: SandboxFiles;
+  readonly #api: SandboxApi;
+  readonly #keep: boolean;
+  #info: SandboxInfo;
+
+  constructor(api: SandboxApi, info: SandboxInfo, { keep = false }: HandleOptions = {}) {
+    this.#api = api;
+    this.#info = info;
+    this.#keep = keep;
+    this.id = info.id;
+    this.files = new SandboxFiles(api, info.id);
+  }
+
+  get name(): string | undefined {
+    return this.#info.name;
+  }
+
+  /** As last heard of; `info()` asks. */
+  get status(): SandboxStatus {
+    return this.#info.status;
+  }
+
+  async info(): Promise<SandboxInfo> {
+    this.#info = await this.#api.get(this.id);
+    return this.#info;
+  }
+
+  /** Runs a command to its end. An exit code other than 0 is a result, unless `check` is set. */
+  async exec(argv: readonly string[], options: ExecOptions = {}): Promise<CommandResult> {
+    const { signal, check } = options;
+    const answer = await this.#api.exec(this.id, execRequest(argv, options), signal ? { signal } : undefined);
+    const result = new CommandResult(argv, answer);
+    return check ? result.check() : result;
+  }
+
+  /** Starts a command whose output is read while it runs. A failure to start is told by iterating and by `exit`. */
+  stream(argv: readonly string[], options: StreamOptions = {}): RunningCommand {
+    return new RunningCommand(this.#api, this.id, argv, options);
+  }
+
+  async start(): Promise<SandboxInfo> {
+    this.#info = await this.#api.start(this.id);
+    return this.#info;
+  }
+
+  async stop(options?: { timeoutMs?: number }): Promise<SandboxInfo> {
+    this.#info = await this.#api.stop(this.id, options);
+    return this.#info;
+  }
+
+  /** New expiry in seconds from now; -1: never. */
+  async extend(timeoutS: number): Promise<SandboxInfo> {
+    this.#info = await this.#api.extend(this.id, timeoutS);
+    return this.#info;
+  }
+
+  stats(): Promise<SandboxStats> {
+    return this.#api.stats(this.id);
+  }
+
+  /** Stops and forgets the sandbox with everything in it. */
+  remove(): Promise<void> {
+    return this.#api.remove(this.id);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#keep) return;
+    try {
+      await this.remove();
+    } catch (error) {
+      // Removed or expired meanwhile: what is wanted is so.
+      if (!(error instanceof WarrenError && error.code === "sandbox_not_found")) throw error;
+    }
+  }
+}
+
+const NANO_CPUS = 1e9;
+
+function createRequest(options: Omit<CreateOptions, "keep" | "signal">): CreateSandbox {
+  const { timeoutS, cpus, memory, disk, pidLimit, readonlyFs, networkMode, ...same } = options;
+  const request: CreateSandbox = {
+    ...same,
+    timeout: timeoutS,
+    cpu: cpus === undefined ? undefined : Math.round(cpus * NANO_CPUS),
+    memory: bytes(memory),
+    disk_limit: bytes(disk),
+    pid_limit: pidLimit,
+    readonly_fs: readonlyFs,
+    network_mode: networkMode,
+  };
+  return Object.fromEntries(
+    Object.entries(request).filter(([, value]) => value !== undefined),
+  ) as CreateSandbox;
+}
+
+/** Bytes of a size with a binary unit: `512m`, `1.5g`, `64 MiB`. */
+function bytes(size: number | string | undefined): number | undefined {
+  if (typeof size !== "string") return size;
+  const match = /^(\d+(?:\.\d+)?) ?(?:([kmgt])(?:i?b)?|b)?$/i.exec(size.trim());
+  const power = ["", "k", "m", "g", "t"].indexOf((match?.[2] ?? "").toLowerCase());
+  const value = Math.round(Number(match?.[1]) * 1024 ** power);
+  if (Number.isSafeInteger(value)) return value;
+  throw new WarrenError("invalid_request", `${JSON.stringify(size)} is not a size`, {
+    hint: "write it as a number of bytes, or with a unit as in 512m or 1.5g",
+  });
+}

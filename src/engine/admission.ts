@@ -1,0 +1,163 @@
+import { WarrenError } from "../contracts/errors.ts";
+import type { Capabilities, Runtime } from "../contracts/runtime.ts";
+import { CreateSandbox, type CreateSandboxParsed } from "../contracts/sandbox.ts";
+import { parseInput } from "../lib/parse.ts";
+import type { EngineConfig } from "./config.ts";
+import { tmpfsMounts } from "./tmpfs.ts";
+
+/** Least limits with which a sandbox can start and answer: the guest, a supervisor and a command need that much. */
+const MIN_MEMORY_BYTES = 4 * 1024 ** 2;
+const MIN_PIDS = 4;
+/** The kernel's shortest CFS quota is 1 ms of each 100 ms period. */
+const MIN_CPU_NANO = 10_000_000;
+/** More than any machine has; keeps the quota within 64 bits. */
+const MAX_CPU_NANO = 100_000 * 1e9;
+/** PID_MAX_LIMIT of the kernel. */
+const MAX_PIDS = 4_194_304;
+
+export interface Admitted {
+  request: CreateSandboxParsed;
+  runtime: Runtime;
+  readonlyRoot: boolean;
+  tmpfs: ReturnType<typeof tmpfsMounts>;
+  limits: { memoryBytes: number; cpuNano: number; pids: number };
+  /** Absent: never expires. */
+  timeoutS: number | undefined;
+}
+
+/**
+ * Decides, before anything is made, whether a sandbox can be what is asked for. What can't be enforced is refused by
+ * name, never dropped.
+ * @throws WarrenError `invalid_request`, `unsupported`
+ */
+export function admit(
+  input: CreateSandbox,
+  runtimes: Readonly<Record<string, Runtime>>,
+  defaultRuntime: string,
+  config: EngineConfig,
+): Admitted {
+  const request = parseInput(CreateSandbox, input);
+  const runtime = chooseRuntime(request.runtime ?? defaultRuntime, runtimes);
+  refuseWhatIsNotThereYet(request);
+  refuseWhatTheRuntimeLacks(request, runtime);
+  if (request.readonly_fs === true && request.writable_rootfs === true) {
+    throw refuse("writable_rootfs: contradicts readonly_fs");
+  }
+  const readonlyRoot = request.readonly_fs === true || request.writable_rootfs === false;
+  if (readonlyRoot && !runtime.capabilities.readonlyRoot) {
+    throw unsupported("readonly_fs", `the runtime ${runtime.name} has no read-only root`);
+  }
+  if (request.user !== undefined && !/^[\w.@$-]+(:[\w.@$-]+)?$/.test(request.user)) {
+    throw refuse("user: must be a name, uid or uid:gid");
+  }
+  return {
+    request,
+    runtime,
+    readonlyRoot,
+    tmpfs: tmpfsMounts(request.storage?.tmpfs ?? [], readonlyRoot),
+    limits: limitsFor(request, runtime.capabilities, config),
+    timeoutS: effectiveTimeout(request.timeout, config.defaultTimeoutS),
+  };
+}
+
+/** Seconds until expiry; undefined: never. 0 and absent mean the default, a negative number never. */
+function effectiveTimeout(asked: number | undefined, fallback: number): number | undefined {
+  const timeout = asked === undefined || asked === 0 ? fallback : asked;
+  return timeout < 0 ? undefined : timeout;
+}
+
+function chooseRuntime(name: string, runtimes: Readonly<Record<string, Runtime>>): Runtime {
+  const runtime = Object.hasOwn(runtimes, name) ? runtimes[name] : undefined;
+  if (runtime) return runtime;
+  throw unsupported(
+    "runtime",
+    `there is no runtime ${JSON.stringify(name)} here`,
+    `choose one of: ${Object.keys(runtimes).join(", ")}`,
+  );
+}
+
+function refuseWhatIsNotThereYet(request: CreateSandboxParsed): void {
+  if (request.ports?.length) {
+    throw unsupported("ports", "published ports are not supported yet", "leave ports out");
+  }
+  if (request.storage?.volumes?.length) {
+    throw unsupported("storage.volumes", "volumes are not supported yet", "leave storage.volumes out");
+  }
+  if (request.storage?.s3) {
+    throw unsupported("storage.s3", "S3 sync is not supported yet", "leave storage.s3 out");
+  }
+  if (request.disk_limit) {
+    throw unsupported("disk_limit", "disk limits are not supported yet", "leave disk_limit out");
+  }
+  const mode = request.network_mode ?? "";
+  if (mode !== "" && mode !== "none") {
+    throw unsupported(
+      "network_mode",
+      `${JSON.stringify(mode)} is not supported yet`,
+      'leave it out, or give "none"',
+    );
+  }
+}
+
+function refuseWhatTheRuntimeLacks(request: CreateSandboxParsed, runtime: Runtime): void {
+  const { capabilities } = runtime;
+  const asked = { memory: request.memory, cpu: request.cpu, pids: request.pid_limit };
+  for (const limit of ["memory", "cpu", "pids"] as const) {
+    if (asked[limit] && !capabilities.limits.includes(limit)) {
+      const field = limit === "pids" ? "pid_limit" : limit;
+      throw unsupported(
+        field,
+        `the runtime ${runtime.name} can't enforce it here`,
+        "leave it out, or see warren doctor",
+      );
+    }
+  }
+  if (request.storage?.tmpfs?.length && !capabilities.tmpfs) {
+    throw unsupported("storage.tmpfs", `the runtime ${runtime.name} has no tmpfs`);
+  }
+  const kind = imageKind(request.image);
+  if (!kind.some((k) => capabilities.images.includes(k))) {
+    throw unsupported(
+      "image",
+      `the runtime ${runtime.name} takes no image of the kind ${kind.join(" or ")}`,
+      `it takes: ${capabilities.images.join(", ")}`,
+    );
+  }
+}
+
+/** What a reference can name. Only the runtime can tell a directory from a tar: it looks. */
+function imageKind(reference: string): Capabilities["images"][number][] {
+  if (reference.includes("\0")) throw refuse("image: must not contain a NUL byte");
+  if (reference === "host") return ["host"];
+  return reference.startsWith("/") ? ["directory", "tar"] : ["oci"];
+}
+
+function limitsFor(
+  request: CreateSandboxParsed,
+  capabilities: Capabilities,
+  config: EngineConfig,
+): Admitted["limits"] {
+  const { memory = 0, cpu = 0, pid_limit: pids = 0 } = request;
+  if (memory !== 0 && memory < MIN_MEMORY_BYTES) throw refuse("memory: must be at least 4 MiB");
+  if (cpu !== 0 && (cpu < MIN_CPU_NANO || cpu > MAX_CPU_NANO)) {
+    throw refuse("cpu: must be at least 10000000 NanoCPUs, a hundredth of a core, and at most 100000 cores");
+  }
+  if (pids !== 0 && (pids < MIN_PIDS || pids > MAX_PIDS)) {
+    throw refuse(`pid_limit: must be at least ${MIN_PIDS} and at most ${MAX_PIDS}`);
+  }
+  const enforced = (limit: "memory" | "cpu" | "pids", value: number) =>
+    capabilities.limits.includes(limit) ? value : 0;
+  return {
+    memoryBytes: memory || enforced("memory", config.defaultMemoryBytes),
+    cpuNano: cpu || enforced("cpu", config.defaultCpuNano),
+    pids: pids || enforced("pids", config.defaultPids),
+  };
+}
+
+function refuse(message: string): WarrenError {
+  return new WarrenError("invalid_request", message);
+}
+
+function unsupported(field: string, why: string, hint?: string): WarrenError {
+  return new WarrenError("unsupported", `${field}: ${why}`, hint === undefined ? {} : { hint });
+}

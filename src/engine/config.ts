@@ -1,0 +1,40 @@
+import { totalmem } from "node:os";
+
+const MIB = 1024 ** 2;
+
+export interface EngineConfig {
+  /** Live sandboxes at most, stopped ones included. */
+  maxSandboxes: number;
+  /** Seconds until a sandbox expires whose request names no timeout; negative: never. */
+  defaultTimeoutS: number;
+  /** Bytes, for sandboxes that ask for none; 0: no limit. */
+  defaultMemoryBytes: number;
+  /** Processes and threads, for sandboxes that ask for none; 0: no limit. */
+  defaultPids: number;
+  /** NanoCPUs, for sandboxes that ask for none; 0: no limit. */
+  defaultCpuNano: number;
+  /** Commands at one time in one sandbox. */
+  maxExecsPerSandbox: number;
+  /** Commands at one time in all sandboxes: each costs up to three file descriptors and its capped output. */
+  maxExecs: number;
+  /** Grace between SIGTERM and SIGKILL when a stop names none. */
+  stopGraceMs: number;
+  /** Grace when a sandbox is removed: its files go too, so there is little to save. 0: killed at once. */
+  removeGraceMs: number;
+}
+
+export function defaultConfig(): EngineConfig {
+  return {
+    maxSandboxes: 100, // den's default
+    // den's default, 30 min: a server whose clients forget their sandboxes must not fill up.
+    defaultTimeoutS: 1800,
+    // One sandbox may not starve the host; below 512 MiB little runs.
+    defaultMemoryBytes: Math.max(512 * MIB, Math.floor(totalmem() / 2)),
+    defaultPids: 512,
+    defaultCpuNano: 0,
+    maxExecsPerSandbox: 64,
+    maxExecs: 1024,
+    stopGraceMs: 2000,
+    removeGraceMs: 0,
+  };
+}

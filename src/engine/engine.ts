@@ -1,0 +1,185 @@
+import type { SandboxApi } from "../contracts/api.ts";
+import { WarrenError } from "../contracts/errors.ts";
+import type { Runtime } from "../contracts/runtime.ts";
+import { buildInfo } from "../lib/build-info.ts";
+import { createKeyedMutex } from "../lib/keyed-mutex.ts";
+import type { Logger } from "../lib/log.ts";
+import { type Clock, systemClock } from "./clock.ts";
+import { defaultConfig, type EngineConfig } from "./config.ts";
+import { type Core, currentInfo, refuseWhenClosing } from "./core.ts";
+import { createEventBus, type SandboxEvents } from "./events.ts";
+import { createExecs } from "./exec.ts";
+import { features } from "./features.ts";
+import { createFiles } from "./files.ts";
+import { createHealthCheck } from "./health.ts";
+import { createLifecycle } from "./lifecycle.ts";
+import { lockStateDir } from "./lock.ts";
+import { createReaper } from "./reaper.ts";
+import { reconcile } from "./reconcile.ts";
+import { createStatsReader } from "./stats.ts";
+import { openStore } from "./store.ts";
+import { createSupervisor } from "./supervisor.ts";
+import { createTable } from "./table.ts";
+
+export interface EngineOptions {
+  /** Absolute path of a directory that exists. One engine at a time uses it. */
+  stateDir: string;
+  /** By name. The engine closes them when it closes. */
+  runtimes: Record<string, Runtime>;
+  /** Key of `runtimes`. */
+  defaultRuntime: string;
+  log: Logger;
+  clock?: Clock;
+  config?: Partial<EngineConfig>;
+}
+
+export interface Engine extends SandboxApi {
+  readonly events: SandboxEvents;
+  /**
+   * Ends commands that still run, waits for lifecycle steps that have begun, and lets go of everything. Sandboxes keep
+   * running unless `stopSandboxes`. Every call after it throws `shutting_down`.
+   */
+  close(options?: { stopSandboxes?: boolean }): Promise<void>;
+}
+
+/**
+ * Opens the state directory, brings its sandboxes in order, and serves.
+ * @throws WarrenError `engine_locked` when another engine has it.
+ */
+export async function openEngine(options: EngineOptions): Promise<Engine> {
+  const { runtimes, defaultRuntime, log } = options;
+  if (!Object.hasOwn(runtimes, defaultRuntime)) {
+    throw new WarrenError("invalid_request", `the default runtime ${defaultRuntime} is not configured`);
+  }
+  using undo = new DisposableList();
+  undo.add(lockStateDir(options.stateDir));
+  const store = openStore(options.stateDir, log);
+  undo.add({ [Symbol.dispose]: () => store.close() });
+
+  const closing = new AbortController();
+  const core: Core = {
+    config: { ...defaultConfig(), ...options.config },
+    clock: options.clock ?? systemClock,
+    log,
+    runtimes,
+    defaultRuntime,
+    table: createTable(store),
+    events: createEventBus(log),
+    mutex: createKeyedMutex(),
+    closing: closing.signal,
+  };
+  const supervisor = createSupervisor(core);
+  const lifecycle = createLifecycle(core, supervisor);
+  const reaper = createReaper(core, lifecycle.expire);
+  const execs = createExecs(core);
+  const stats = createStatsReader(core);
+  const health = createHealthCheck(core);
+  core.events.subscribe(({ type }) => {
+    if (type === "created" || type === "extended") reaper.reschedule();
+  });
+  await reconcile(core, supervisor);
+  reaper.reschedule();
+  const resources = undo.release();
+
+  // Commands and files are refused where they go inside; the rest is here.
+  const open = () => refuseWhenClosing(core);
+
+  async function close({ stopSandboxes = false } = {}): Promise<void> {
+    closing.abort(new WarrenError("shutting_down", "the engine is shutting down"));
+    reaper.stop();
+    await execs.close();
+    await core.mutex.idle();
+    if (stopSandboxes) {
+      const running = core.table.all().filter((record) => record.state === "running");
+      const results = await Promise.allSettled(
+        running.map((record) => lifecycle.stop(record.id, core.config.stopGraceMs)),
+      );
+      for (const result of results) {
+        if (result.status === "rejected") log.error({ err: result.reason }, "a sandbox could not be stopped");
+      }
+    }
+    supervisor.close();
+    await core.mutex.idle();
+    await Promise.allSettled(Object.values(runtimes).map((runtime) => runtime.close()));
+    resources[Symbol.dispose]();
+  }
+  let closed: Promise<void> | undefined;
+
+  return {
+    events: core.events,
+    close: (how) => (closed ??= close(how)),
+
+    async health() {
+      return closing.signal.aborted
+        ? { status: "unhealthy", reason: "shutting down", features: [...features] }
+        : await health();
+    },
+    async version() {
+      open();
+      return { ...buildInfo(), features: [...features] };
+    },
+    async create(request, { signal } = {}) {
+      open();
+      return await lifecycle.create(request, { signal });
+    },
+    async get(id) {
+      open();
+      return currentInfo(core, core.table.resolve(id));
+    },
+    async list(filter = {}) {
+      open();
+      const wanted = Object.entries(filter.labels ?? {});
+      return core.table
+        .all()
+        .filter(({ request }) => wanted.every(([key, value]) => request.labels?.[key] === value))
+        .map((record) => currentInfo(core, record));
+    },
+    async start(id) {
+      open();
+      return await lifecycle.start(id);
+    },
+    async stop(id, { timeoutMs } = {}) {
+      open();
+      return await lifecycle.stop(id, timeoutMs ?? core.config.stopGraceMs);
+    },
+    async remove(id) {
+      open();
+      await lifecycle.remove(id);
+    },
+    async extend(id, timeoutS) {
+      open();
+      return lifecycle.extend(id, timeoutS);
+    },
+    exec: (id, request, { signal } = {}) => execs.exec(id, request, signal),
+    execStream: (id, request, { signal } = {}) => execs.execStream(id, request, signal),
+    files: createFiles(core),
+    async stats(id) {
+      open();
+      return await stats.sandbox(id);
+    },
+    async systemStats() {
+      open();
+      return stats.system();
+    },
+  };
+}
+
+/** Releases what was added, the last first; `release` hands that duty to whoever holds the result. */
+class DisposableList implements Disposable {
+  #items: Disposable[] = [];
+
+  add(item: Disposable): void {
+    this.#items.push(item);
+  }
+
+  release(): Disposable {
+    const heir = new DisposableList();
+    heir.#items = this.#items;
+    this.#items = [];
+    return heir;
+  }
+
+  [Symbol.dispose](): void {
+    for (let item = this.#items.pop(); item; item = this.#items.pop()) item[Symbol.dispose]();
+  }
+}

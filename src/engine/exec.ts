@@ -1,0 +1,228 @@
+import { WarrenError } from "../contracts/errors.ts";
+import {
+  type ExecExit,
+  ExecRequest,
+  type ExecResult,
+  type ExecSession,
+  ExecStreamRequest,
+} from "../contracts/exec.ts";
+import type { GuestClient, GuestExit, GuestSession, SpawnRequest } from "../guest/types.ts";
+import { parseInput } from "../lib/parse.ts";
+import { cancelled, throwIfAborted } from "../lib/signals.ts";
+import { type Core, inRunning, notRunning, runtimeOf } from "./core.ts";
+import { createExecSlots } from "./exec-slots.ts";
+import { CappedOutput } from "./output.ts";
+import type { SandboxRecord } from "./record.ts";
+
+/** Bytes kept of each of stdout and stderr when the request names no number. */
+const DEFAULT_MAX_OUTPUT = 8 * 1024 * 1024;
+
+/** How much later than promised a guest may answer before it counts as lost. */
+const GUEST_GRACE_MS = 5_000;
+
+export interface Execs {
+  exec(wanted: string, input: ExecRequest, signal?: AbortSignal): Promise<ExecResult>;
+  execStream(wanted: string, input: ExecStreamRequest, signal?: AbortSignal): Promise<ExecSession>;
+  /** Kills every command that still runs, and waits until they are let go. */
+  close(): Promise<void>;
+}
+
+/** Runs commands. They don't wait for lifecycle steps nor for each other. */
+export function createExecs(core: Core): Execs {
+  const slots = createExecSlots(core.config);
+  const sessions = new Set<GuestSession>();
+
+  /** Starts a command; when it has ended, in whatever way, its slot is free again. */
+  async function spawn(
+    guest: GuestClient,
+    record: SandboxRecord,
+    request: SpawnRequest,
+    signal: AbortSignal | undefined,
+  ): Promise<{ session: GuestSession; exit: Promise<GuestExit> }> {
+    const slot = slots.take(record.id);
+    try {
+      const runtime = runtimeOf(core, record);
+      const oomKillsBefore = runtime.oomKills(record.id) ?? 0;
+      const session = await guest.spawn(request, signal === undefined ? {} : { signal });
+      sessions.add(session);
+      if (core.closing.aborted) void session[Symbol.asyncDispose]();
+      const kill = () => void session.kill().catch(() => {}); // already ended
+      signal?.addEventListener("abort", kill, { once: true });
+      if (signal?.aborted) kill();
+      const exit = session.exit
+        .then((how) => {
+          // Counted only when the command itself was killed: 137 is also how a shell tells it of its child.
+          const killed = how.exit_code === 137 && how.timed_out !== true;
+          const oomKilled = killed && (runtime.oomKills(record.id) ?? 0) > oomKillsBefore;
+          return oomKilled ? { ...how, oom_killed: true } : how;
+        })
+        .finally(() => {
+          signal?.removeEventListener("abort", kill);
+          sessions.delete(session);
+          slot[Symbol.dispose]();
+        });
+      exit.catch(() => {}); // whoever waits for it is told; nobody has to
+      return { session, exit };
+    } catch (error) {
+      slot[Symbol.dispose]();
+      if (signal?.aborted) throw cancelled(signal);
+      throw error;
+    }
+  }
+
+  return {
+    async exec(wanted, input, signal) {
+      throwIfAborted(signal);
+      const request = parseInput(ExecRequest, input);
+      const maxOutput = request.max_output ?? DEFAULT_MAX_OUTPUT;
+      return await inRunning(core, wanted, async (guest, record) => {
+        const startedAt = performance.now();
+        const { session, exit } = await spawn(
+          guest,
+          record,
+          {
+            ...commandOf(record, request),
+            stdin: request.stdin !== undefined,
+            // To the guest 0 means everything; what comes above our own cap is dropped here.
+            maxOutputBytes: Math.max(maxOutput, 1),
+          },
+          signal,
+        );
+        await using _ = session;
+        if (request.stdin !== undefined) {
+          // Not waited for: a command need not read its input.
+          feed(session, request.stdin).catch(() => {});
+        }
+        const limit = timeLimit(request.timeout, signal);
+        using _limit = limit;
+        const { how, stdout, stderr } = await Promise.race([collect(session, exit, maxOutput), limit.passed]);
+        if (signal?.aborted) throw cancelled(signal);
+        const out = stdout.finish(how.stdoutTruncated);
+        const err = stderr.finish(how.stderrTruncated);
+        return {
+          ...plainExit(how),
+          stdout: out.text,
+          stderr: err.text,
+          ...(out.base64 === undefined ? {} : { stdout_base64: out.base64 }),
+          ...(err.base64 === undefined ? {} : { stderr_base64: err.base64 }),
+          ...(out.truncated ? { stdout_truncated: true } : {}),
+          ...(err.truncated ? { stderr_truncated: true } : {}),
+          duration_ms: performance.now() - startedAt,
+        };
+      });
+    },
+
+    async execStream(wanted, input, signal) {
+      throwIfAborted(signal);
+      const request = parseInput(ExecStreamRequest, input);
+      return await inRunning(core, wanted, async (guest, record) => {
+        const { session, exit } = await spawn(
+          guest,
+          record,
+          {
+            ...commandOf(record, request),
+            stdin: request.stdin ?? false,
+            ...(request.tty ? { tty: { cols: request.cols ?? 80, rows: request.rows ?? 24 } } : {}),
+          },
+          signal,
+        );
+        return streamOf(core, record, session, exit);
+      });
+    },
+
+    async close() {
+      await Promise.allSettled([...sessions].map((session) => session[Symbol.asyncDispose]()));
+    },
+  };
+}
+
+/** The part of a request that both kinds of command share. */
+function commandOf(
+  record: SandboxRecord,
+  request: Pick<ExecRequest, "cmd" | "env" | "workdir" | "user" | "timeout">,
+): SpawnRequest {
+  const user = request.user ?? record.spec?.user;
+  return {
+    argv: request.cmd,
+    env: { ...record.spec?.env, ...request.env },
+    cwd: request.workdir ?? record.spec?.workdir ?? "/",
+    ...(user === undefined || user === "" ? {} : { user }),
+    // A fraction of a millisecond must not become 0, which is no timeout.
+    ...(request.timeout ? { timeoutMs: Math.ceil(request.timeout * 1000) } : {}),
+  };
+}
+
+async function feed(session: GuestSession, text: string): Promise<void> {
+  await session.write(Buffer.from(text, "utf8"));
+  await session.end();
+}
+
+async function collect(session: GuestSession, exit: Promise<GuestExit>, maxOutput: number) {
+  const stdout = new CappedOutput(maxOutput);
+  const stderr = new CappedOutput(maxOutput);
+  for await (const { stream, data } of session.output) (stream === "stdout" ? stdout : stderr).push(data);
+  return { how: await exit, stdout, stderr };
+}
+
+/** Rejects when a guest answers neither to a timeout nor to a kill. */
+function timeLimit(timeoutS: number | undefined, signal: AbortSignal | undefined) {
+  let timer: NodeJS.Timeout | undefined;
+  let giveUp = () => {};
+  const passed = new Promise<never>((_, reject) => {
+    const failAfter = (ms: number, error: () => WarrenError) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => reject(error()), ms);
+    };
+    giveUp = () => failAfter(GUEST_GRACE_MS, () => cancelled(signal));
+    if (timeoutS) {
+      failAfter(
+        timeoutS * 1000 + GUEST_GRACE_MS,
+        () => new WarrenError("guest_failed", "the sandbox did not end the command at its timeout"),
+      );
+    }
+    signal?.addEventListener("abort", giveUp, { once: true });
+    if (signal?.aborted) giveUp();
+  });
+  passed.catch(() => {}); // the race may be over
+  return {
+    passed,
+    [Symbol.dispose]() {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", giveUp);
+    },
+  };
+}
+
+function plainExit(how: GuestExit): ExecExit {
+  return {
+    exit_code: how.exit_code,
+    ...(how.signal === undefined ? {} : { signal: how.signal }),
+    ...(how.timed_out ? { timed_out: true } : {}),
+    ...(how.oom_killed ? { oom_killed: true } : {}),
+  };
+}
+
+/** What is shown of a guest's session: without the guest's own business, and with the reason when it is lost. */
+function streamOf(
+  core: Core,
+  record: SandboxRecord,
+  session: GuestSession,
+  exit: Promise<GuestExit>,
+): ExecSession {
+  const explained = exit.then(plainExit, (error: unknown) => {
+    const now = core.table.get(record.id);
+    const lost = error instanceof WarrenError && error.code === "guest_failed";
+    if (lost && now?.state !== "running") throw notRunning(now ?? { ...record, state: "removing" });
+    throw error;
+  });
+  explained.catch(() => {}); // whoever waits for it is told; nobody has to
+  return {
+    output: session.output,
+    exit: explained,
+    write: (data) => session.write(data),
+    end: () => session.end(),
+    resize: (cols, rows) => session.resize(cols, rows),
+    signal: (name) => session.signal(name),
+    [Symbol.asyncDispose]: () => session[Symbol.asyncDispose](),
+  };
+}

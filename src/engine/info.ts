@@ -1,0 +1,43 @@
+import { NO_EXPIRY } from "../contracts/constants.ts";
+import type { SandboxInfo } from "../contracts/sandbox.ts";
+import type { SandboxRecord } from "./record.ts";
+import { wireStatus } from "./states.ts";
+
+/** A record as clients see it. The environment is left out: it holds secrets. */
+export function sandboxInfo(record: SandboxRecord): SandboxInfo {
+  const { request, spec } = record;
+  const time = (millis: number | undefined) =>
+    millis === undefined ? undefined : new Date(millis).toISOString();
+  return dropAbsent({
+    id: record.id,
+    image: request.image,
+    status: wireStatus[record.state],
+    created_at: new Date(record.createdAt).toISOString(),
+    expires_at: time(record.expiresAt) ?? NO_EXPIRY,
+    name: record.name,
+    labels: request.labels,
+    runtime: record.runtime,
+    started_at: time(record.startedAt),
+    stopped_at: time(record.stoppedAt),
+    pid: record.pid,
+    exit_code: record.exitCode,
+    oom_killed: record.oomKilled,
+    error: record.error,
+    memory: spec?.limits.memoryBytes || undefined,
+    cpu: spec?.limits.cpuNano || undefined,
+    pid_limit: spec?.limits.pids || undefined,
+    readonly_fs: spec?.readonlyRoot,
+    network_mode: spec?.network,
+    workdir: spec?.workdir,
+    user: spec?.user,
+    cmd: spec?.cmd,
+  });
+}
+
+type WithoutUndefined<T> = { [K in keyof T]: Exclude<T[K], undefined> };
+
+function dropAbsent<T extends object>(value: T): WithoutUndefined<T> {
+  return Object.fromEntries(
+    Object.entries(value).filter(([, field]) => field !== undefined),
+  ) as WithoutUndefined<T>;
+}

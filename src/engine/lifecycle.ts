@@ -1,0 +1,205 @@
+import { WarrenError } from "../contracts/errors.ts";
+import type { Runtime } from "../contracts/runtime.ts";
+import { type CreateSandbox, ExtendRequest, type SandboxInfo } from "../contracts/sandbox.ts";
+import { parseInput } from "../lib/parse.ts";
+import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
+import { type Admitted, admit } from "./admission.ts";
+import { announce, asWarrenError, type Core, currentInfo, notRunning, runtimeOf } from "./core.ts";
+import { newSandboxId } from "./ids.ts";
+import type { SandboxRecord } from "./record.ts";
+import { runtimeSpec } from "./spec.ts";
+import { nameTaken } from "./store.ts";
+import type { Supervisor } from "./supervisor.ts";
+
+/** Longest grace of a stop. A caller that wants more has hung. */
+const MAX_GRACE_MS = 10 * 60_000;
+
+/** The life of sandboxes: each step is stored, then done, then told, and is the only one of its sandbox. */
+export interface Lifecycle {
+  create(input: CreateSandbox, options: { signal?: AbortSignal | undefined }): Promise<SandboxInfo>;
+  start(wanted: string): Promise<SandboxInfo>;
+  stop(wanted: string, graceMs: number): Promise<SandboxInfo>;
+  remove(wanted: string): Promise<void>;
+  extend(wanted: string, timeoutS: number): SandboxInfo;
+  /** Removes the sandbox if its time has come, and is still come when its turn is there. */
+  expire(id: string): Promise<void>;
+}
+
+export function createLifecycle(core: Core, supervisor: Supervisor): Lifecycle {
+  const { table, mutex, config, clock, log } = core;
+
+  return {
+    async create(input, { signal }) {
+      throwIfAborted(signal);
+      const admitted = admit(input, core.runtimes, core.defaultRuntime, config);
+      const record = reserve(admitted);
+      return mutex.run(record.id, async () => {
+        try {
+          return await build(record.id, admitted, signal);
+        } catch (cause) {
+          await undo(record.id, admitted.runtime);
+          if (signal?.aborted) throw cancelled(signal);
+          throw asWarrenError(cause, `sandbox ${record.id} could not be created`);
+        }
+      });
+    },
+
+    start: (wanted) =>
+      inTurn(wanted, async (record) => {
+        if (record.state === "running") return currentInfo(core, record);
+        if (record.spec === undefined) throw notRunning(record);
+        const { id } = record;
+        const runtime = runtimeOf(core, record);
+        const wasLost = record.state === "error";
+        table.update(id, {
+          state: "starting",
+          exitCode: undefined,
+          oomKilled: undefined,
+          error: undefined,
+          stoppedAt: undefined,
+        });
+        try {
+          // Of a sandbox in error something may still be alive.
+          if (wasLost) await runtime.stop(id, { timeoutMs: 0 });
+          const { pid } = await runtime.start(id);
+          const running = table.update(id, { state: "running", pid, startedAt: clock.now() });
+          supervisor.watch(running);
+          return announce(core, "started", running);
+        } catch (cause) {
+          const error = asWarrenError(cause, `sandbox ${id} could not be started`);
+          announce(
+            core,
+            "failed",
+            table.update(id, { state: "error", error: error.message, pid: undefined }),
+          );
+          throw error;
+        }
+      }),
+
+    stop: (wanted, graceMs) => {
+      if (!(graceMs >= 0 && graceMs <= MAX_GRACE_MS)) {
+        throw new WarrenError("invalid_request", `the grace of a stop is 0 to ${MAX_GRACE_MS} ms`);
+      }
+      return inTurn(wanted, async (record) =>
+        record.state === "stopped"
+          ? currentInfo(core, record)
+          : announce(core, "stopped", await supervisor.stop(record, graceMs)),
+      );
+    },
+
+    remove: (wanted) => (table.isSetAside(wanted) ? removeUnreadable(wanted) : inTurn(wanted, remove)),
+
+    extend(wanted, timeoutS) {
+      const { timeout } = parseInput(ExtendRequest, { timeout: timeoutS });
+      const record = table.resolve(wanted);
+      if (record.state === "creating" || record.state === "removing") throw notRunning(record);
+      return announce(core, "extended", table.update(record.id, { expiresAt: expiry(timeout) }));
+    },
+
+    expire: (id) =>
+      mutex.run(id, async () => {
+        const record = table.get(id);
+        if (record?.expiresAt === undefined || record.expiresAt > clock.now()) return;
+        log.info({ sandbox: id }, "a sandbox expired");
+        await remove(record);
+      }),
+  };
+
+  /** Runs a step when all earlier ones of the sandbox are done. It may be gone by then. */
+  function inTurn<T>(wanted: string, step: (record: SandboxRecord) => Promise<T>): Promise<T> {
+    const { id } = table.resolve(wanted);
+    return mutex.run(id, () => step(table.require(id)));
+  }
+
+  /** Stores the new sandbox; from here on it counts, and its name is taken. Never waits, so nobody comes between. */
+  function reserve(admitted: Admitted): SandboxRecord {
+    if (table.size >= config.maxSandboxes) {
+      throw new WarrenError("too_many_sandboxes", `there are already ${table.size} sandboxes`, {
+        hint: "remove one (warren rm), or raise the limit (warren serve --max-sandboxes)",
+      });
+    }
+    const { request } = admitted;
+    let id = newSandboxId();
+    while (table.get(id) || request.name === id) id = newSandboxId();
+    if (request.name !== undefined && table.get(request.name)) throw nameTaken(request.name);
+    const record: SandboxRecord = {
+      id,
+      name: request.name,
+      runtime: admitted.runtime.name,
+      state: "creating",
+      request,
+      createdAt: clock.now(),
+    };
+    table.add(record);
+    return record;
+  }
+
+  async function build(id: string, admitted: Admitted, signal?: AbortSignal): Promise<SandboxInfo> {
+    const { runtime, request } = admitted;
+    const options = signal === undefined ? {} : { signal };
+    const spec = runtimeSpec(id, admitted, await ensureImage(runtime, request.image, signal));
+    throwIfAborted(signal);
+    table.update(id, { spec });
+    await runtime.create(spec, options);
+    throwIfAborted(signal);
+    const { pid } = await runtime.start(id, options);
+    throwIfAborted(signal);
+    const running = table.update(id, {
+      state: "running",
+      pid,
+      startedAt: clock.now(),
+      expiresAt: expiry(admitted.timeoutS ?? -1),
+    });
+    supervisor.watch(running);
+    return announce(core, "created", running);
+  }
+
+  /** A pull may take minutes: it ends when the engine closes. The short steps after it are waited for. */
+  async function ensureImage(runtime: Runtime, reference: string, signal: AbortSignal | undefined) {
+    using either = linkSignals(signal, core.closing);
+    return await runtime.images.ensure(reference, { signal: either.signal });
+  }
+
+  /** Takes back a create. What can't be taken back now stays visible, in error, and can be removed again. */
+  async function undo(id: string, runtime: Runtime): Promise<void> {
+    try {
+      await runtime.remove(id);
+      table.delete(id);
+    } catch (error) {
+      log.error({ err: error, sandbox: id }, "a failed create could not be undone");
+      table.update(id, { state: "error", error: "its creation failed and could not be undone" });
+    }
+  }
+
+  async function remove(record: SandboxRecord): Promise<void> {
+    const { id } = record;
+    const runtime = runtimeOf(core, record);
+    const removing = table.update(id, { state: "removing" });
+    try {
+      if (record.state === "running" && config.removeGraceMs > 0) {
+        await runtime.stop(id, { timeoutMs: config.removeGraceMs });
+      }
+      await supervisor.unwatch(id);
+      await runtime.remove(id);
+    } catch (cause) {
+      const error = asWarrenError(cause, `sandbox ${id} could not be removed`);
+      announce(core, "failed", table.update(id, { state: "error", error: error.message }));
+      throw error;
+    }
+    table.delete(id);
+    announce(core, "removed", { ...removing, pid: undefined });
+  }
+
+  /** Removes what a record that can't be read stood for, in whichever runtime it is. */
+  function removeUnreadable(id: string): Promise<void> {
+    return mutex.run(id, async () => {
+      for (const runtime of Object.values(core.runtimes)) await runtime.remove(id);
+      table.forgetSetAside(id);
+    });
+  }
+
+  /** Seconds from now as a moment; undefined for never. */
+  function expiry(timeoutS: number): number | undefined {
+    return timeoutS < 0 ? undefined : clock.now() + timeoutS * 1000;
+  }
+}

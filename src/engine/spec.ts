@@ -1,0 +1,31 @@
+import type { PreparedImage, RuntimeSpec } from "../contracts/runtime.ts";
+import type { Admitted } from "./admission.ts";
+
+/**
+ * What a runtime is told: the request, the image's own defaults where it is silent, and ours where both are.
+ * The image's command is not among them: an image such as `debian:12` names a shell, which would end at once without
+ * a terminal and take the sandbox with it.
+ */
+export function runtimeSpec(
+  id: string,
+  admitted: Omit<Admitted, "runtime">,
+  image: PreparedImage,
+): RuntimeSpec {
+  const { request } = admitted;
+  const user = request.user ?? image.user ?? "";
+  return {
+    id,
+    image,
+    env: { ...image.env, ...request.env },
+    // An image is a stranger's: a relative directory in it means nothing.
+    workdir: request.workdir ?? (image.workdir?.startsWith("/") ? image.workdir : "/"),
+    ...(request.cmd === undefined ? {} : { cmd: request.cmd }),
+    ...(user === "" ? {} : { user }),
+    hostname: request.name ?? id,
+    labels: request.labels ?? {},
+    network: "none",
+    readonlyRoot: admitted.readonlyRoot,
+    tmpfs: admitted.tmpfs,
+    limits: admitted.limits,
+  };
+}

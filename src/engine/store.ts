@@ -1,0 +1,174 @@
+import { closeSync, openSync } from "node:fs";
+import { join } from "node:path";
+import Database from "libsql";
+import { WarrenError } from "../contracts/errors.ts";
+import type { Logger } from "../lib/log.ts";
+import { describeIssues } from "../lib/parse.ts";
+import { migrate } from "./migrations.ts";
+import { SandboxRecord } from "./record.ts";
+
+/** Where sandboxes are kept over restarts of the engine. Every call returns once the change is on disk. */
+export interface Store {
+  /** All records, oldest first. A row that can't be read is set aside, reported, and never fatal. */
+  load(): SandboxRecord[];
+  /** Adds or replaces. Throws `name_taken` when another record has the name. */
+  save(record: SandboxRecord): void;
+  delete(id: string): void;
+  /** Ids of rows that were set aside and not yet forgotten, of earlier runs too. */
+  quarantined(): string[];
+  forgetQuarantined(id: string): void;
+  close(): void;
+}
+
+const columns = [
+  "id",
+  "name",
+  "runtime",
+  "state",
+  "image_id",
+  "created_at",
+  "expires_at",
+  "started_at",
+  "stopped_at",
+  "pid",
+  "exit_code",
+  "oom_killed",
+  "error",
+  "request",
+  "spec",
+] as const;
+type Row = Record<(typeof columns)[number], unknown>;
+
+export function openStore(stateDir: string, log: Logger): Store {
+  const path = join(stateDir, "engine.db");
+  const database = openDatabase(path);
+  const upsert = database.prepare(
+    `INSERT INTO sandboxes (${columns.join(", ")}) VALUES (${columns.map(() => "?").join(", ")})
+     ON CONFLICT (id) DO UPDATE SET ${columns.map((c) => `${c} = excluded.${c}`).join(", ")}`,
+  );
+  const remove = database.prepare("DELETE FROM sandboxes WHERE id = ?");
+  const setAside = database.prepare("INSERT INTO quarantine (id, row, reason, at) VALUES (?, ?, ?, ?)");
+
+  return {
+    load() {
+      const records: SandboxRecord[] = [];
+      for (const row of database.prepare("SELECT * FROM sandboxes ORDER BY created_at, id").all() as Row[]) {
+        const parsed = parseRow(row);
+        if (typeof parsed !== "string") {
+          records.push(parsed);
+          continue;
+        }
+        log.error({ sandbox: row.id, reason: parsed }, "a stored sandbox can't be read and was set aside");
+        database.transaction(() => {
+          setAside.run(String(row.id), JSON.stringify(row), parsed, Date.now());
+          remove.run(String(row.id));
+        })();
+      }
+      return records;
+    },
+    save(record) {
+      try {
+        upsert.run(...toRow(record));
+      } catch (cause) {
+        throw translate(cause, record);
+      }
+    },
+    delete: (id) => void remove.run(id),
+    quarantined: () =>
+      (database.prepare("SELECT DISTINCT id FROM quarantine").all() as { id: string }[]).map((row) => row.id),
+    forgetQuarantined: (id) => void database.prepare("DELETE FROM quarantine WHERE id = ?").run(id),
+    close() {
+      try {
+        database.pragma("wal_checkpoint(TRUNCATE)");
+      } finally {
+        database.close();
+      }
+    },
+  };
+}
+
+function openDatabase(path: string): Database.Database {
+  try {
+    // The rows hold environments, and those hold secrets. SQLite gives its side files the mode of the main one.
+    closeSync(openSync(path, "a", 0o600));
+    const database = new Database(path);
+    database.pragma("journal_mode = WAL");
+    // With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its
+    // files as an orphan's. One fsync per change is cheap beside starting a process.
+    database.pragma("synchronous = FULL");
+    migrate(database);
+    return database;
+  } catch (cause) {
+    if (cause instanceof WarrenError) throw cause;
+    throw new WarrenError("internal", `the engine's database ${path} can't be opened`, {
+      hint: "restore the file from a backup, or move it away to start empty",
+      cause,
+    });
+  }
+}
+
+function toRow(record: SandboxRecord): unknown[] {
+  const row: Row = {
+    id: record.id,
+    name: record.name ?? null,
+    runtime: record.runtime,
+    state: record.state,
+    image_id: record.spec?.image.id ?? null,
+    created_at: record.createdAt,
+    expires_at: record.expiresAt ?? null,
+    started_at: record.startedAt ?? null,
+    stopped_at: record.stoppedAt ?? null,
+    pid: record.pid ?? null,
+    exit_code: record.exitCode ?? null,
+    oom_killed: record.oomKilled === undefined ? null : Number(record.oomKilled),
+    error: record.error ?? null,
+    request: JSON.stringify(record.request),
+    spec: record.spec === undefined ? null : JSON.stringify(record.spec),
+  };
+  return columns.map((column) => row[column]);
+}
+
+/** The record, or a sentence on why it can't be read. */
+function parseRow(row: Row): SandboxRecord | string {
+  const absent = (value: unknown) => value ?? undefined;
+  let request: unknown;
+  let spec: unknown;
+  try {
+    request = JSON.parse(String(row.request));
+    spec = row.spec === null ? undefined : JSON.parse(String(row.spec));
+  } catch (error) {
+    return `its configuration is not JSON: ${(error as Error).message}`;
+  }
+  const result = SandboxRecord.safeParse({
+    id: row.id,
+    name: absent(row.name),
+    runtime: row.runtime,
+    state: row.state,
+    request,
+    spec,
+    createdAt: row.created_at,
+    expiresAt: absent(row.expires_at),
+    startedAt: absent(row.started_at),
+    stoppedAt: absent(row.stopped_at),
+    pid: absent(row.pid),
+    exitCode: absent(row.exit_code),
+    oomKilled: row.oom_killed === null ? undefined : row.oom_killed === 1,
+    error: absent(row.error),
+  });
+  return result.success ? result.data : describeIssues(result.error);
+}
+
+function translate(cause: unknown, record: SandboxRecord): WarrenError {
+  const code = (cause as { code?: unknown }).code;
+  if (code === "SQLITE_CONSTRAINT_UNIQUE") return nameTaken(record.name ?? "");
+  if (code === "SQLITE_FULL") {
+    return new WarrenError("no_space", "the engine's database is full", { hint: "free disk space", cause });
+  }
+  return new WarrenError("internal", `sandbox ${record.id} can't be stored`, { cause });
+}
+
+export function nameTaken(name: string): WarrenError {
+  return new WarrenError("name_taken", `another sandbox has the name ${JSON.stringify(name)}`, {
+    hint: `choose another name, or remove that sandbox: warren rm ${name}`,
+  });
+}

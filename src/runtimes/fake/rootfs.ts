@@ -1,0 +1,103 @@
+import { chmod, lstat, mkdir, readlink, realpath, stat, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { PreparedImage, RuntimeSpec } from "../../contracts/runtime.ts";
+import { run } from "../../lib/run.ts";
+
+/** Links of a merged-usr system, or directories of an older one. */
+const topLevel = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
+const passwd = `root:x:0:0:root:/root:/bin/sh
+daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
+sandbox:x:1000:1000:sandbox:/home/sandbox:/bin/sh
+nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
+`;
+const group = "root:x:0:\ndaemon:x:1:\nsandbox:x:1000:\nnogroup:x:65534:\n";
+
+/** Image references that this driver takes. */
+export async function ensureImage(reference: string): Promise<PreparedImage> {
+  if (reference === "host") return { id: "host", reference, env: {} };
+  if (!reference.startsWith("/")) {
+    throw new WarrenError("unsupported", "the fake runtime takes no image from a registry", {
+      hint: 'give "host" or the absolute path of a root filesystem directory',
+    });
+  }
+  let path: string;
+  let isDirectory: boolean;
+  try {
+    path = await realpath(reference);
+    isDirectory = (await stat(path)).isDirectory();
+  } catch (cause) {
+    throw new WarrenError("image_not_found", `there is no image ${JSON.stringify(reference)}`, {
+      hint: "give the absolute path of a root filesystem directory on the host",
+      cause,
+    });
+  }
+  if (!isDirectory) {
+    throw new WarrenError("image_invalid", `${JSON.stringify(reference)} is not a directory`, {
+      hint: "the fake runtime unpacks no archives",
+    });
+  }
+  return { id: `dir:${path}`, reference, env: {} };
+}
+
+/** Fills a new root. Nothing is written through a path that an image could have prepared. */
+export async function makeRoot(root: string, spec: RuntimeSpec, signal?: AbortSignal): Promise<void> {
+  if (spec.image.id.startsWith("dir:")) {
+    const source = spec.image.id.slice("dir:".length);
+    const copy = await run("cp", ["-a", "--reflink=auto", "--", source, root], {
+      timeoutMs: 10 * 60_000,
+      ...(signal === undefined ? {} : { signal }),
+    });
+    if (copy.code === 0) return;
+    throw new WarrenError("image_invalid", "the image could not be copied", {
+      cause: copy.stderr.toString("utf8"),
+    });
+  }
+  const directories: [string, number][] = [
+    ["", 0o755],
+    ["usr", 0o755],
+    ["etc", 0o755],
+    ["home", 0o755],
+    ["home/sandbox", 0o777],
+    ["opt", 0o755],
+    ["root", 0o700],
+    ["run", 0o755],
+    ["srv", 0o755],
+    ["tmp", 0o1777],
+    ["var", 0o755],
+    ["var/tmp", 0o1777],
+  ];
+  for (const [path, mode] of directories) {
+    await mkdir(join(root, path));
+    await chmod(join(root, path), mode); // mkdir's mode would be subject to the umask
+  }
+  for (const name of topLevel) {
+    const target = await linkTarget(`/${name}`);
+    if (target !== undefined) await symlink(target, join(root, name));
+  }
+  await writeFile(join(root, "etc/passwd"), passwd);
+  await writeFile(join(root, "etc/group"), group);
+  await writeFile(join(root, "etc/hosts"), `127.0.0.1 localhost ${spec.hostname}\n::1 localhost\n`);
+  await writeFile(join(root, "etc/hostname"), `${spec.hostname}\n`);
+}
+
+/** bwrap's arguments that put the host's programs, read-only, into the root of a `host` sandbox. */
+export async function hostMounts(): Promise<string[]> {
+  const mounts = ["--ro-bind", "/usr", "/usr"];
+  for (const name of topLevel) {
+    // Where it is a link, the new root has the link.
+    if ((await linkTarget(`/${name}`)) === undefined) mounts.push("--ro-bind-try", `/${name}`, `/${name}`);
+  }
+  // Programs of Debian are often links through here; the other is how the loader finds libraries.
+  for (const path of ["/etc/alternatives", "/etc/ld.so.cache"]) mounts.push("--ro-bind-try", path, path);
+  return mounts;
+}
+
+async function linkTarget(path: string): Promise<string | undefined> {
+  try {
+    return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined;
+  } catch {
+    return undefined;
+  }
+}

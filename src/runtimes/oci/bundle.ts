@@ -1,0 +1,220 @@
+import type { RuntimeSpec } from "../../contracts/runtime.ts";
+import type { OciProgramName } from "./programs.ts";
+import type { Seccomp } from "./seccomp.ts";
+
+/**
+ * Docker's default set without NET_RAW (spoofed packets), MKNOD (no use in a user namespace), AUDIT_WRITE. All hold only in
+ * the sandbox's own user namespace. docs/runtimes/oci.md says what each is for.
+ */
+export const capabilities: readonly string[] = [
+  "CAP_CHOWN",
+  "CAP_DAC_OVERRIDE",
+  "CAP_FOWNER",
+  "CAP_FSETID",
+  "CAP_KILL",
+  "CAP_NET_BIND_SERVICE",
+  "CAP_SETFCAP",
+  "CAP_SETGID",
+  "CAP_SETPCAP",
+  "CAP_SETUID",
+  "CAP_SYS_CHROOT",
+];
+
+/** Docker's list (moby oci/defaults.go), with what older releases of it lack. */
+const maskedPaths: readonly string[] = [
+  "/proc/acpi",
+  "/proc/asound",
+  "/proc/interrupts",
+  "/proc/kcore",
+  "/proc/keys",
+  "/proc/latency_stats",
+  "/proc/sched_debug",
+  "/proc/scsi",
+  "/proc/timer_list",
+  "/proc/timer_stats",
+  "/sys/devices/virtual/powercap",
+  "/sys/firmware",
+];
+
+const readonlyPaths: readonly string[] = [
+  "/proc/bus",
+  "/proc/fs",
+  "/proc/irq",
+  "/proc/sys",
+  "/proc/sysrq-trigger",
+];
+
+/** Where the guest program is mounted inside. */
+export const GUEST_DIR = "/.warren";
+const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
+
+/** cpu.cfs_period_us; the kernel's default. */
+const CPU_PERIOD_US = 100_000;
+/** Open files of a process inside, where the host's own limit isn't lower: enough for any build tool. */
+const MAX_OPEN_FILES = 65_536;
+/** /dev/shm, Docker's default. It counts as the sandbox's memory. */
+const SHM_BYTES = 64 * 1024 * 1024;
+
+export interface BundleOptions {
+  spec: RuntimeSpec;
+  program: OciProgramName;
+  ownerId: string;
+  /** Absolute path of the root filesystem, as the container runtime sees it. */
+  rootfs: string;
+  cgroupsPath: string;
+  idBase: number;
+  idCount: number;
+  seccomp: Seccomp;
+  /** Hard limits of this process: a limit above them would need CAP_SYS_RESOURCE. */
+  hardLimits: { openFiles: number; core: number };
+  swapController: boolean;
+  /** Program and arguments instead of the guest's: for the probe. */
+  args?: readonly string[];
+}
+
+/** The config.json of one sandbox, for crun and runc. */
+export function bundleConfig(options: BundleOptions): object {
+  const { spec, seccomp } = options;
+  const mapping = [{ containerID: 0, hostID: options.idBase, size: options.idCount }];
+  // crun compiles the JSON profile at each start (19 ms); it takes ready BPF through an annotation.
+  const bpf = options.program === "crun" ? seccomp.bpf : undefined;
+  return {
+    ociVersion: "1.0.0",
+    hostname: spec.hostname,
+    root: { path: options.rootfs, readonly: spec.readonlyRoot },
+    process: {
+      terminal: false,
+      user: { uid: 0, gid: 0 },
+      cwd: "/",
+      args: options.args ?? guestArgs(spec),
+      env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),
+      noNewPrivileges: true,
+      capabilities: {
+        bounding: capabilities,
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: [],
+        ambient: [],
+      },
+      rlimits: rlimits(options.hardLimits),
+    },
+    mounts: [...systemMounts(), ...tmpfsMounts(spec.tmpfs)],
+    annotations: {
+      "warren.owner": options.ownerId,
+      "warren.id": spec.id,
+      ...(bpf === undefined ? {} : { "run.oci.seccomp_bpf_data": bpf }),
+    },
+    linux: {
+      namespaces: ["user", "pid", "mount", "network", "ipc", "uts", "cgroup"].map((type) => ({ type })),
+      uidMappings: mapping,
+      gidMappings: mapping,
+      cgroupsPath: options.cgroupsPath,
+      resources: resources(spec.limits, options.swapController),
+      maskedPaths,
+      readonlyPaths,
+      ...(bpf === undefined ? { seccomp: seccomp.oci } : {}),
+    },
+  };
+}
+
+function guestArgs(spec: RuntimeSpec): string[] {
+  const args = [GUEST_PROGRAM, "--fd", "3"];
+  if (!spec.cmd) return args;
+  args.push("--main-cwd", spec.workdir);
+  if (spec.user !== undefined && spec.user !== "") args.push("--main-user", spec.user);
+  return [...args, "--", ...spec.cmd];
+}
+
+function rlimits(hard: BundleOptions["hardLimits"]): object[] {
+  const openFiles = Math.min(hard.openFiles, MAX_OPEN_FILES);
+  // A core limit of exactly 1 byte also stops the kernel from piping a dump to a handler on the host (core(5)); 0 does not.
+  const core = Math.min(hard.core, 1);
+  return [
+    { type: "RLIMIT_NOFILE", soft: openFiles, hard: openFiles },
+    { type: "RLIMIT_CORE", soft: core, hard: core },
+  ];
+}
+
+function systemMounts(): object[] {
+  return [
+    { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
+    {
+      destination: "/dev",
+      type: "tmpfs",
+      source: "tmpfs",
+      options: ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"],
+    },
+    {
+      destination: "/dev/pts",
+      type: "devpts",
+      source: "devpts",
+      options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+    },
+    {
+      destination: "/dev/shm",
+      type: "tmpfs",
+      source: "shm",
+      options: ["nosuid", "noexec", "nodev", "mode=1777", `size=${SHM_BYTES}`],
+    },
+    {
+      destination: "/dev/mqueue",
+      type: "mqueue",
+      source: "mqueue",
+      options: ["nosuid", "noexec", "nodev"],
+    },
+    { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", "ro"] },
+    {
+      destination: "/sys/fs/cgroup",
+      type: "cgroup",
+      source: "cgroup",
+      options: ["nosuid", "noexec", "nodev", "relatime", "ro"],
+    },
+  ];
+}
+
+/** Outer directories first, so that none hides one that was asked for below it. */
+function tmpfsMounts(mounts: RuntimeSpec["tmpfs"]): object[] {
+  const depth = (path: string) => path.split("/").length;
+  return mounts
+    .toSorted((a, b) => depth(a.path) - depth(b.path))
+    .map((mount) => ({
+      destination: mount.path,
+      type: "tmpfs",
+      source: "tmpfs",
+      options: [
+        "nosuid",
+        "nodev",
+        ...(mount.exec ? [] : ["noexec"]),
+        ...(mount.readonly ? ["ro"] : []),
+        `mode=${mount.mode.toString(8).padStart(4, "0")}`,
+        `size=${mount.sizeBytes}`,
+      ],
+    }));
+}
+
+function resources(limits: RuntimeSpec["limits"], swapController: boolean): object {
+  return {
+    devices: [{ allow: false, access: "rwm" }],
+    ...(limits.memoryBytes > 0
+      ? {
+          memory: {
+            limit: limits.memoryBytes,
+            // Memory and swap together, so equal to the limit: no swap.
+            ...(swapController ? { swap: limits.memoryBytes } : {}),
+          },
+        }
+      : {}),
+    ...(limits.pids > 0 ? { pids: { limit: limits.pids } } : {}),
+    ...(limits.cpuNano > 0 ? { cpu: cpu(limits.cpuNano) } : {}),
+  };
+}
+
+function cpu(cpuNano: number): object {
+  return {
+    period: CPU_PERIOD_US,
+    // The kernel takes no quota below 1 ms.
+    quota: Math.max(1000, Math.round((cpuNano / 1e9) * CPU_PERIOD_US)),
+    // 1024 shares are one core's worth of weight; 2 is the least.
+    shares: Math.max(2, Math.min(262_144, Math.round((cpuNano / 1e9) * 1024))),
+  };
+}

@@ -1,0 +1,257 @@
+import { readFileSync } from "node:fs";
+import { readdir, readFile, rmdir } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { RuntimeSpec, RuntimeStats } from "../../contracts/runtime.ts";
+import { isGone, readText } from "./files.ts";
+import { isSandboxId } from "./layout.ts";
+
+export type Limit = "memory" | "cpu" | "pids";
+
+/** The host's cgroup mounts, as far as sandboxes are concerned. */
+export interface CgroupHost {
+  version: 1 | 2;
+  /** Limits whose controllers are there. */
+  limits: Limit[];
+  /** False where memory is limited but swap can't be, and there is swap: such a limit would not hold. */
+  swapLimited: boolean;
+  /** True when memory.memsw (v1) or memory.swap (v2) exists. */
+  swapController: boolean;
+  /** Mount points of all hierarchies, the unified one included. */
+  mounts: string[];
+  /** v1: mount point by controller. */
+  byController: Map<string, string>;
+}
+
+/** How long members that were killed may take to leave their cgroup: exiting with much memory takes the kernel a while. */
+const EMPTY_TIMEOUT_MS = 5_000;
+
+export async function readCgroupHost(): Promise<CgroupHost> {
+  const mountinfo = await readFile("/proc/self/mountinfo", "utf8");
+  const byController = new Map<string, string>();
+  const mounts: string[] = [];
+  let unified: string | undefined;
+  for (const line of mountinfo.split("\n")) {
+    const [left, right] = line.split(" - ");
+    const mountPoint = left?.split(" ")[4];
+    const [type, , options] = right?.split(" ") ?? [];
+    if (!mountPoint?.startsWith("/sys/fs/cgroup")) continue;
+    if (type === "cgroup") {
+      mounts.push(mountPoint);
+      for (const option of options?.split(",") ?? []) byController.set(option, mountPoint);
+    } else if (type === "cgroup2") {
+      mounts.push(mountPoint);
+      unified = mountPoint;
+    }
+  }
+  const hasV1 = ["memory", "cpu", "pids"].some((c) => byController.has(c));
+  const swaps = ((await readText("/proc/swaps")) ?? "").trim().split("\n").length > 1;
+  if (hasV1 || !unified) {
+    const memory = byController.get("memory");
+    const swapController =
+      memory !== undefined && (await readText(join(memory, "memory.memsw.limit_in_bytes"))) !== undefined;
+    return {
+      version: 1,
+      limits: (["memory", "cpu", "pids"] as const).filter((c) => byController.has(c)),
+      swapController,
+      swapLimited: swapController || !swaps,
+      mounts,
+      byController,
+    };
+  }
+  const controllers = ((await readText(join(unified, "cgroup.controllers"))) ?? "").trim().split(/\s+/);
+  // The root group has no memory.swap.max to look at; kernels built without swap have nothing to limit.
+  const swapController = controllers.includes("memory");
+  return {
+    version: 2,
+    limits: (["memory", "cpu", "pids"] as const).filter((c) => controllers.includes(c)),
+    swapController,
+    swapLimited: true,
+    mounts: [unified],
+    byController,
+  };
+}
+
+/** Throws `unsupported`, naming the limit, when this host can't enforce one that is asked for. */
+export function checkLimits(host: CgroupHost, limits: RuntimeSpec["limits"]): void {
+  const asked: [Limit, number][] = [
+    ["memory", limits.memoryBytes],
+    ["cpu", limits.cpuNano],
+    ["pids", limits.pids],
+  ];
+  for (const [limit, value] of asked) {
+    if (value > 0 && !host.limits.includes(limit)) {
+      throw new WarrenError("unsupported", `this host can't enforce a ${limit} limit`, {
+        hint: `its cgroups have no ${limit} controller; mount it below /sys/fs/cgroup, or create without this limit`,
+      });
+    }
+  }
+  if (limits.memoryBytes > 0 && !host.swapLimited) {
+    throw new WarrenError("unsupported", "this host can't limit memory with swap included", {
+      hint: "boot with swapaccount=1, or turn swap off",
+    });
+  }
+}
+
+export interface Cgroups {
+  /** Value of linux.cgroupsPath, and what ends the path of every member in /proc/PID/cgroup. */
+  path(id: string): string;
+  dirs(id: string): string[];
+  hasMembers(id: string): Promise<boolean>;
+  stats(id: string): Promise<Omit<RuntimeStats, "network_rx" | "network_tx">>;
+  oomKills(id: string): number | undefined;
+  /** Removes the groups of a sandbox, which must have no members but dying ones. Throws `runtime_failed`. */
+  remove(id: string): Promise<void>;
+  /** Ids that have a group. */
+  list(): Promise<string[]>;
+  /** Removes the parent where it is empty. */
+  removeParent(): Promise<void>;
+}
+
+/** The cgroups of one engine: `/warren-<ownerId>/<id>` in every hierarchy. */
+export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
+  const parent = `/warren-${ownerId}`;
+  const dirs = (id: string) => host.mounts.map((mount) => join(mount, parent, id));
+  const file = (controller: string, id: string, name: string) =>
+    join(
+      host.version === 2 ? (host.mounts[0] as string) : (host.byController.get(controller) ?? "/nonexistent"),
+      parent,
+      id,
+      name,
+    );
+  const number = async (controller: string, id: string, name: string) => {
+    const text = await readText(file(controller, id, name));
+    const value = Number(text?.trim());
+    // v1 says "no limit" as the largest multiple of the page size, v2 as `max`.
+    return Number.isFinite(value) && value < 2 ** 62 ? value : 0;
+  };
+  const table = async (controller: string, id: string, name: string) =>
+    parseTable((await readText(file(controller, id, name))) ?? "");
+
+  const statsV1 = async (id: string) => {
+    const [cpu, usage, limit, memory, pids, io] = await Promise.all([
+      number("cpuacct", id, "cpuacct.usage"),
+      number("memory", id, "memory.usage_in_bytes"),
+      number("memory", id, "memory.limit_in_bytes"),
+      table("memory", id, "memory.stat"),
+      number("pids", id, "pids.current"),
+      readText(file("blkio", id, "blkio.throttle.io_service_bytes_recursive")),
+    ]);
+    return {
+      cpuTotalNs: cpu,
+      memory_usage: Math.max(0, usage - (memory.get("total_inactive_file") ?? 0)),
+      memory_limit: limit,
+      pid_count: pids,
+      ...parseBlkio(io ?? ""),
+    };
+  };
+  const statsV2 = async (id: string) => {
+    const [cpu, usage, limit, memory, pids, io] = await Promise.all([
+      table("cpu", id, "cpu.stat"),
+      number("memory", id, "memory.current"),
+      number("memory", id, "memory.max"),
+      table("memory", id, "memory.stat"),
+      number("pids", id, "pids.current"),
+      readText(file("io", id, "io.stat")),
+    ]);
+    return {
+      cpuTotalNs: (cpu.get("usage_usec") ?? 0) * 1000,
+      memory_usage: Math.max(0, usage - (memory.get("inactive_file") ?? 0)),
+      memory_limit: limit,
+      pid_count: pids,
+      ...parseIoStat(io ?? ""),
+    };
+  };
+
+  const oomKills = (id: string): number | undefined => {
+    const name = host.version === 2 ? "memory.events" : "memory.oom_control";
+    try {
+      return parseTable(readFileSync(file("memory", id, name), "utf8")).get("oom_kill");
+    } catch {
+      return undefined;
+    }
+  };
+
+  return {
+    path: (id) => `${parent}/${id}`,
+    dirs,
+    async hasMembers(id) {
+      for (const dir of dirs(id)) {
+        if (((await readText(join(dir, "cgroup.procs")).catch(() => "")) ?? "").trim() !== "") return true;
+      }
+      return false;
+    },
+    async stats(id) {
+      const numbers = host.version === 2 ? await statsV2(id) : await statsV1(id);
+      return { ...numbers, oomKills: oomKills(id) ?? 0 };
+    },
+    oomKills,
+    async remove(id) {
+      await Promise.all(dirs(id).map((dir) => removeGroup(dir)));
+    },
+    async list() {
+      const names = await Promise.all(host.mounts.map((mount) => childGroups(join(mount, parent))));
+      return [...new Set(names.flat())].filter(isSandboxId);
+    },
+    async removeParent() {
+      for (const mount of host.mounts) await rmdir(join(mount, parent)).catch(() => {});
+    },
+  };
+}
+
+async function childGroups(dir: string): Promise<string[]> {
+  const entries = await readdir(dir, { withFileTypes: true }).catch((error: unknown) => {
+    if (isGone(error)) return [];
+    throw error;
+  });
+  return entries.filter((e) => e.isDirectory()).map((e) => e.name);
+}
+
+async function removeGroup(dir: string): Promise<void> {
+  const deadline = Date.now() + EMPTY_TIMEOUT_MS;
+  for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
+    try {
+      return await rmdir(dir);
+    } catch (error) {
+      if (isGone(error)) return;
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code !== "EBUSY" && code !== "ENOTEMPTY") throw error;
+      for (const child of await childGroups(dir)) await removeGroup(join(dir, child));
+      if (Date.now() > deadline) {
+        throw new WarrenError("runtime_failed", `the cgroup ${dir} can't be removed: it still has members`, {
+          cause: error,
+        });
+      }
+      await sleep(pauseMs);
+    }
+  }
+}
+
+/** `name value` per line. */
+function parseTable(text: string): Map<string, number> {
+  const table = new Map<string, number>();
+  for (const line of text.split("\n")) {
+    const [name, value] = line.split(" ");
+    if (name && value) table.set(name, Number(value));
+  }
+  return table;
+}
+
+/** `8:0 Read 4096` per device and direction. */
+function parseBlkio(text: string): { disk_read: number; disk_write: number } {
+  const sum = { disk_read: 0, disk_write: 0 };
+  for (const line of text.split("\n")) {
+    const [, direction, bytes] = line.split(" ");
+    if (direction === "Read") sum.disk_read += Number(bytes);
+    if (direction === "Write") sum.disk_write += Number(bytes);
+  }
+  return sum;
+}
+
+/** `8:0 rbytes=4096 wbytes=0 …` per device. */
+function parseIoStat(text: string): { disk_read: number; disk_write: number } {
+  const total = (name: string) =>
+    [...text.matchAll(new RegExp(`\\b${name}=(\\d+)`, "g"))].reduce((sum, m) => sum + Number(m[1]), 0);
+  return { disk_read: total("rbytes"), disk_write: total("wbytes") };
+}

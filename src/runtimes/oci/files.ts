@@ -1,0 +1,41 @@
+import type { Stats } from "node:fs";
+import { chmod, lstat, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+
+/** True for "no such file or directory" and "not a directory". */
+export function isGone(error: unknown): boolean {
+  const code = (error as NodeJS.ErrnoException | undefined)?.code;
+  return code === "ENOENT" || code === "ENOTDIR";
+}
+
+/** Does not follow a final link; undefined when nothing is there. */
+export async function statOrUndefined(path: string): Promise<Stats | undefined> {
+  try {
+    return await lstat(path);
+  } catch (error) {
+    if (isGone(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Undefined when nothing is there. */
+export async function readText(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    if (isGone(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Readers see the old bytes or the new ones. Only the owner may read it. */
+export async function writeAtomically(path: string, data: string): Promise<void> {
+  const temporary = `${path}.new`;
+  await writeFile(temporary, data, { mode: 0o600 });
+  await rename(temporary, path);
+}
+
+/** Makes a directory with exactly this mode, whatever our umask is. */
+export async function makeDir(path: string, mode: number): Promise<void> {
+  await mkdir(path);
+  await chmod(path, mode);
+}

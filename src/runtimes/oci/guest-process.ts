@@ -1,0 +1,47 @@
+import { readFile } from "node:fs/promises";
+import { isGone, readText } from "./files.ts";
+import type { ProcessId } from "./launcher-client.ts";
+
+/** The guest that the launcher recorded, when exactly that process is still alive. */
+export async function liveGuest(pidFile: string): Promise<ProcessId | undefined> {
+  const match = /^(\d+) (\d+)\n$/.exec((await readText(pidFile)) ?? "");
+  if (!match) return undefined;
+  const pid = Number(match[1]);
+  const startTime = BigInt(match[2] as string);
+  return startTime !== 0n && (await processStart(pid)) === startTime ? { pid, startTime } : undefined;
+}
+
+/** Clock ticks since boot (proc(5), field 22 of stat); undefined when it is gone or a zombie. */
+async function processStart(pid: number): Promise<bigint | undefined> {
+  const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch((error: unknown) => {
+    // ESRCH: it went away between open and read.
+    if (isGone(error) || (error as NodeJS.ErrnoException).code === "ESRCH") return undefined;
+    throw error;
+  });
+  // The name (field 2) may hold anything, so count from its closing parenthesis.
+  const fields = stat?.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const state = fields?.[0];
+  if (!fields || state === "Z" || state === "X") return undefined;
+  return BigInt(fields[19] ?? 0);
+}
+
+/** First host id of a process's user namespace. */
+export async function mappedBase(pid: number): Promise<number | undefined> {
+  const map = await readText(`/proc/${pid}/uid_map`).catch(() => undefined);
+  const match = /^\s*0\s+(\d+)\s+\d+/.exec(map ?? "");
+  return match ? Number(match[1]) : undefined;
+}
+
+/** Bytes received and sent over all interfaces but loopback. */
+export async function networkBytes(pid: number): Promise<{ network_rx: number; network_tx: number }> {
+  const sum = { network_rx: 0, network_tx: 0 };
+  const text = (await readText(`/proc/${pid}/net/dev`).catch(() => undefined)) ?? "";
+  for (const line of text.split("\n").slice(2)) {
+    const [name, numbers] = line.split(":");
+    if (!numbers || name?.trim() === "lo") continue;
+    const columns = numbers.trim().split(/\s+/).map(Number);
+    sum.network_rx += columns[0] ?? 0;
+    sum.network_tx += columns[8] ?? 0;
+  }
+  return sum;
+}

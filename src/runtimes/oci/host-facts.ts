@@ -1,0 +1,87 @@
+import { createHash, randomBytes } from "node:crypto";
+import { chmod, copyFile, readFile, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { WarrenError } from "../../contracts/errors.ts";
+import { nativeProgram } from "../../lib/native.ts";
+import { isGone, makeDir, readText, statOrUndefined, writeAtomically } from "./files.ts";
+
+/** Hard limits of this process, from /proc/self/limits. */
+export async function readHardLimits(): Promise<{ openFiles: number; core: number }> {
+  const text = await readFile("/proc/self/limits", "utf8");
+  const hard = (name: string) => {
+    const value = new RegExp(`^${name}\\s+\\S+\\s+(\\S+)`, "m").exec(text)?.[1];
+    return value === undefined || value === "unlimited" ? Number.MAX_SAFE_INTEGER : Number(value);
+  };
+  return { openFiles: hard("Max open files"), core: hard("Max core file size") };
+}
+
+export interface SharedFiles {
+  emptyDir: string;
+  emptyFile: string;
+  /** Directory that holds nothing but the guest program, as `guest`. */
+  guestDir: string;
+}
+
+/**
+ * What all sandboxes have mounted read-only. The guest is copied, so that a new build or another checkout doesn't change or
+ * remove the file under running sandboxes.
+ */
+export async function makeSharedFiles(dir: string): Promise<SharedFiles> {
+  const emptyDir = join(dir, "empty");
+  const emptyFile = join(dir, "empty-file");
+  await makeDir(emptyDir, 0o555).catch(ignoreExisting);
+  await writeFile(emptyFile, "", { mode: 0o444, flag: "wx" }).catch(ignoreExisting);
+  const program = nativeProgram("warren-guest");
+  const bytes = await readFile(program).catch((cause: unknown) => {
+    if (!isGone(cause)) throw cause;
+    throw new WarrenError("runtime_unavailable", "the guest program is not built", {
+      hint: "run `make -C native`",
+      cause,
+    });
+  });
+  const guestDir = join(dir, `guest-${createHash("sha256").update(bytes).digest("hex").slice(0, 24)}`);
+  if (!(await statOrUndefined(join(guestDir, "guest")))) {
+    await makeDir(guestDir, 0o755).catch(ignoreExisting);
+    const temporary = join(dir, `.guest-${randomBytes(6).toString("hex")}`);
+    await copyFile(program, temporary);
+    await chmod(temporary, 0o555);
+    await rename(temporary, join(guestDir, "guest"));
+  }
+  return { emptyDir, emptyFile, guestDir };
+}
+
+/** True when the host was booted since `recordBoot` wrote this file: then nothing of ours can be running. */
+export async function wasRebooted(file: string): Promise<boolean> {
+  const before = await readText(file);
+  return before !== undefined && before !== (await bootId());
+}
+
+export async function recordBoot(file: string): Promise<void> {
+  await writeAtomically(file, await bootId());
+}
+
+async function bootId(): Promise<string> {
+  return (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
+}
+
+/** Directories of the host that a sandbox's root filesystem may be mounted over, in the launcher's mount namespace only. */
+const stages = ["/mnt", "/media", "/srv", "/tmp"];
+
+/** One that hides nothing that the launcher or a container runtime still has to reach. */
+export async function chooseStage(needed: readonly string[]): Promise<string> {
+  for (const stage of stages) {
+    const hidesOne = needed.some((path) => path === stage || path.startsWith(`${stage}/`));
+    if (!hidesOne && (await statOrUndefined(stage))?.isDirectory()) return stage;
+  }
+  throw new WarrenError(
+    "unsupported",
+    `there is no directory to mount root filesystems at (${stages.join(", ")})`,
+    {
+      hint: "mkdir /mnt",
+    },
+  );
+}
+
+function ignoreExisting(error: NodeJS.ErrnoException): void {
+  if (error.code !== "EEXIST") throw error;
+}

@@ -1,0 +1,97 @@
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { WarrenError } from "../../../contracts/errors.ts";
+import type { PreparedImage } from "../../../contracts/runtime.ts";
+import { isGone, statOrUndefined } from "../files.ts";
+import type { Launcher, ReadonlyBind } from "../launcher-client.ts";
+import { ensureDirectory, resolveDirectory } from "./directory.ts";
+import { createHostImage, type HostImageOptions } from "./host.ts";
+import { ensureOci, ociRootfs } from "./oci.ts";
+import { parseReference } from "./reference.ts";
+import { createSingleFlight } from "./single-flight.ts";
+import { ensureTar } from "./tar.ts";
+
+export interface Images {
+  ensure(reference: string, options?: { signal?: AbortSignal }): Promise<PreparedImage>;
+  /** The lower layer for a new sandbox of this image. Throws `image_not_found` when the image is gone. */
+  lower(imageId: string): Promise<string>;
+  /** What is mounted over that layer when a sandbox of this image starts. */
+  binds(imageId: string): Promise<ReadonlyBind[]>;
+  close(): Promise<void>;
+}
+
+export interface ImagesOptions {
+  launcher: Launcher;
+  /** `<stateDir>/oci/images` */
+  dir: string;
+  /** Real path. */
+  stateDir: string;
+  discard(path: string): Promise<void>;
+  host: Omit<HostImageOptions, "dir" | "stateDir" | "discard">;
+}
+
+export function createImages(options: ImagesOptions): Images {
+  const { dir, stateDir, discard, launcher } = options;
+  const host = createHostImage({ ...options.host, dir: join(dir, "host"), stateDir, discard });
+  const flights = createSingleFlight<PreparedImage>();
+  const tarDir = join(dir, "tar");
+  const ociDir = join(dir, "oci");
+
+  return {
+    async ensure(reference, { signal } = {}) {
+      const wanted = parseReference(reference);
+      if (wanted.kind === "host") {
+        await host.skeleton();
+        return { id: "host", reference, env: {} };
+      }
+      if (wanted.kind === "path") {
+        const isDirectory = (await statFollowed(wanted.path)).isDirectory();
+        if (wanted.expect === "tar" && isDirectory) {
+          throw new WarrenError("image_invalid", `${wanted.path} is a directory, not a tar file`);
+        }
+        if (isDirectory || wanted.expect === "directory") {
+          return ensureDirectory(reference, wanted.path, stateDir);
+        }
+      }
+      // One key per thing to fetch; the answer carries each caller's own wording.
+      const key = JSON.stringify({ ...wanted, expect: undefined });
+      const image = await flights.run(
+        key,
+        (own) =>
+          wanted.kind === "path"
+            ? ensureTar(reference, wanted.path, { launcher, dir: tarDir, discard }, own)
+            : ensureOci(reference, wanted, { launcher, dir: ociDir, discard }, own),
+        signal,
+      );
+      return { ...image, reference };
+    },
+    async lower(id) {
+      if (id === "host") return host.skeleton();
+      if (id.startsWith("dir:")) return resolveDirectory(id.slice("dir:".length), stateDir);
+      const path = unpackedPath(id);
+      if (!path || !(await statOrUndefined(path))) {
+        throw new WarrenError("image_not_found", `the image ${id} is not on this host any more`, {
+          hint: "create the sandbox again, so that the image is fetched",
+        });
+      }
+      return path;
+    },
+    binds: async (id) => (id === "host" ? host.binds() : []),
+    close: () => flights.close(),
+  };
+
+  function unpackedPath(id: string): string | undefined {
+    if (/^tar:[0-9a-f]{64}$/.test(id)) return join(tarDir, id.slice("tar:".length), "rootfs");
+    if (/^sha256:[0-9a-f]{64}$/.test(id)) return ociRootfs(ociDir, id);
+    return undefined;
+  }
+}
+
+async function statFollowed(path: string) {
+  try {
+    return await stat(path);
+  } catch (error) {
+    if (isGone(error)) throw new WarrenError("image_not_found", `${path} does not exist`);
+    throw error;
+  }
+}

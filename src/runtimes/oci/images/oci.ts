@@ -1,0 +1,284 @@
+import { createHash, randomBytes } from "node:crypto";
+import { chmod, mkdir, open, rename } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { WarrenError } from "../../../contracts/errors.ts";
+import type { PreparedImage } from "../../../contracts/runtime.ts";
+import { readText, statOrUndefined, writeAtomically } from "../files.ts";
+import type { Launcher } from "../launcher-client.ts";
+import { needProgram } from "../programs.ts";
+import { withDiskGuard } from "./disk-guard.ts";
+import { lastWords } from "./last-words.ts";
+import type { ImageReference } from "./reference.ts";
+
+/** Large images over slow lines. */
+const PULL_TIMEOUT_MS = 3_600_000;
+/** Most bytes of an index, a manifest or a configuration. Registries refuse manifests above 4 MiB. */
+const MAX_DOCUMENT_BYTES = 4 << 20;
+
+/** What the tools may see of our environment: where credentials, proxies and certificates are. */
+const passedEnv = [
+  "HOME",
+  "XDG_RUNTIME_DIR",
+  "REGISTRY_AUTH_FILE",
+  "DOCKER_CONFIG",
+  "HTTP_PROXY",
+  "HTTPS_PROXY",
+  "NO_PROXY",
+  "http_proxy",
+  "https_proxy",
+  "no_proxy",
+  "SSL_CERT_FILE",
+  "SSL_CERT_DIR",
+];
+
+export interface OciImagesOptions {
+  launcher: Launcher;
+  /** Holds `refs/` and one directory per manifest digest. */
+  dir: string;
+  discard(path: string): Promise<void>;
+}
+
+type PullReference = Extract<ImageReference, { kind: "registry" | "layout" }>;
+
+const Digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
+const Index = z.object({
+  manifests: z
+    .array(z.object({ digest: Digest }))
+    .min(1)
+    .max(1000),
+});
+const Manifest = z.object({ config: z.object({ digest: Digest }) });
+const Text = z.string().max(131_072);
+/** The image configuration, as far as it concerns us. Go writes empty lists as null. */
+const Config = z.object({
+  config: z
+    .object({
+      Env: z.array(Text).max(4096).nullish(),
+      WorkingDir: Text.nullish(),
+      User: Text.nullish(),
+      Entrypoint: z.array(Text).max(4096).nullish(),
+      Cmd: z.array(Text).max(4096).nullish(),
+    })
+    .nullish(),
+});
+const StoredReference = z.object({ digest: Digest });
+const StoredImage = z.object({
+  env: z.record(z.string(), z.string()),
+  workdir: z.string().optional(),
+  user: z.string().optional(),
+  cmd: z.array(z.string()).optional(),
+});
+
+/**
+ * Pulls an image with skopeo and unpacks it with umoci, once per manifest digest. A tag that was pulled before is used again
+ * without asking the registry.
+ * @throws WarrenError `image_not_found`, `image_pull_failed`, `image_invalid`, `no_space`, `unsupported`
+ */
+export async function ensureOci(
+  reference: string,
+  wanted: PullReference,
+  options: OciImagesOptions,
+  signal: AbortSignal,
+): Promise<PreparedImage> {
+  const source = wanted.kind === "registry" ? `docker://${wanted.name}` : `oci:${wanted.path}:${wanted.tag}`;
+  const refFile = join(options.dir, "refs", `${createHash("sha256").update(source).digest("hex")}.json`);
+  const known = wanted.kind === "registry" ? await readJson(refFile, StoredReference) : undefined;
+  const stored = known && (await storedImage(reference, known.digest, options.dir));
+  if (stored) return stored;
+
+  const skopeo = await needProgram("skopeo", "pulling an image");
+  const umoci = await needProgram("umoci", "unpacking an image");
+  await mkdir(join(options.dir, "refs"), { recursive: true, mode: 0o700 });
+  const temporary = join(options.dir, `.new-${randomBytes(8).toString("hex")}`);
+  await mkdir(temporary, { mode: 0o700 });
+  try {
+    return await withDiskGuard(options.dir, signal, async (guarded) => {
+      const pull = { ...options, signal: guarded, temporary };
+      await copy(skopeo, source, wanted, pull);
+      const image = await describe(join(temporary, "layout"));
+      const done = await storedImage(reference, image.digest, options.dir);
+      if (!done) await unpack(umoci, image, pull);
+      await writeAtomically(refFile, JSON.stringify({ reference: source, digest: image.digest }));
+      return done ?? { ...image.defaults, id: image.digest, reference };
+    });
+  } finally {
+    await options.discard(temporary);
+  }
+}
+
+/** Directory of an unpacked image's root filesystem. */
+export function ociRootfs(dir: string, digest: string): string {
+  return join(dir, digest.replace("sha256:", ""), "rootfs");
+}
+
+async function storedImage(
+  reference: string,
+  digest: string,
+  dir: string,
+): Promise<PreparedImage | undefined> {
+  if (!(await statOrUndefined(ociRootfs(dir, digest)))) return undefined;
+  const stored = await readJson(join(dir, digest.replace("sha256:", ""), "image.json"), StoredImage);
+  return stored && (withoutUndefined({ ...stored, id: digest, reference }) as PreparedImage);
+}
+
+interface Pull extends OciImagesOptions {
+  signal: AbortSignal;
+  temporary: string;
+}
+
+async function copy(skopeo: string, source: string, wanted: PullReference, pull: Pull): Promise<void> {
+  const plain = wanted.kind === "registry" && wanted.insecure;
+  const result = await pull.launcher.run({
+    argv: [
+      skopeo,
+      ...(await policyArgs(pull.temporary)),
+      "--override-os=linux",
+      "copy",
+      "--quiet",
+      ...(plain ? ["--src-tls-verify=false"] : []),
+      source,
+      `oci:${join(pull.temporary, "layout")}:image`,
+    ],
+    env: toolEnv(pull.temporary),
+    timeoutMs: PULL_TIMEOUT_MS,
+    signal: pull.signal,
+  });
+  if (result.timedOut) throw new WarrenError("image_pull_failed", `pulling ${source} took too long`);
+  if (result.code !== 0) throw pullError(source, lastWords(result.output));
+}
+
+function pullError(source: string, words: string): WarrenError {
+  // skopeo has one exit code; the registry's own error codes are in its text (distribution spec, "error codes").
+  if (
+    /manifest unknown|name unknown|repository name not known|no descriptor found|no such file|does not exist|unknown blob/i.test(
+      words,
+    )
+  ) {
+    return new WarrenError("image_not_found", `${source} was not found: ${words}`);
+  }
+  const denied = /unauthorized|denied|authentication required|forbidden/i.test(words);
+  return new WarrenError("image_pull_failed", `${source} could not be pulled: ${words}`, {
+    hint: denied
+      ? "check the name; for a private image run `skopeo login` on this host first"
+      : "check the name, and that this host reaches the registry",
+  });
+}
+
+/** The operator's signature policy where there is one; skopeo works with none at all only when it is told so. */
+async function policyArgs(dir: string): Promise<string[]> {
+  for (const path of ["/etc/containers/policy.json", "/usr/share/containers/policy.json"]) {
+    if (await statOrUndefined(path)) return ["--policy", path];
+  }
+  const path = join(dir, "policy.json");
+  await writeAtomically(path, JSON.stringify({ default: [{ type: "insecureAcceptAnything" }] }));
+  return ["--policy", path];
+}
+
+function toolEnv(temporary: string): Record<string, string> {
+  const env: Record<string, string> = { PATH: "/usr/local/bin:/usr/bin:/bin", TMPDIR: temporary };
+  for (const name of passedEnv) {
+    const value = process.env[name];
+    if (value !== undefined) env[name] = value;
+  }
+  return env;
+}
+
+interface Description {
+  digest: string;
+  defaults: Omit<PreparedImage, "id" | "reference">;
+}
+
+async function describe(layout: string): Promise<Description> {
+  const blob = (digest: string) => join(layout, "blobs", "sha256", digest.replace("sha256:", ""));
+  const index = await readDocument(join(layout, "index.json"), Index);
+  const digest = index.manifests[0]?.digest as string;
+  const manifest = await readDocument(blob(digest), Manifest);
+  const { config } = await readDocument(blob(manifest.config.digest), Config);
+  const env: Record<string, string> = {};
+  for (const entry of config?.Env ?? []) {
+    const at = entry.indexOf("=");
+    if (at > 0 && !entry.includes("\0")) env[entry.slice(0, at)] = entry.slice(at + 1);
+  }
+  const cmd = [...(config?.Entrypoint ?? []), ...(config?.Cmd ?? [])];
+  const isSafe = (text: string) => !text.includes("\0");
+  return {
+    digest,
+    defaults: withoutUndefined({
+      env,
+      workdir:
+        config?.WorkingDir?.startsWith("/") && isSafe(config.WorkingDir) ? config.WorkingDir : undefined,
+      user: config?.User && isSafe(config.User) ? config.User : undefined,
+      cmd: cmd.length > 0 && cmd.every(isSafe) ? cmd : undefined,
+    }) as Description["defaults"],
+  };
+}
+
+async function unpack(umoci: string, image: Description, pull: Pull): Promise<void> {
+  const target = join(pull.temporary, "image");
+  await mkdir(target, { mode: 0o700 });
+  const result = await pull.launcher.run({
+    argv: [
+      umoci,
+      "raw",
+      "unpack",
+      "--image",
+      `${join(pull.temporary, "layout")}:image`,
+      join(target, "rootfs"),
+    ],
+    env: toolEnv(pull.temporary),
+    timeoutMs: PULL_TIMEOUT_MS,
+    signal: pull.signal,
+  });
+  if (result.timedOut) throw new WarrenError("image_invalid", "unpacking the image took too long");
+  if (result.code !== 0) {
+    throw new WarrenError("image_invalid", `the image could not be unpacked: ${lastWords(result.output)}`);
+  }
+  // An image whose layers don't list the root directory itself gets a mode that our umask decides.
+  await chmod(join(target, "rootfs"), 0o755);
+  await writeAtomically(join(target, "image.json"), JSON.stringify(image.defaults));
+  await rename(target, join(pull.dir, image.digest.replace("sha256:", ""))).catch(
+    (error: NodeJS.ErrnoException) => {
+      // Another reference to the same image was faster; what we have goes with the temporary directory.
+      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+    },
+  );
+}
+
+async function readDocument<S extends z.ZodType>(path: string, schema: S): Promise<z.output<S>> {
+  const file = await open(path, "r");
+  try {
+    if ((await file.stat()).size > MAX_DOCUMENT_BYTES) {
+      throw new WarrenError("image_invalid", "the image's manifest or configuration is too large");
+    }
+    const parsed = schema.safeParse(JSON.parse(await file.readFile("utf8")));
+    if (parsed.success) return parsed.data;
+    throw new WarrenError("image_invalid", "the image's manifest or configuration is malformed", {
+      cause: parsed.error,
+    });
+  } catch (error) {
+    if (error instanceof SyntaxError) {
+      throw new WarrenError("image_invalid", "the image's manifest or configuration is not JSON", {
+        cause: error,
+      });
+    }
+    throw error;
+  } finally {
+    await file.close();
+  }
+}
+
+/** Our own record; a broken one counts as none. */
+async function readJson<S extends z.ZodType>(path: string, schema: S): Promise<z.output<S> | undefined> {
+  const text = await readText(path);
+  if (text === undefined) return undefined;
+  try {
+    return schema.safeParse(JSON.parse(text)).data;
+  } catch {
+    return undefined;
+  }
+}
+
+function withoutUndefined(value: object): object {
+  return Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined));
+}

@@ -1,0 +1,294 @@
+import { type ChildProcessByStdio, spawn } from "node:child_process";
+import type { Socket } from "node:net";
+import type { Readable, Writable } from "node:stream";
+import { getSystemErrorName } from "node:util";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { Logger } from "../../lib/log.ts";
+import { nativeProgram } from "../../lib/native.ts";
+import { type Decoder, decoder, encoder, launcherOps, MAX_ANSWER, MAX_REQUEST } from "./wire.ts";
+
+export interface LauncherRun {
+  /** `argv[0]` is an absolute path. */
+  argv: readonly string[];
+  /** Complete. Default: PATH only. */
+  env?: Readonly<Record<string, string>>;
+  cwd?: string;
+  stdin?: Uint8Array;
+  /** Milliseconds until the program's process group is killed. */
+  timeoutMs: number;
+  /** Bytes of stdout and stderr together, the last ones. Default 16 KiB, most 1 MiB. */
+  maxOutputBytes?: number;
+  signal?: AbortSignal;
+}
+
+export interface LauncherRunResult {
+  /** Exit code; 128+n when signal n ended it. */
+  code: number;
+  output: Buffer;
+  timedOut: boolean;
+}
+
+export interface ReadonlyBind {
+  source: string;
+  /** Relative to the sandbox's root; no part of it may be a symbolic link. */
+  target: string;
+  /** A missing source or target is passed over. */
+  optional?: boolean;
+}
+
+export interface LauncherStart {
+  /** The sandbox's directory. */
+  dir: string;
+  /** A directory of the host that the root filesystem's mount may hide in the launcher's own mount namespace. */
+  stage: string;
+  idBase: number;
+  idCount: number;
+  /** Topmost first. */
+  lowers: readonly string[];
+  binds: readonly ReadonlyBind[];
+  argv: readonly string[];
+  timeoutMs: number;
+}
+
+export interface LauncherStartResult {
+  /** 0 when the container runtime failed. */
+  pid: number;
+  startTime: bigint;
+  /** How the container runtime itself ended. */
+  ended: "exit" | "signal" | "timeout";
+  value: number;
+}
+
+/** A process that can't be mistaken for a later one with the same pid. */
+export interface ProcessId {
+  pid: number;
+  startTime: bigint;
+}
+
+export interface Launcher {
+  run(request: LauncherRun): Promise<LauncherRunResult>;
+  start(request: LauncherStart): Promise<LauncherStartResult>;
+  /** Sends `signal` (0: none) and waits at most `waitMs` for the end; true when the process is gone. */
+  kill(target: ProcessId, signal: number, waitMs: number): Promise<boolean>;
+  /** Kills all members of the cgroup directories; true when they are empty. Members are checked to be in `suffix`. */
+  cgroupKill(dirs: readonly string[], suffix: string, waitMs: number): Promise<boolean>;
+  /** Deletes the entry `name` of the directory `trash` with everything in it. */
+  rmtree(trash: string, name: string): Promise<void>;
+  /** Tries idmapped and overlay mounts in a directory that was laid out for it. */
+  check(dir: string): Promise<void>;
+  /** Ends the launcher. What it started keeps running, RUN programs excepted. */
+  close(): Promise<void>;
+}
+
+const defaultEnv = { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" };
+
+interface Pending {
+  resolve(answer: Decoder): void;
+  reject(error: WarrenError): void;
+}
+
+/** A client of one launcher process, which is started at the first call and again after it died. */
+export function createLauncher(options: { log: Logger; program?: string }): Launcher {
+  const program = options.program ?? nativeProgram("warren-launcher");
+  let link: Link | undefined;
+  let closed = false;
+
+  const connected = (): Link => {
+    if (closed) throw new WarrenError("shutting_down", "the runtime is closed");
+    if (!link?.alive) link = openLink(program, options.log);
+    return link;
+  };
+
+  return {
+    async run(request) {
+      const body = encoder()
+        .u32(request.timeoutMs)
+        .u32(request.maxOutputBytes ?? 16_384)
+        .str(request.cwd ?? "/")
+        .list(request.argv)
+        .list(Object.entries(request.env ?? defaultEnv).map(([k, v]) => `${k}=${v}`))
+        .bytes(request.stdin ?? new Uint8Array())
+        .finish();
+      const answer = await connected().call(launcherOps.run, body, request.signal);
+      const signalled = answer.u8() === 1;
+      const value = answer.u32();
+      const flags = answer.u32();
+      if (request.signal?.aborted) throw new WarrenError("cancelled", `${request.argv[0]} was cancelled`);
+      return { code: signalled ? 128 + value : value, output: answer.bytes(), timedOut: (flags & 1) !== 0 };
+    },
+    async start(request) {
+      const body = encoder()
+        .str(request.dir)
+        .str(request.stage)
+        .u32(request.idBase)
+        .u32(request.idCount)
+        .list(request.lowers)
+        .list(request.binds.map((b) => b.source))
+        .list(request.binds.map((b) => b.target))
+        .u32(request.binds.length);
+      for (const bind of request.binds) body.u32(bind.optional ? 1 : 0);
+      body
+        .list(request.argv)
+        .list(Object.entries(defaultEnv).map(([k, v]) => `${k}=${v}`))
+        .u32(request.timeoutMs);
+      const answer = await connected().call(launcherOps.start, body.finish());
+      const pid = answer.u32();
+      const startTime = answer.u64();
+      const ended = (["exit", "signal", "timeout"] as const)[answer.u8()] ?? "exit";
+      return { pid, startTime, ended, value: answer.u32() };
+    },
+    async kill(target, signal, waitMs) {
+      const body = encoder().u32(target.pid).u64(target.startTime).u32(signal).u32(waitMs).finish();
+      return (await connected().call(launcherOps.kill, body)).u8() === 1;
+    },
+    async cgroupKill(dirs, suffix, waitMs) {
+      const body = encoder().str(suffix).list(dirs).u32(waitMs).finish();
+      return (await connected().call(launcherOps.cgroupKill, body)).u8() === 1;
+    },
+    async rmtree(trash, name) {
+      await connected().call(launcherOps.rmtree, encoder().str(trash).str(name).finish());
+    },
+    async check(dir) {
+      await connected().call(launcherOps.check, encoder().str(dir).finish());
+    },
+    async close() {
+      closed = true;
+      await link?.end();
+    },
+  };
+}
+
+interface Link {
+  readonly alive: boolean;
+  call(op: number, body: Buffer, signal?: AbortSignal): Promise<Decoder>;
+  end(): Promise<void>;
+}
+
+function openLink(program: string, log: Logger): Link {
+  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(program, ["serve"], {
+    stdio: ["pipe", "pipe", "ignore"],
+    env: defaultEnv,
+    cwd: "/",
+  });
+  const pending = new Map<number, Pending>();
+  let nextId = 1;
+  let alive = true;
+  let ending = false;
+  const exited = new Promise<void>((resolve) => {
+    child.once("close", () => resolve());
+    child.once("error", () => resolve());
+  });
+
+  // An idle launcher must not keep the process from ending; a call under way must.
+  const streams = [child.stdin, child.stdout] as unknown as Socket[];
+  const hold = (busy: boolean) => {
+    for (const handle of [child, ...streams]) busy ? handle.ref() : handle.unref();
+  };
+  const lost = (error: WarrenError) => {
+    if (!alive) return;
+    alive = false;
+    if (!ending) log.error({ err: error }, "the launcher is gone");
+    for (const call of pending.values()) call.reject(error);
+    pending.clear();
+    child.kill();
+  };
+  const settle = (id: number): Pending | undefined => {
+    const call = pending.get(id);
+    pending.delete(id);
+    if (pending.size === 0) hold(false);
+    return call;
+  };
+
+  child.once("error", (cause) =>
+    lost(
+      new WarrenError("runtime_unavailable", "the launcher could not be started", {
+        hint: "run `make -C native`",
+        cause,
+      }),
+    ),
+  );
+  child.once("close", () => lost(new WarrenError("runtime_failed", "the launcher ended unexpectedly")));
+  child.stdin.on("error", () => {}); // "close" follows
+  readFrames(child.stdout, (data) => {
+    const answer = decoder(data);
+    const call = settle(answer.u32());
+    if (!call) return;
+    if (answer.u8() === 0) return call.resolve(answer);
+    const errno = answer.u32();
+    call.reject(launcherError(errno, answer.str()));
+  }).catch((cause: unknown) =>
+    lost(new WarrenError("runtime_failed", "the launcher broke its protocol", { cause })),
+  );
+  hold(false);
+
+  return {
+    get alive() {
+      return alive;
+    },
+    call(op, body, signal) {
+      if (body.length + 5 > MAX_REQUEST)
+        return Promise.reject(new WarrenError("too_large", "a request to the launcher is too large"));
+      if (signal?.aborted) return Promise.reject(new WarrenError("cancelled", "the call was cancelled"));
+      const id = nextId;
+      nextId = (nextId % 0xffff_fff0) + 1;
+      return new Promise<Decoder>((resolve, reject) => {
+        const onAbort = () => send(launcherOps.cancel, 0, encoder().u32(id).finish());
+        const done = () => signal?.removeEventListener("abort", onAbort);
+        signal?.addEventListener("abort", onAbort, { once: true });
+        if (pending.size === 0) hold(true);
+        pending.set(id, {
+          resolve: (answer) => {
+            done();
+            resolve(answer);
+          },
+          reject: (error) => {
+            done();
+            reject(error);
+          },
+        });
+        send(op, id, body);
+      });
+    },
+    async end() {
+      ending = true;
+      hold(true);
+      child.stdin.end();
+      await exited;
+    },
+  };
+
+  function send(op: number, id: number, body: Buffer): void {
+    const head = Buffer.allocUnsafe(9);
+    head.writeUInt32LE(body.length + 5, 0);
+    head.writeUInt32LE(id, 4);
+    head.writeUInt8(op, 8);
+    child.stdin.write(Buffer.concat([head, body]));
+  }
+}
+
+async function readFrames(stream: Readable, onFrame: (data: Buffer) => void): Promise<void> {
+  let buffered: Buffer = Buffer.alloc(0);
+  for await (const chunk of stream as AsyncIterable<Buffer>) {
+    buffered = buffered.length === 0 ? chunk : Buffer.concat([buffered, chunk]);
+    while (buffered.length >= 4) {
+      const length = buffered.readUInt32LE(0);
+      if (length < 5 || length > MAX_ANSWER) throw new RangeError(`a frame of ${length} bytes`);
+      if (buffered.length < 4 + length) break;
+      onFrame(buffered.subarray(4, 4 + length));
+      buffered = buffered.subarray(4 + length);
+    }
+  }
+}
+
+function launcherError(errno: number, what: string): WarrenError {
+  let name = `errno ${errno}`;
+  try {
+    name = getSystemErrorName(-errno);
+  } catch {
+    // A number that Node has no name for.
+  }
+  return new WarrenError(
+    name === "ENOSPC" || name === "EDQUOT" ? "no_space" : "runtime_failed",
+    `${what} (${name})`,
+  );
+}

@@ -1,0 +1,111 @@
+import { chmod, mkdir, realpath, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { WarrenError } from "../../contracts/errors.ts";
+
+/** sun_path is 108 bytes with its NUL (unix(7)). */
+const MAX_SOCKET_PATH = 107;
+/** Longest sandbox id; ids become directory, cgroup and container names. */
+const MAX_ID = 64;
+
+/** Where the runtime keeps its files, all below `<stateDir>/oci`, which nobody else on the host can enter. */
+export interface Layout {
+  root: string;
+  sandboxes: string;
+  images: string;
+  trash: string;
+  /** Empty file and directory that masks are made of, and the guest program. */
+  shared: string;
+  /** `--root` of one container runtime: their formats differ. */
+  runtimeRoot(program: string): string;
+  sandbox(id: string): SandboxPaths;
+}
+
+export interface SandboxPaths {
+  dir: string;
+  spec: string;
+  /** Mapped as one, since overlayfs needs upper and work on the same mount. */
+  fs: string;
+  upper: string;
+  work: string;
+  /** Topmost lower layer: mount points, /etc/hosts and /etc/hostname, so that the upper holds only what was written inside. */
+  top: string;
+  config: string;
+  socket: string;
+  /** Pid and start time of the guest, written by the launcher. */
+  guestPid: string;
+  /** Pid alone, written by the container runtime. */
+  runtimePid: string;
+  /** The container runtime's own error log. */
+  log: string;
+}
+
+const idPattern = /^[a-zA-Z0-9][a-zA-Z0-9_-]*$/;
+
+/** True for what can be a directory, a cgroup and a container name at once. */
+export function isSandboxId(id: string): boolean {
+  return id.length <= MAX_ID && idPattern.test(id);
+}
+
+function layoutOf(root: string): Layout {
+  return {
+    root,
+    sandboxes: join(root, "sandboxes"),
+    images: join(root, "images"),
+    trash: join(root, "trash"),
+    shared: join(root, "shared"),
+    runtimeRoot: (program) => join(root, "run", program),
+    sandbox(id) {
+      if (!isSandboxId(id)) {
+        throw new WarrenError("invalid_request", `${JSON.stringify(id)} can't be a sandbox id`);
+      }
+      const dir = join(root, "sandboxes", id);
+      return sandboxPaths(dir);
+    },
+  };
+}
+
+export function sandboxPaths(dir: string): SandboxPaths {
+  return {
+    dir,
+    spec: join(dir, "spec.json"),
+    fs: join(dir, "fs"),
+    upper: join(dir, "fs", "upper"),
+    work: join(dir, "fs", "work"),
+    top: join(dir, "top"),
+    config: join(dir, "config.json"),
+    socket: join(dir, "guest.sock"),
+    guestPid: join(dir, "guest.pid"),
+    runtimePid: join(dir, "runtime.pid"),
+    log: join(dir, "runtime.log"),
+  };
+}
+
+/**
+ * Makes the directories that are missing, closed to everybody else.
+ * @throws WarrenError `invalid_request` when the state directory's path is too long for a Unix socket below it, or
+ * belongs to somebody else.
+ */
+export async function openLayout(stateDir: string): Promise<Layout> {
+  await mkdir(stateDir, { recursive: true, mode: 0o700 });
+  // runc refuses paths with symbolic links.
+  const resolved = await realpath(stateDir);
+  const root = join(resolved, "oci");
+  const longest = Buffer.byteLength(sandboxPaths(join(root, "sandboxes", "x".repeat(MAX_ID))).socket);
+  if (longest > MAX_SOCKET_PATH) {
+    const most = MAX_SOCKET_PATH - (longest - Buffer.byteLength(resolved));
+    throw new WarrenError("invalid_request", `the state directory's path is longer than ${most} bytes`, {
+      hint: `Unix sockets below it could not be reached; choose a shorter path than ${resolved}`,
+    });
+  }
+  const layout = layoutOf(root);
+  await mkdir(root, { recursive: true, mode: 0o700 });
+  const owner = (await stat(root)).uid;
+  if (process.getuid && owner !== process.getuid()) {
+    throw new WarrenError("permission_denied", `${root} belongs to user ${owner}`);
+  }
+  await chmod(root, 0o700);
+  for (const dir of [layout.sandboxes, layout.images, layout.trash, layout.shared, join(root, "run")]) {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+  }
+  return layout;
+}

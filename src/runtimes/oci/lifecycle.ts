@@ -1,0 +1,201 @@
+import { open, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { WarrenError } from "../../contracts/errors.ts";
+import { bundleConfig, GUEST_DIR } from "./bundle.ts";
+import type { Cgroups } from "./cgroup.ts";
+import { statOrUndefined } from "./files.ts";
+import { liveGuest } from "./guest-process.ts";
+import type { SharedFiles } from "./host-facts.ts";
+import { IDS_PER_SANDBOX, type IdRanges } from "./id-ranges.ts";
+import { lastWords } from "./images/last-words.ts";
+import type { Launcher, ProcessId, ReadonlyBind } from "./launcher-client.ts";
+import type { Layout, SandboxPaths } from "./layout.ts";
+import { findProgram, type OciProgram, ociPrograms } from "./programs.ts";
+import type { StoredSandbox } from "./sandbox-store.ts";
+import type { Seccomp } from "./seccomp.ts";
+
+/** A container runtime that takes longer than this is hung: it needs 10-30 ms, seconds on a very busy host. */
+const START_TIMEOUT_MS = 60_000;
+const DELETE_TIMEOUT_MS = 30_000;
+/** How long the kernel may take to end what was killed: a process with much memory or slow I/O takes a while. */
+const KILL_TIMEOUT_MS = 20_000;
+/** Bytes of the runtime's error log that are looked at. */
+const MAX_LOG_BYTES = 16_384;
+const SIGKILL = 9;
+
+export interface LifecycleOptions {
+  ownerId: string;
+  layout: Layout;
+  launcher: Launcher;
+  cgroups: Cgroups;
+  ids: IdRanges;
+  stage: string;
+  hardLimits: { openFiles: number; core: number };
+  swapController: boolean;
+  shared: SharedFiles;
+}
+
+export interface StartOptions {
+  program: OciProgram;
+  seccomp: Seccomp;
+  sandbox: StoredSandbox;
+  binds: readonly ReadonlyBind[];
+  paths: SandboxPaths;
+  /** Program and arguments instead of the guest's: for the probe. */
+  args?: readonly string[];
+  /** Directory mounted at /.warren instead of the guest's: for the probe. */
+  guestDir?: string;
+}
+
+/** What starts and ends the processes of a sandbox; it knows nothing of what the guest says. */
+export interface Lifecycle {
+  /** Throws `runtime_failed` with the container runtime's own words; nothing of it is left then. */
+  start(options: StartOptions): Promise<ProcessId>;
+  /** Waits at most `waitMs`; true when the guest is gone. */
+  waitGone(guest: ProcessId, waitMs: number): Promise<boolean>;
+  /** Kills everything and removes what start made outside of the sandbox's directory. */
+  finish(id: string): Promise<void>;
+  /** True when something of a start is there. */
+  hasRemains(id: string): Promise<boolean>;
+}
+
+export function createLifecycle(options: LifecycleOptions): Lifecycle {
+  const { layout, launcher, cgroups, ids } = options;
+
+  const finish = async (id: string): Promise<void> => {
+    const paths = layout.sandbox(id);
+    const guest = await liveGuest(paths.guestPid);
+    if (guest && !(await launcher.kill(guest, SIGKILL, KILL_TIMEOUT_MS))) {
+      throw new WarrenError("runtime_failed", `sandbox ${id} was killed but does not end`, {
+        hint: `process ${guest.pid} may wait for a disk or a network filesystem; try again later`,
+      });
+    }
+    // The pid namespace ends with the guest; what is left is a runtime that was interrupted half way.
+    if (await cgroups.hasMembers(id)) {
+      if (!(await launcher.cgroupKill(cgroups.dirs(id), cgroups.path(id), KILL_TIMEOUT_MS))) {
+        throw new WarrenError("runtime_failed", `processes of sandbox ${id} were killed but do not end`);
+      }
+    }
+    for (const name of ociPrograms) await deleteContainer(name, id);
+    await cgroups.remove(id);
+    await Promise.all(
+      [paths.guestPid, paths.runtimePid, paths.socket].map((path) => rm(path, { force: true })),
+    );
+    ids.release(id);
+  };
+
+  const deleteContainer = async (name: (typeof ociPrograms)[number], id: string): Promise<void> => {
+    const root = layout.runtimeRoot(name);
+    if (!(await statOrUndefined(join(root, id)))) return;
+    const path = await findProgram(name);
+    if (path) {
+      // --force: a container whose start was interrupted counts as neither running nor stopped.
+      const argv = [path, "--root", root, "delete", "--force", id];
+      await launcher.run({ argv, timeoutMs: DELETE_TIMEOUT_MS });
+    }
+    // Its record of a container without processes is all that can be left.
+    await rm(join(root, id), { recursive: true, force: true });
+  };
+
+  return {
+    async start({ program, seccomp, sandbox, binds, paths, args, guestDir }) {
+      const { id } = sandbox.spec;
+      const idBase = await ids.take(id);
+      const config = bundleConfig({
+        spec: sandbox.spec,
+        program: program.name,
+        ownerId: options.ownerId,
+        rootfs: join(options.stage, "rootfs"),
+        cgroupsPath: cgroups.path(id),
+        idBase,
+        idCount: IDS_PER_SANDBOX,
+        seccomp,
+        hardLimits: options.hardLimits,
+        swapController: options.swapController,
+        ...(args ? { args } : {}),
+      });
+      await Promise.all([
+        writeFile(paths.config, JSON.stringify(config), { mode: 0o600 }),
+        rm(paths.log, { force: true }),
+      ]);
+      try {
+        const result = await launcher.start({
+          dir: paths.dir,
+          stage: options.stage,
+          idBase,
+          idCount: IDS_PER_SANDBOX,
+          lowers: [paths.top, sandbox.lower],
+          binds: [{ source: guestDir ?? options.shared.guestDir, target: GUEST_DIR.slice(1) }, ...binds],
+          argv: runtimeArgv(program, layout.runtimeRoot(program.name), paths, id),
+          timeoutMs: START_TIMEOUT_MS,
+        });
+        if (result.pid !== 0) return result;
+        if (result.ended === "timeout") {
+          throw new WarrenError("runtime_failed", `${program.name} did not start the sandbox in time`);
+        }
+        const words = await runtimeWords(paths.log);
+        throw new WarrenError("runtime_failed", `${program.name} could not start the sandbox: ${words}`);
+      } catch (error) {
+        await finish(id);
+        throw error;
+      }
+    },
+    waitGone: (guest, waitMs) => launcher.kill(guest, 0, waitMs),
+    finish,
+    async hasRemains(id) {
+      const places = [
+        layout.sandbox(id).guestPid,
+        layout.sandbox(id).runtimePid,
+        ...ociPrograms.map((name) => join(layout.runtimeRoot(name), id)),
+        ...cgroups.dirs(id),
+      ];
+      return (await Promise.all(places.map(statOrUndefined))).some((found) => found !== undefined);
+    },
+  };
+}
+
+function runtimeArgv(program: OciProgram, root: string, paths: SandboxPaths, id: string): string[] {
+  return [
+    program.path,
+    "--root",
+    root,
+    "--log",
+    paths.log,
+    "--log-format",
+    "json",
+    ...(program.name === "crun" ? ["--cgroup-manager=cgroupfs"] : []),
+    "run",
+    "--detach",
+    "--preserve-fds",
+    "1",
+    "--pid-file",
+    paths.runtimePid,
+    "--bundle",
+    paths.dir,
+    id,
+  ];
+}
+
+/** What the container runtime complained of last. */
+async function runtimeWords(log: string): Promise<string> {
+  const file = await open(log, "r").catch(() => undefined);
+  if (!file) return "it said nothing";
+  try {
+    const { size } = await file.stat();
+    const start = Math.max(0, size - MAX_LOG_BYTES);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_LOG_BYTES), 0, MAX_LOG_BYTES, start);
+    const text = buffer.subarray(0, bytesRead).toString("utf8").trim();
+    return lastWords(Buffer.from(messageOf(text.split("\n").at(-1) ?? "")));
+  } finally {
+    await file.close();
+  }
+}
+
+function messageOf(line: string): string {
+  try {
+    const entry = JSON.parse(line) as { msg?: unknown };
+    return typeof entry.msg === "string" ? entry.msg : line;
+  } catch {
+    return line;
+  }
+}

@@ -1,0 +1,249 @@
+import { randomBytes } from "node:crypto";
+import { chmod, copyFile } from "node:fs/promises";
+import { join } from "node:path";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { ProbeFinding, ProbeReport, RuntimeSpec } from "../../contracts/runtime.ts";
+import { nativeProgram } from "../../lib/native.ts";
+import type { RuntimeOptions } from "../registry.ts";
+import type { CgroupHost } from "./cgroup.ts";
+import { makeDir } from "./files.ts";
+import type { Layout } from "./layout.ts";
+import type { Lifecycle } from "./lifecycle.ts";
+import {
+  findOciProgram,
+  findProgram,
+  knownWeakness,
+  type OciProgram,
+  type OciProgramName,
+  ociPrograms,
+} from "./programs.ts";
+import { createSandboxStore } from "./sandbox-store.ts";
+import type { Seccomp } from "./seccomp.ts";
+
+export interface Prober {
+  /** The container runtime to use: the one asked for, else the first that works here. Throws `runtime_unavailable`. */
+  program(): Promise<OciProgram>;
+  probe(): Promise<ProbeReport>;
+  idle(): Promise<void>;
+}
+
+export interface ProberOptions {
+  options: RuntimeOptions;
+  layout: Layout;
+  lifecycle: Lifecycle;
+  cgroupHost: CgroupHost;
+  getSeccomp(): Promise<Seccomp>;
+  discard(path: string): Promise<void>;
+}
+
+/** Sandboxes of the prober; no engine sees them. */
+export const isProbeId = (id: string): boolean => id.startsWith("probe-");
+
+/** Enough for a program that does nothing, with every limit in use that this host has. */
+const PROBE_MEMORY_BYTES = 64 << 20;
+
+/** A container runtime, and what happened when a container was started with it. */
+interface Trial {
+  name: OciProgramName;
+  program?: OciProgram;
+  error?: WarrenError;
+}
+
+export function createProber(context: ProberOptions): Prober {
+  const { options, layout, lifecycle, cgroupHost } = context;
+  const wanted = options.ociProgram ? [options.ociProgram] : ociPrograms;
+  let choice: Promise<Trial[]> | undefined;
+
+  const trials = async (): Promise<Trial[]> => {
+    const done: Trial[] = [];
+    for (const name of wanted) {
+      const trial = await tryProgram(name);
+      done.push(trial);
+      if (!trial.error) break;
+    }
+    return done;
+  };
+
+  const tryProgram = async (name: OciProgramName): Promise<Trial> => {
+    const program = await findOciProgram(name);
+    if (!program) {
+      const error = new WarrenError("runtime_unavailable", `${name} is not installed`, {
+        hint: `apt-get install ${name}`,
+      });
+      return { name, error };
+    }
+    try {
+      await startNothing(program);
+      return { name, program };
+    } catch (error) {
+      return { name, program, error: asWarrenError(error) };
+    }
+  };
+
+  /** A whole sandbox with the program that does nothing in place of the guest. */
+  const startNothing = async (program: OciProgram): Promise<void> => {
+    const id = `probe-${randomBytes(6).toString("hex")}`;
+    const store = createSandboxStore(layout);
+    const spec = probeSpec(id, cgroupHost);
+    const paths = layout.sandbox(id);
+    const noopDir = join(layout.shared, id);
+    try {
+      await makeDir(noopDir, 0o755);
+      await copyFile(nativeProgram("warren-launcher"), join(noopDir, "noop"));
+      await chmod(join(noopDir, "noop"), 0o555);
+      await store.create({ spec, lower: noopDir });
+      await lifecycle.start({
+        program,
+        seccomp: await context.getSeccomp(),
+        sandbox: { spec, lower: noopDir },
+        binds: [],
+        paths,
+        args: ["/.warren/noop", "noop"],
+        guestDir: noopDir,
+      });
+    } finally {
+      await lifecycle.finish(id);
+      for (const dir of [...(await store.dirs(id)), noopDir]) await context.discard(dir);
+    }
+  };
+
+  const chosen = () => {
+    choice ??= trials();
+    return choice;
+  };
+
+  return {
+    async program() {
+      const done = await chosen();
+      const good = done.find((trial) => !trial.error)?.program;
+      if (good) return good;
+      // What is mended meanwhile works without a new engine.
+      choice = undefined;
+      const last = done.at(-1)?.error;
+      throw new WarrenError(
+        "runtime_unavailable",
+        `no container runtime works here: ${last?.message ?? "none was tried"}`,
+        {
+          hint:
+            done.map((trial) => findingOf(trial)?.fix).find((fix) => fix !== undefined) ??
+            "run `warren doctor`",
+          cause: last,
+        },
+      );
+    },
+    async probe() {
+      choice = undefined;
+      const done = await chosen();
+      const good = done.find((trial) => !trial.error)?.program;
+      const findings: ProbeFinding[] = [];
+      for (const trial of done) {
+        const finding = findingOf(trial);
+        // A runtime that was only the first choice is no error where the next one works.
+        if (finding) findings.push({ ...finding, level: good ? "warning" : "error" });
+      }
+      if (good) {
+        findings.push({ level: "ok", message: `${good.name} ${good.version} starts sandboxes` });
+        const weakness = knownWeakness(good);
+        if (weakness) findings.push(weakness);
+      }
+      findings.push(...(await hostFindings(cgroupHost)));
+      return {
+        runtime: "oci",
+        usable: good !== undefined,
+        ...(good ? { version: `${good.name} ${good.version}` } : {}),
+        findings,
+      };
+    },
+    async idle() {
+      await choice?.catch(() => {});
+    },
+  };
+}
+
+function probeSpec(id: string, host: CgroupHost): RuntimeSpec {
+  return {
+    id,
+    image: { id: "probe", reference: "probe", env: {} },
+    env: {},
+    workdir: "/",
+    hostname: "probe",
+    labels: {},
+    network: "none",
+    readonlyRoot: false,
+    tmpfs: [],
+    limits: {
+      memoryBytes: host.limits.includes("memory") ? PROBE_MEMORY_BYTES : 0,
+      cpuNano: host.limits.includes("cpu") ? 1e9 : 0,
+      pids: host.limits.includes("pids") ? 16 : 0,
+    },
+  };
+}
+
+/** Known failures and what mends them. */
+const remedies: { pattern: RegExp; fix: string }[] = [
+  {
+    // crun 1.8 on hosts with one mount per cgroup v1 controller, while the empty cgroup2 mount still carries hugetlb.
+    pattern: /cgroups in hybrid mode not supported/,
+    fix: "mkdir -p /sys/fs/cgroup/hugetlb && mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb",
+  },
+  {
+    pattern: /could not map the ids of/,
+    fix: "put the state directory on a filesystem with id-mapped mounts: ext4, xfs or btrfs (--state-dir)",
+  },
+  {
+    pattern: /could not mount the overlay/,
+    fix: "modprobe overlay",
+  },
+  {
+    pattern: /could not make a user namespace/,
+    fix: "sysctl -w user.max_user_namespaces=28633",
+  },
+  { pattern: /launcher|guest program/, fix: "make -C native" },
+];
+
+function findingOf(trial: Trial): ProbeFinding | undefined {
+  if (!trial.error) return undefined;
+  const { message, hint } = trial.error;
+  const fix = remedies.find((remedy) => remedy.pattern.test(message))?.fix ?? hint;
+  return { level: "error", message, ...(fix === undefined ? {} : { fix }) };
+}
+
+async function hostFindings(host: CgroupHost): Promise<ProbeFinding[]> {
+  const findings: ProbeFinding[] = [
+    { level: "ok", message: `cgroup v${host.version} limits ${host.limits.join(", ")}` },
+  ];
+  for (const limit of ["memory", "cpu", "pids"] as const) {
+    if (!host.limits.includes(limit)) {
+      findings.push({
+        level: "warning",
+        message: `this host has no cgroup controller for ${limit}: such limits are refused`,
+      });
+    }
+  }
+  if (!host.swapLimited) {
+    findings.push({
+      level: "warning",
+      message: "swap can't be limited on this host: memory limits are refused",
+      fix: "swapoff -a",
+    });
+  }
+  for (const [program, purpose] of [
+    ["skopeo", "pull"],
+    ["umoci", "unpack"],
+  ] as const) {
+    if (await findProgram(program)) continue;
+    findings.push({
+      level: "warning",
+      message: `${program} is missing: images from registries can't be ${purpose}ed`,
+      fix: `apt-get install ${program}`,
+    });
+  }
+  return findings;
+}
+
+function asWarrenError(error: unknown): WarrenError {
+  if (error instanceof WarrenError) return error;
+  return new WarrenError("runtime_failed", error instanceof Error ? error.message : String(error), {
+    cause: error,
+  });
+}

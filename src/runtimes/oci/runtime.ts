@@ -1,0 +1,292 @@
+import { readdir, rm } from "node:fs/promises";
+import { connect as connectSocket } from "node:net";
+import { dirname, join } from "node:path";
+import type { Duplex } from "node:stream";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { Capabilities, Runtime, RuntimeSandbox } from "../../contracts/runtime.ts";
+import { createGuestClient } from "../../guest/client.ts";
+import type { RuntimeFactory, RuntimeOptions } from "../registry.ts";
+import { capabilities as linuxCapabilities } from "./bundle.ts";
+import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
+import { checkSpec } from "./check-spec.ts";
+import { isGone, statOrUndefined } from "./files.ts";
+import { liveGuest, mappedBase, networkBytes } from "./guest-process.ts";
+import { chooseStage, makeSharedFiles, readHardLimits, recordBoot, wasRebooted } from "./host-facts.ts";
+import { openIdRanges } from "./id-ranges.ts";
+import { createImages } from "./images/images.ts";
+import { createLauncher } from "./launcher-client.ts";
+import { isSandboxId, openLayout } from "./layout.ts";
+import { createLifecycle } from "./lifecycle.ts";
+import { createProber, isProbeId } from "./probe.ts";
+import { ociPrograms } from "./programs.ts";
+import { createSandboxStore } from "./sandbox-store.ts";
+import { prepareSeccomp, type Seccomp } from "./seccomp.ts";
+import { createTrash } from "./trash.ts";
+
+/** Beyond the grace that the guest was asked to give: it needs a moment to end itself. */
+const SHUTDOWN_SLACK_MS = 250;
+
+/**
+ * The embedded runtime: sandboxes are containers of crun or runc, without a daemon. Needs root so far; when we are not root
+ * `probe` says so and everything else is refused.
+ * @throws WarrenError `invalid_request` when the state directory can't be used
+ */
+export const openOciRuntime: RuntimeFactory = async (options) => {
+  if (process.getuid?.() !== 0) return refusingRuntime();
+  return openAsRoot(options);
+};
+
+async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
+  const { ownerId, log } = options;
+  const layout = await openLayout(options.stateDir);
+  const stateDir = dirname(layout.root);
+  const [cgroupHost, hardLimits, shared, ids, stage] = await Promise.all([
+    readCgroupHost(),
+    readHardLimits(),
+    makeSharedFiles(layout.shared),
+    openIdRanges({ owner: stateDir }),
+    chooseStage([stateDir]),
+  ]);
+  const launcher = createLauncher({ log });
+  const cgroups = createCgroups(cgroupHost, ownerId);
+  const store = createSandboxStore(layout);
+  const trash = createTrash({ dir: layout.trash, launcher, log });
+  const lifecycle = createLifecycle({
+    ownerId,
+    layout,
+    launcher,
+    cgroups,
+    ids,
+    stage,
+    hardLimits,
+    swapController: cgroupHost.swapController,
+    shared,
+  });
+  const images = createImages({
+    launcher,
+    dir: layout.images,
+    stateDir,
+    discard: trash.discard,
+    host: { emptyDir: shared.emptyDir, emptyFile: shared.emptyFile, used: store.lowers },
+  });
+
+  let seccomp: Promise<Seccomp> | undefined;
+  const getSeccomp = () => {
+    seccomp ??= prepareSeccomp(linuxCapabilities).catch((error: unknown) => {
+      seccomp = undefined;
+      throw error;
+    });
+    return seccomp;
+  };
+  const prober = createProber({ options, layout, lifecycle, cgroupHost, getSeccomp, discard: trash.discard });
+
+  const bootFile = join(layout.root, "boot");
+  if (await wasRebooted(bootFile)) {
+    for (const name of ociPrograms) await rm(layout.runtimeRoot(name), { recursive: true, force: true });
+    for (const id of await store.list()) await rm(layout.sandbox(id).guestPid, { force: true });
+  }
+  await recordBoot(bootFile);
+  await trash.sweep();
+  for (const id of await store.list()) {
+    if (isProbeId(id)) {
+      // An earlier engine was killed while it probed.
+      await lifecycle.finish(id);
+      for (const dir of await store.dirs(id)) await trash.discard(dir);
+      continue;
+    }
+    const guest = await liveGuest(layout.sandbox(id).guestPid);
+    const base = guest && (await mappedBase(guest.pid));
+    if (base) await ids.adopt(id, base);
+  }
+  // Both take a while and the first create needs them, so they begin now; who needs them sees their failure.
+  getSeccomp().catch(() => {});
+  prober.program().catch(() => {});
+
+  const connect = (id: string): Promise<Duplex> => connectGuest(layout.sandbox(id).socket, id);
+  const guestOf = (id: string) => createGuestClient(() => connect(id));
+
+  const inspect = async (id: string): Promise<RuntimeSandbox | undefined> => {
+    if (!isSandboxId(id)) return undefined;
+    const paths = layout.sandbox(id);
+    const guest = await liveGuest(paths.guestPid);
+    if (guest) return { id, state: "running", pid: guest.pid };
+    if ((await store.dirs(id)).length > 0) {
+      return { id, state: (await statOrUndefined(paths.config)) ? "stopped" : "created" };
+    }
+    if (!(await lifecycle.hasRemains(id))) return undefined;
+    return { id, state: (await cgroups.hasMembers(id)) ? "running" : "stopped" };
+  };
+
+  const stop = async (id: string, timeoutMs: number): Promise<void> => {
+    const guest = await liveGuest(layout.sandbox(id).guestPid);
+    if (guest && timeoutMs > 0) {
+      const asked = guestOf(id)
+        .shutdown(timeoutMs)
+        .then(
+          () => true,
+          () => false, // a guest that doesn't answer is killed
+        );
+      const gone = lifecycle.waitGone(guest, timeoutMs + SHUTDOWN_SLACK_MS);
+      await Promise.race([gone, asked.then((ok) => (ok ? gone : undefined))]);
+    }
+    if (guest || (await lifecycle.hasRemains(id))) await lifecycle.finish(id);
+  };
+
+  return {
+    name: "oci",
+    capabilities: { ...staticCapabilities, limits: cgroupHost.limits },
+    probe: prober.probe,
+    images: { ensure: images.ensure },
+    async create(spec, { signal } = {}) {
+      checkSpec(spec);
+      checkLimits(cgroupHost, spec.limits);
+      await prober.program();
+      const lower = await images.lower(spec.image.id);
+      if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
+      for (const dir of await store.dirs(spec.id)) {
+        if (dir !== layout.sandbox(spec.id).dir) await trash.discard(dir);
+      }
+      try {
+        await store.create({ spec, lower });
+      } catch (error) {
+        if (!(error instanceof WarrenError && error.code === "sandbox_wrong_state")) {
+          for (const dir of await store.dirs(spec.id)) await trash.discard(dir);
+        }
+        throw noSpace(error);
+      }
+    },
+    async start(id, { signal } = {}) {
+      const paths = layout.sandbox(id);
+      const running = await liveGuest(paths.guestPid);
+      if (running) return { pid: running.pid };
+      const sandbox = await store.read(id);
+      checkLimits(cgroupHost, sandbox.spec.limits);
+      if (await lifecycle.hasRemains(id)) await lifecycle.finish(id);
+      const [program, compiled, binds] = await Promise.all([
+        prober.program(),
+        getSeccomp(),
+        images.binds(sandbox.spec.image.id),
+      ]);
+      if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
+      const guest = await lifecycle.start({ program, seccomp: compiled, sandbox, binds, paths });
+      try {
+        await guestOf(id).hello();
+        if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
+      } catch (error) {
+        await lifecycle.finish(id);
+        throw error;
+      }
+      return { pid: guest.pid };
+    },
+    async stop(id, { timeoutMs }) {
+      if ((await store.dirs(id)).length === 0 && !(await lifecycle.hasRemains(id))) {
+        throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
+      }
+      await stop(id, timeoutMs);
+    },
+    async remove(id) {
+      if (!isSandboxId(id)) return;
+      await stop(id, 0);
+      for (const dir of await store.dirs(id)) await trash.discard(dir);
+    },
+    inspect,
+    async list() {
+      const found = new Set(await store.list());
+      for (const id of await cgroups.list()) found.add(id);
+      for (const name of ociPrograms) {
+        for (const id of await readdirOrEmpty(layout.runtimeRoot(name))) if (isSandboxId(id)) found.add(id);
+      }
+      const all = await Promise.all(
+        [...found]
+          .filter((id) => !isProbeId(id))
+          .sort()
+          .map(inspect),
+      );
+      return all.filter((sandbox) => sandbox !== undefined);
+    },
+    connect,
+    async stats(id) {
+      const guest = await liveGuest(layout.sandbox(id).guestPid);
+      if (!guest) throw new WarrenError("sandbox_wrong_state", `sandbox ${id} is not running`);
+      const [numbers, network] = await Promise.all([cgroups.stats(id), networkBytes(guest.pid)]);
+      return { ...numbers, ...network };
+    },
+    oomKills: (id) => (isSandboxId(id) ? cgroups.oomKills(id) : undefined),
+    async close() {
+      await images.close();
+      await prober.idle();
+      await trash.idle();
+      await launcher.close();
+      await ids.close();
+      await cgroups.removeParent();
+    },
+  };
+}
+
+const staticCapabilities: Capabilities = {
+  networkModes: ["none"],
+  limits: [],
+  readonlyRoot: true,
+  tmpfs: true,
+  userNamespace: true,
+  rootless: false,
+  pause: false,
+  snapshots: false,
+  images: ["host", "directory", "tar", "oci"],
+};
+
+/** Half-close is part of the guest protocol's DIAL. */
+function connectGuest(path: string, id: string): Promise<Duplex> {
+  return new Promise((resolve, reject) => {
+    const socket = connectSocket({ path, allowHalfOpen: true });
+    socket.once("connect", () => {
+      socket.removeListener("error", onError);
+      resolve(socket);
+    });
+    const onError = (cause: Error) =>
+      reject(new WarrenError("guest_failed", `the guest of sandbox ${id} can't be reached`, { cause }));
+    socket.once("error", onError);
+  });
+}
+
+function noSpace(error: unknown): unknown {
+  const code = (error as NodeJS.ErrnoException).code;
+  if (code !== "ENOSPC" && code !== "EDQUOT") return error;
+  return new WarrenError("no_space", "the disk is full", { cause: error });
+}
+
+async function readdirOrEmpty(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    if (isGone(error)) return [];
+    throw error;
+  }
+}
+
+/** What there is when we are not root: a report, and a refusal of everything else. */
+function refusingRuntime(): Runtime {
+  const hint = "run it as root, for example with sudo";
+  const refuse = () =>
+    Promise.reject(new WarrenError("runtime_unavailable", "the oci runtime needs root so far", { hint }));
+  return {
+    name: "oci",
+    capabilities: staticCapabilities,
+    probe: async () => ({
+      runtime: "oci",
+      usable: false,
+      findings: [{ level: "error", message: "the oci runtime needs root so far", fix: hint }],
+    }),
+    images: { ensure: refuse },
+    create: refuse,
+    start: refuse,
+    stop: refuse,
+    remove: refuse,
+    inspect: refuse,
+    list: async () => [],
+    connect: refuse,
+    stats: refuse,
+    oomKills: () => undefined,
+    close: async () => {},
+  };
+}

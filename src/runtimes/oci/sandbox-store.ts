@@ -1,0 +1,144 @@
+import { readdir, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { WarrenError } from "../../contracts/errors.ts";
+import { networkModes, type RuntimeSpec } from "../../contracts/runtime.ts";
+import { makeDir, readText, statOrUndefined } from "./files.ts";
+import { isSandboxId, type Layout, sandboxPaths } from "./layout.ts";
+
+const Spec = z.object({
+  id: z.string(),
+  image: z.object({
+    id: z.string(),
+    reference: z.string(),
+    env: z.record(z.string(), z.string()),
+    workdir: z.string().optional(),
+    user: z.string().optional(),
+    cmd: z.array(z.string()).optional(),
+  }),
+  env: z.record(z.string(), z.string()),
+  workdir: z.string(),
+  cmd: z.array(z.string()).optional(),
+  user: z.string().optional(),
+  hostname: z.string(),
+  labels: z.record(z.string(), z.string()),
+  network: z.enum(networkModes),
+  readonlyRoot: z.boolean(),
+  tmpfs: z.array(
+    z.object({
+      path: z.string(),
+      sizeBytes: z.number(),
+      readonly: z.boolean(),
+      exec: z.boolean(),
+      mode: z.number(),
+    }),
+  ),
+  limits: z.object({ memoryBytes: z.number(), cpuNano: z.number(), pids: z.number() }),
+});
+const Stored = z.object({ version: z.literal(1), spec: Spec, lower: z.string() });
+
+/** A sandbox as its directory tells it. */
+export interface StoredSandbox {
+  spec: RuntimeSpec;
+  /** Directory of the image's layer, fixed for the sandbox's life: its own layer was written on top of it. */
+  lower: string;
+}
+
+export interface SandboxStore {
+  create(sandbox: StoredSandbox): Promise<void>;
+  /** Throws `sandbox_not_found`. */
+  read(id: string): Promise<StoredSandbox>;
+  /** Ids of all directories, of half-made ones too. */
+  list(): Promise<string[]>;
+  /** Directories of a sandbox that exist: the whole one, and a half-made one. */
+  dirs(id: string): Promise<string[]>;
+  /** Lower layers that sandboxes were created with. */
+  lowers(): Promise<Set<string>>;
+}
+
+/** A directory gets its real name last, so one without this prefix is complete. */
+const HALF_MADE = ".new-";
+
+export function createSandboxStore(layout: Layout): SandboxStore {
+  const read = async (id: string): Promise<StoredSandbox> => {
+    const text = await readText(layout.sandbox(id).spec);
+    if (text === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
+    const parsed = Stored.safeParse(parseJson(text));
+    if (!parsed.success) {
+      throw new WarrenError("runtime_failed", `the record of sandbox ${id} is broken`, {
+        cause: parsed.error,
+      });
+    }
+    return { spec: parsed.data.spec as RuntimeSpec, lower: parsed.data.lower };
+  };
+  const list = async () => {
+    const names = await readdir(layout.sandboxes);
+    const ids = names.map((name) => (name.startsWith(HALF_MADE) ? name.slice(HALF_MADE.length) : name));
+    return [...new Set(ids)].filter(isSandboxId);
+  };
+
+  return {
+    async create(sandbox) {
+      const { id } = sandbox.spec;
+      const final = layout.sandbox(id).dir;
+      if (await statOrUndefined(final)) {
+        throw new WarrenError("sandbox_wrong_state", `the sandbox ${id} exists already`);
+      }
+      const paths = sandboxPaths(join(layout.sandboxes, `${HALF_MADE}${id}`));
+      await makeDir(paths.dir, 0o700);
+      await Promise.all([
+        writeFile(paths.spec, JSON.stringify({ version: 1, ...sandbox }), { mode: 0o600 }),
+        makeDir(paths.fs, 0o700).then(() =>
+          Promise.all([makeDir(paths.upper, 0o755), makeDir(paths.work, 0o700)]),
+        ),
+        makeTop(paths.top, sandbox.spec.hostname),
+      ]);
+      await rename(paths.dir, final);
+    },
+    read,
+    list,
+    async dirs(id) {
+      const candidates = [layout.sandbox(id).dir, join(layout.sandboxes, `${HALF_MADE}${id}`)];
+      const found = await Promise.all(candidates.map(statOrUndefined));
+      return candidates.filter((_dir, i) => found[i] !== undefined);
+    },
+    async lowers() {
+      const used = new Set<string>();
+      for (const id of await list()) {
+        const stored = await read(id).catch(() => undefined);
+        if (stored) used.add(stored.lower);
+      }
+      return used;
+    },
+  };
+}
+
+/**
+ * The topmost lower layer. It makes /proc, /dev, /sys and /.warren real directories, whatever the image has there: a hostile
+ * image can't redirect what the container runtime mounts (CVE-2023-27561 and its kin). While the sandbox runs they are mount
+ * points of its first mount namespace, which can't be renamed or removed from inside.
+ */
+async function makeTop(top: string, hostname: string): Promise<void> {
+  await makeDir(top, 0o755);
+  await Promise.all([
+    ...["proc", "dev", "sys", ".warren"].map((name) => makeDir(join(top, name), 0o755)),
+    makeDir(join(top, "etc"), 0o755).then(() =>
+      Promise.all([
+        writeFile(join(top, "etc", "hosts"), hosts(hostname), { mode: 0o644 }),
+        writeFile(join(top, "etc", "hostname"), `${hostname}\n`, { mode: 0o644 }),
+      ]),
+    ),
+  ]);
+}
+
+function hosts(hostname: string): string {
+  return `127.0.0.1\tlocalhost ${hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n`;
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

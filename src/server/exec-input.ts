@@ -1,0 +1,90 @@
+import type { RawData, WebSocket } from "ws";
+import { execChannels } from "../contracts/constants.ts";
+import { WarrenError } from "../contracts/errors.ts";
+import { ExecClientFrame, type ExecSession } from "../contracts/exec.ts";
+import { parseJson } from "./body.ts";
+import { StdinQueue } from "./stdin-queue.ts";
+
+/** den's sentence for a frame that can't be understood. */
+export const NOT_UNDERSTOOD = "invalid request";
+
+export interface Frame {
+  data: Buffer;
+  isBinary: boolean;
+}
+
+/** What a client of an exec stream sends: first the request, then input, signals and window sizes. */
+export class ExecInput {
+  readonly #socket: WebSocket;
+  readonly #stdin: StdinQueue;
+  readonly #first: Promise<Frame>;
+  /** Frames that came in one piece with the first one; nothing more is read until the command has started. */
+  readonly #early: Frame[] = [];
+  #take: (frame: Frame) => void;
+
+  constructor(socket: WebSocket) {
+    this.#socket = socket;
+    this.#stdin = new StdinQueue({ pause: () => socket.pause(), resume: () => socket.resume() });
+    let arrived: (frame: Frame) => void = () => undefined;
+    this.#first = new Promise((resolve) => {
+      arrived = resolve;
+    });
+    this.#take = (frame) => {
+      socket.pause();
+      arrived(frame);
+      this.#take = (early) => this.#early.push(early);
+    };
+    socket.on("message", (data, isBinary) => this.#take({ data: toBuffer(data), isBinary }));
+  }
+
+  first(): Promise<Frame> {
+    return this.#first;
+  }
+
+  /** Hands all that comes to the command. Rejects at the first frame that can't be understood; never resolves. */
+  feed(session: ExecSession): Promise<never> {
+    const broken = new Promise<never>((_, reject) => {
+      this.#take = (frame) => {
+        try {
+          this.#handle(frame, session);
+        } catch (error) {
+          reject(error);
+        }
+      };
+    });
+    broken.catch(() => undefined);
+    this.#socket.resume();
+    for (const frame of this.#early.splice(0)) this.#take(frame);
+    return broken;
+  }
+
+  /** Ignores all that still comes, and lets it come: the client's closing frame may be behind it. */
+  drop(): void {
+    this.#take = () => undefined;
+    this.#early.length = 0;
+    this.#socket.resume();
+  }
+
+  #handle({ data, isBinary }: Frame, session: ExecSession): void {
+    if (isBinary) {
+      if (data[0] !== execChannels.stdin) throw new WarrenError("invalid_request", NOT_UNDERSTOOD);
+      this.#stdin.push(session, data.subarray(1));
+      return;
+    }
+    const frame = parseJson(ExecClientFrame, data.toString("utf8"), NOT_UNDERSTOOD);
+    // Signals and sizes overtake input that the command is slow to read; the end of input can't.
+    if (frame.type === "eof") this.#stdin.end(session);
+    else if (frame.type === "resize") ignoreLate(session.resize(frame.cols, frame.rows));
+    else ignoreLate(session.signal(frame.signal));
+  }
+}
+
+/** A command may end while a signal is on its way; how it ended is told by its exit alone. */
+function ignoreLate(work: Promise<void>): void {
+  work.catch(() => undefined);
+}
+
+function toBuffer(data: RawData): Buffer {
+  if (Buffer.isBuffer(data)) return data;
+  return Array.isArray(data) ? Buffer.concat(data) : Buffer.from(data);
+}

@@ -1,0 +1,81 @@
+import type { IncomingMessage } from "node:http";
+import { WarrenError } from "../contracts/errors.ts";
+import type { ApiKeys } from "./auth.ts";
+import { isLoopbackName } from "./loopback.ts";
+
+export interface GateOptions {
+  keys: ApiKeys;
+  /** Origins, such as `https://app.example`, whose pages may call the API. */
+  allowedOrigins: readonly string[];
+  /** Values of the Host header that are taken beside the loopback ones: `name` or `name:port`. */
+  allowedHosts: readonly string[];
+}
+
+/** Which way a request came in. The Unix socket's file mode is its authentication. */
+export type Entrance = "tcp" | "unix";
+
+/**
+ * Who may come in. Without API keys anything that reaches the port is let in, and a page in a browser on this machine
+ * reaches it: so the Host must then be ours (DNS rebinding) and the Origin one that is trusted (forged requests).
+ */
+export class Gate {
+  readonly #options: GateOptions;
+
+  constructor(options: GateOptions) {
+    this.#options = options;
+  }
+
+  /** @throws WarrenError `forbidden`, `unauthenticated`. */
+  check(request: IncomingMessage, entrance: Entrance, open: boolean): void {
+    if (entrance === "unix") return;
+    const { keys } = this.#options;
+    if (!keys.required) this.#checkBrowser(request);
+    else if (!open) keys.check(request);
+  }
+
+  /** The request's Origin when its pages may read our answers. */
+  readableOrigin(request: IncomingMessage): string | undefined {
+    const { origin } = request.headers;
+    return origin !== undefined && this.#options.allowedOrigins.includes(origin) ? origin : undefined;
+  }
+
+  #checkBrowser(request: IncomingMessage): void {
+    const { host, origin } = request.headers;
+    if (host === undefined || !this.#isOurHost(host, request.socket.localPort)) {
+      throw new WarrenError("forbidden", "this Host is not ours", {
+        hint: "without API keys the server answers only to its loopback address and to allowed hosts",
+      });
+    }
+    if (origin !== undefined && origin !== `http://${host}` && this.readableOrigin(request) === undefined) {
+      throw new WarrenError("forbidden", "this Origin is not allowed", {
+        hint: "add it to the allowed origins of the server",
+      });
+    }
+  }
+
+  #isOurHost(host: string, port: number | undefined): boolean {
+    const wanted = host.toLowerCase();
+    const split = /^(\[[0-9a-f:.]+\]|[^:[\]]+)(?::(\d{1,5}))?$/.exec(wanted);
+    if (!split?.[1]) return false;
+    if (this.#options.allowedHosts.some((allowed) => [wanted, split[1]].includes(allowed.toLowerCase()))) {
+      return true;
+    }
+    return Number(split[2] ?? 80) === port && isLoopbackName(split[1]);
+  }
+}
+
+/** CORS headers for an allowed origin: den's methods, headers and age. */
+export function corsHeaders(origin: string, preflight: boolean): Record<string, string> {
+  return {
+    "access-control-allow-origin": origin,
+    vary: "Origin",
+    "access-control-expose-headers": "Content-Disposition, X-Warren-File-Info",
+    ...(preflight
+      ? {
+          "access-control-allow-methods": "GET, POST, PUT, DELETE, OPTIONS",
+          "access-control-allow-headers": "Accept, Authorization, Content-Type, X-API-Key",
+          "access-control-max-age": "300",
+        }
+      : {}),
+  };
+}

@@ -1,0 +1,51 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { z } from "zod";
+import type { SandboxApi } from "../../contracts/api.ts";
+import type { Logger } from "../../lib/log.ts";
+
+/** Limits on what a client may send, in bytes. */
+export interface Limits {
+  maxJsonBytes: number;
+  maxUploadBytes: number;
+}
+
+/** One request, as a handler sees it. */
+export interface Call {
+  api: SandboxApi;
+  /** Path parameter; empty where the route has none. */
+  id: string;
+  /** Fires when the client goes away or the server closes. */
+  signal: AbortSignal;
+  incoming: IncomingMessage;
+  outgoing: ServerResponse;
+  limits: Limits;
+  log: Logger;
+  /** Query parameters as the schema says. */
+  query<S extends z.ZodType>(schema: S): z.output<S>;
+  /** JSON body as the schema says. */
+  json<S extends z.ZodType>(schema: S): Promise<z.output<S>>;
+}
+
+/** The handler has written the response itself. */
+export const sent = Symbol("sent");
+
+/** A response with a status other than the route's. */
+export interface Reply {
+  status: number;
+  body: unknown;
+}
+
+/** Parses, calls one `SandboxApi` method, encodes. What it returns becomes the JSON body under the route's status. */
+export type Handler = (call: Call) => Promise<unknown>;
+
+const replies = new WeakSet<object>();
+
+export function reply(status: number, body: unknown): Reply {
+  const made = { status, body };
+  replies.add(made);
+  return made;
+}
+
+export function isReply(value: unknown): value is Reply {
+  return typeof value === "object" && value !== null && replies.has(value);
+}

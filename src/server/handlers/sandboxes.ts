@@ -1,0 +1,63 @@
+import { errorBody, WarrenError } from "../../contracts/errors.ts";
+import { CreateSandbox, ExtendRequest } from "../../contracts/sandbox.ts";
+import { ListSandboxesQuery, rawQuery, StopQuery } from "../query.ts";
+import { type Handler, reply } from "./handler.ts";
+
+/** den's status for what it does not do; the code is the one for programs. */
+const NOT_IMPLEMENTED = 501;
+
+const refusePorts: Handler = async () =>
+  reply(
+    NOT_IMPLEMENTED,
+    errorBody(
+      new WarrenError(
+        "unsupported",
+        "dynamic port forwarding is not supported: ports can't be added to or taken from a sandbox",
+      ),
+    ),
+  );
+
+export const sandboxHandlers = {
+  async health({ api }) {
+    const health = await api.health();
+    return reply(health.status === "ok" ? 200 : 503, health);
+  },
+  version: ({ api }) => api.version(),
+  async createSandbox({ api, json, signal }) {
+    return await api.create(await json(CreateSandbox), { signal });
+  },
+  async listSandboxes({ api, incoming, query }) {
+    query(ListSandboxesQuery);
+    const labels = labelsOf(incoming.url ?? "");
+    return await api.list(labels ? { labels } : undefined);
+  },
+  getSandbox: ({ api, id }) => api.get(id),
+  removeSandbox: ({ api, id }) => api.remove(id),
+  startSandbox: ({ api, id }) => api.start(id),
+  async stopSandbox({ api, id, query }) {
+    const { timeout } = query(StopQuery);
+    return await api.stop(id, timeout === undefined ? {} : { timeoutMs: timeout * 1000 });
+  },
+  async extendSandbox({ api, id, json }) {
+    const { timeout } = await json(ExtendRequest);
+    return await api.extend(id, timeout);
+  },
+  sandboxStats: ({ api, id }) => api.stats(id),
+  systemStats: ({ api }) => api.systemStats(),
+  async listPorts({ api, id }) {
+    return (await api.get(id)).ports ?? [];
+  },
+  addPort: refusePorts,
+  removePort: refusePorts,
+} satisfies Record<string, Handler>;
+
+function labelsOf(target: string): Record<string, string> | undefined {
+  const pairs = rawQuery(target)
+    .filter(([name]) => name === "label")
+    .map(([, value]): [string, string] => {
+      const equals = value.indexOf("=");
+      if (equals < 1) throw new WarrenError("invalid_request", "label: name=value is needed");
+      return [value.slice(0, equals), value.slice(equals + 1)];
+    });
+  return pairs.length === 0 ? undefined : Object.fromEntries(pairs);
+}

@@ -1,0 +1,89 @@
+import { z } from "zod";
+import { WarrenError } from "../contracts/errors.ts";
+import { describeIssues } from "../lib/parse.ts";
+
+const flag = z
+  .enum(["true", "false", "1", "0"])
+  .transform((word) => word === "true" || word === "1")
+  .optional();
+
+const count = z
+  .string()
+  .regex(/^\d{1,15}$/, "a whole number is needed")
+  .transform(Number)
+  .optional();
+
+const path = z.string().meta({ description: "Absolute path inside the sandbox" });
+
+const octalMode = z
+  .string()
+  .regex(/^0?[0-7]{1,4}$/, "octal permission bits such as 644 are needed")
+  .transform((digits) => Number.parseInt(digits, 8))
+  .optional();
+
+/** Query parameters of the file routes. The path itself is checked by `checkPath`, which has codes of its own. */
+export const PathQuery = z.object({ path: path.optional() });
+export const ReadQuery = z.object({ path: path.optional(), offset: count, length: count });
+export const WriteQuery = z.object({ path: path.optional(), mode: octalMode, parents: flag, append: flag });
+export const WatchQuery = z.object({ path: path.optional(), recursive: flag });
+export const StopQuery = z.object({
+  timeout: z
+    .string()
+    .regex(/^\d{1,6}(\.\d{1,3})?$/, "seconds are needed")
+    .transform(Number)
+    .optional(),
+});
+export const ListSandboxesQuery = z.object({
+  label: z.string().optional().meta({ description: "`name=value`; may be given more than once" }),
+});
+
+/**
+ * Query parameters of a raw request target, first occurrence of each name. Names and values are decoded strictly:
+ * bytes that aren't UTF-8 would otherwise become U+FFFD and name another file.
+ */
+export function rawQuery(target: string): [string, string][] {
+  const start = target.indexOf("?");
+  if (start < 0) return [];
+  return target
+    .slice(start + 1)
+    .split("&")
+    .filter((pair) => pair !== "")
+    .map((pair) => {
+      const equals = pair.indexOf("=");
+      return equals < 0
+        ? [decode(pair), ""]
+        : [decode(pair.slice(0, equals)), decode(pair.slice(equals + 1))];
+    });
+}
+
+export function parseQuery<S extends z.ZodType>(schema: S, target: string): z.output<S> {
+  const first = new Map<string, string>();
+  for (const [name, value] of rawQuery(target)) if (!first.has(name)) first.set(name, value);
+  const result = schema.safeParse(Object.fromEntries(first));
+  if (result.success) return result.data;
+  throw new WarrenError("invalid_request", describeIssues(result.error));
+}
+
+/** 4096 bytes is the kernel's PATH_MAX, its closing NUL included. */
+const MAX_PATH_BYTES = 4095;
+
+/** den's rules and sentences for a path, and a limit on its length. */
+export function checkPath(value: string | undefined, missing = "path query parameter is required"): string {
+  if (value === undefined || value === "") throw new WarrenError("invalid_request", missing);
+  if (value.includes("\0")) throw new WarrenError("invalid_path", "path contains null byte");
+  if (!value.startsWith("/")) throw new WarrenError("invalid_path", "absolute path required");
+  if (Buffer.byteLength(value) > MAX_PATH_BYTES) {
+    throw new WarrenError("invalid_path", `path is longer than ${MAX_PATH_BYTES} bytes`);
+  }
+  return value;
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll("+", " "));
+  } catch {
+    throw new WarrenError("invalid_path", "the query is not percent-encoded UTF-8", {
+      hint: "names that are not valid UTF-8 can be reached by a command in the sandbox",
+    });
+  }
+}

@@ -1,0 +1,41 @@
+import type { ServerResponse } from "node:http";
+import { errorBody } from "../contracts/errors.ts";
+import type { WatchEvent } from "../contracts/files.ts";
+import type { Logger } from "../lib/log.ts";
+import { toWarrenError } from "./failure.ts";
+import { flushed } from "./flushed.ts";
+
+/** Keeps proxies from closing a stream on which nothing happens. */
+const KEEPALIVE_MS = 15_000;
+
+/**
+ * Server-sent events: one `data:` line of JSON each. A failure is one `event: error` with an error body, then the end.
+ */
+export async function sendEvents(
+  outgoing: ServerResponse,
+  events: AsyncIterable<WatchEvent>,
+  log: Logger,
+): Promise<void> {
+  const source = events[Symbol.asyncIterator]();
+  // Asked for before anything is sent, so that the watch is on its way when the client hears from us.
+  let next = source.next();
+  next.catch(() => undefined);
+  outgoing.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
+  outgoing.write(": watching\n\n");
+  const keepalive = setInterval(() => outgoing.write(":\n\n"), KEEPALIVE_MS);
+  try {
+    for (let event = await next; !event.done; event = await next) {
+      if (!outgoing.write(`data: ${JSON.stringify(event.value)}\n\n`)) await flushed(outgoing);
+      if (outgoing.destroyed) break;
+      next = source.next();
+    }
+    await source.return?.();
+  } catch (cause) {
+    if (!outgoing.destroyed) {
+      outgoing.write(`event: error\ndata: ${JSON.stringify(errorBody(toWarrenError(cause, log)))}\n\n`);
+    }
+  } finally {
+    clearInterval(keepalive);
+    outgoing.end();
+  }
+}

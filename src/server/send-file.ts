@@ -1,0 +1,65 @@
+import type { ServerResponse } from "node:http";
+import type { FileDownload, FileInfo } from "../contracts/files.ts";
+import { flushed } from "./flushed.ts";
+
+/** Carries what `FileDownload.info` holds beside name and path, which the client knows. ASCII by construction. */
+export const FILE_INFO_HEADER = "x-warren-file-info";
+
+export interface SendFileOptions {
+  range: { offset?: number | undefined; length?: number | undefined };
+  headOnly: boolean;
+  /** Makes a browser save the file under this path's last name. */
+  attachmentPath?: string;
+}
+
+/** Streams a file as fast as the client takes it. A failure half way breaks the connection, so that nobody takes a part for the whole. */
+export async function sendFile(
+  outgoing: ServerResponse,
+  { info, body }: FileDownload,
+  { range, headOnly, attachmentPath }: SendFileOptions,
+): Promise<void> {
+  const length = expectedLength(info, range);
+  outgoing.writeHead(200, {
+    "content-type": "application/octet-stream",
+    "last-modified": new Date(info.mod_time).toUTCString(),
+    [FILE_INFO_HEADER]: describe(info),
+    ...(length === undefined ? {} : { "content-length": length }),
+    ...(attachmentPath === undefined
+      ? {}
+      : { "content-disposition": `attachment; filename="${safeName(attachmentPath)}"` }),
+  });
+  if (headOnly) {
+    await body[Symbol.asyncIterator]().return?.();
+    outgoing.end();
+    return;
+  }
+  let left = length ?? Number.POSITIVE_INFINITY;
+  for await (const chunk of body) {
+    // A file that grows meanwhile is sent as long as it was when the length was announced.
+    const part = chunk.length > left ? chunk.subarray(0, left) : chunk;
+    left -= part.length;
+    if (!outgoing.write(part)) await flushed(outgoing);
+    if (outgoing.destroyed || left <= 0) break;
+  }
+  if (left > 0 && length !== undefined) outgoing.destroy();
+  else outgoing.end();
+}
+
+/** Bytes that will come; undefined where the size says nothing, as for files of /proc. */
+function expectedLength(
+  info: FileInfo,
+  { offset = 0, length }: SendFileOptions["range"],
+): number | undefined {
+  if (info.size === 0) return undefined;
+  return Math.min(Math.max(info.size - offset, 0), length ?? Number.POSITIVE_INFINITY);
+}
+
+function describe({ name: _name, path: _path, target: _target, ...info }: FileInfo): string {
+  return JSON.stringify(info);
+}
+
+/** den's rule: anything but these would have to be escaped, and browsers disagree on how. */
+function safeName(path: string): string {
+  const name = path.split("/").findLast((part) => part !== "") ?? "";
+  return name.replace(/[^\w.-]/g, "_") || "download";
+}

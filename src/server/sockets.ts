@@ -1,0 +1,123 @@
+import { type IncomingMessage, STATUS_CODES } from "node:http";
+import type { Duplex } from "node:stream";
+import { type WebSocket, WebSocketServer } from "ws";
+import type { SandboxApi } from "../contracts/api.ts";
+import { errorBody, WarrenError } from "../contracts/errors.ts";
+import type { Logger } from "../lib/log.ts";
+import { serveExecStream } from "./exec-stream.ts";
+import { toWarrenError } from "./failure.ts";
+import type { Entrance, Gate } from "./gate.ts";
+import { PREFIX, routes } from "./routes.ts";
+
+/** The subprotocol of Warren's own clients; den's name none. */
+export const SUBPROTOCOL = "warren.v1";
+
+/** Largest frame a client may send. Input of any length comes in many. */
+const MAX_FRAME_BYTES = 1024 * 1024;
+
+/** Keeps address translators from forgetting a quiet connection. */
+const PING_MS = 30_000;
+
+/** How long clients may take to answer our closing frame when the server closes. */
+const GOODBYE_MS = 1_000;
+
+export interface SocketsOptions {
+  api: SandboxApi;
+  gate: Gate;
+  log: Logger;
+}
+
+/** Takes the upgrades of the WebSocket routes. */
+export class Sockets {
+  readonly #options: SocketsOptions;
+  readonly #server = new WebSocketServer({
+    noServer: true,
+    maxPayload: MAX_FRAME_BYTES,
+    perMessageDeflate: false,
+    // Never the one that carries a key.
+    handleProtocols: (offered) => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
+  });
+  readonly #closing = new AbortController();
+  readonly #streams = new Set<Promise<void>>();
+
+  constructor(options: SocketsOptions) {
+    this.#options = options;
+    this.#server.on("wsClientError", (_error, socket) => {
+      answerRaw(socket, new WarrenError("invalid_request", "the WebSocket handshake is not valid"));
+    });
+  }
+
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, entrance: Entrance): void {
+    // A client that resets the connection meanwhile is no concern of ours.
+    socket.on("error", () => undefined);
+    try {
+      const id = this.#accept(request, entrance);
+      this.#server.handleUpgrade(request, socket, head, (open) => this.#serve(open, id));
+    } catch (cause) {
+      answerRaw(socket, toWarrenError(cause, this.#options.log));
+    }
+  }
+
+  /** Tells every client that the server goes away and ends the commands; resolves when all are gone. */
+  async close(): Promise<void> {
+    this.#closing.abort(new WarrenError("shutting_down", "the server is shutting down"));
+    await Promise.allSettled(this.#streams);
+    const { clients } = this.#server;
+    const goodbyes = [...clients].map((client) => new Promise((resolve) => client.once("close", resolve)));
+    const cut = setTimeout(() => {
+      for (const client of clients) client.terminate();
+    }, GOODBYE_MS);
+    await Promise.all(goodbyes);
+    clearTimeout(cut);
+  }
+
+  /** The sandbox whose stream is asked for. */
+  #accept(request: IncomingMessage, entrance: Entrance): string {
+    const path = (request.url ?? "").split("?", 1)[0] ?? "";
+    this.#options.gate.check(request, entrance, false);
+    const id = streamPattern.exec(path)?.[1];
+    if (request.method !== "GET" || id === undefined) {
+      throw new WarrenError("route_not_found", "no WebSocket route here");
+    }
+    if (this.#closing.signal.aborted) throw this.#closing.signal.reason;
+    return decodeId(id);
+  }
+
+  #serve(socket: WebSocket, id: string): void {
+    // A peer that has vanished is found by TCP: no answer is asked of a client that holds its socket up on purpose.
+    const ping = setInterval(() => socket.ping(), PING_MS);
+    socket.once("close", () => clearInterval(ping));
+    const { api, log } = this.#options;
+    const stream = serveExecStream(socket, { api, id, log, closing: this.#closing.signal });
+    this.#streams.add(stream);
+    void stream.finally(() => this.#streams.delete(stream));
+  }
+}
+
+const streamPattern = new RegExp(
+  `^${PREFIX}${routes.find((route) => route.operation === "execStream")?.path.replace(":id", "([^/]+)")}$`,
+);
+
+function decodeId(id: string): string {
+  try {
+    return decodeURIComponent(id);
+  } catch {
+    throw new WarrenError("sandbox_not_found", "sandbox not found");
+  }
+}
+
+/** An HTTP answer on a connection that has left the HTTP server. */
+export function answerRaw(socket: Duplex, error: WarrenError): void {
+  if (!socket.writable) return;
+  const body = JSON.stringify(errorBody(error));
+  socket.end(
+    [
+      `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status] ?? "Error"}`,
+      "Content-Type: application/json",
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      "Connection: close",
+      "",
+      body,
+    ].join("\r\n"),
+  );
+}

@@ -1,0 +1,42 @@
+import { describe, expect, it } from "vitest";
+
+/** Tests that are known to fail, and why. Each must still fail: when it passes, the run turns red until it is struck off. */
+export interface Deviation {
+  reason: string;
+  /** Names as the suite gives them, without the titles around them. */
+  tests: readonly string[];
+}
+
+export interface SuiteOptions {
+  deviations?: readonly Deviation[];
+}
+
+/** Defines one test. `unless` names what the subject lacks: then it is skipped under a name that says so. */
+export type DefineTest = (
+  name: string,
+  body: () => Promise<void>,
+  options?: { timeoutMs?: number; unless?: string | false | undefined },
+) => void;
+
+/** A suite for any subject. Deviations that match no test, and names that are used twice, are errors. */
+export function defineSuite(
+  title: string,
+  { deviations = [] }: SuiteOptions,
+  define: (test: DefineTest) => void,
+): void {
+  const expected = new Set(deviations.flatMap((deviation) => deviation.tests));
+  const defined = new Set<string>();
+  const twice = new Set<string>();
+  describe(title, () => {
+    define((name, body, { timeoutMs = 60_000, unless } = {}) => {
+      if (defined.has(name)) twice.add(name);
+      defined.add(name);
+      if (unless) it.skip(`${name} [not possible here: ${unless}]`, () => {});
+      else (expected.has(name) ? it.fails : it)(name, { timeout: timeoutMs }, body);
+    });
+    it("has a test for each listed deviation, and each name once", () => {
+      expect([...expected].filter((name) => !defined.has(name))).toEqual([]);
+      expect([...twice]).toEqual([]);
+    });
+  });
+}

@@ -1,0 +1,309 @@
+import { spawn } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { endProcess, isAlive, mainFile, openWorkspace, run, until, type Workspace } from "./workspace.ts";
+
+let box: Workspace;
+beforeAll(() => {
+  box = openWorkspace();
+});
+afterAll(() => box[Symbol.asyncDispose]());
+
+const quote = (text: string) => `'${text}'`;
+/** A line for `sh -c` that runs this CLI: only words of our own, no data. */
+const shell = (line: string) =>
+  run("sh", ["-c", line.replaceAll("warren ", `${quote(process.execPath)} ${quote(mainFile)} `)], box.env);
+
+describe("a life", () => {
+  it("creates, lists, inspects, runs in, stops, starts, extends and removes", async () => {
+    const id = (await box.ok(["create", "--name", "life", "--label", "a=b", "-e", "GREETING=hello"])).trim();
+    expect(id).toMatch(/^[a-z0-9-]+$/);
+    expect(await box.ok(["exec", id.slice(0, 8), "--", "sh", "-c", 'echo "$GREETING"'])).toBe("hello\n");
+    expect(await box.ok(["exec", "life", "echo", "-n", "--", "x"])).toBe("-- x");
+
+    const listed = JSON.parse(await box.ok(["ls", "--json"]));
+    expect(listed).toMatchObject([{ id, name: "life", status: "running", labels: { a: "b" } }]);
+    // Made by hand, it stays until it is removed.
+    expect(listed[0].expires_at).toBe("0001-01-01T00:00:00Z");
+    expect(await box.ok(["ls", "-q"])).toBe(`${id}\n`);
+    expect(await box.ok(["ls", "-q", "--label", "a=other"])).toBe("");
+    const [header, row] = (await box.ok(["ls"])).split("\n");
+    expect(header).toMatch(/^ID +NAME +IMAGE +STATUS +AGE +EXPIRES$/);
+    expect(row).toMatch(/life +\S+ +running +\d+s +never$/);
+
+    expect(JSON.parse(await box.ok(["inspect", "life"]))).toMatchObject({ id, labels: { a: "b" } });
+    expect(JSON.parse(await box.ok(["stats", "--json"]))).toMatchObject([{ id, name: "life" }]);
+    expect(await box.ok(["stats", "life"])).toContain("PIDS");
+
+    expect(await box.ok(["stop", "-t", "1s", "life"])).toBe(`${id}\n`);
+    const stopped = await box.warren(["exec", "life", "true"]);
+    expect(stopped).toMatchObject({
+      code: 125,
+      stderr: expect.stringMatching(/^error: .*stopped.*\nhint: {2}/),
+    });
+    expect(await box.ok(["start", "life"])).toBe(`${id}\n`);
+    expect(await box.ok(["extend", "life", "1h"])).toMatch(/^\d{4}-.*Z\n$/);
+    expect(await box.ok(["ls"])).toMatch(/in (1h|59m)/);
+    expect(await box.ok(["extend", "life", "never"])).toBe("never\n");
+
+    expect(await box.ok(["rm", "life"])).toBe("life\n");
+    expect(await box.warren(["rm", "life"])).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/^error: /),
+    });
+    expect(await box.ok(["rm", "-f", "life"])).toBe("life\n");
+    expect(await box.ok(["ls", "--json"])).toBe("[]\n");
+  });
+
+  it("acts on several sandboxes and tells which one failed", async () => {
+    const ids = await Promise.all(["one", "two"].map((name) => box.ok(["create", "--name", name])));
+    const { code, stdout, stderr } = await box.warren(["rm", "one", "absent-one", "two"]);
+    expect({ code, stdout: stdout.toString() }).toEqual({ code: 1, stdout: "one\ntwo\n" });
+    expect(stderr).toMatch(/^error: .*absent-one/);
+    expect(ids).toHaveLength(2);
+  });
+});
+
+describe("exec", () => {
+  beforeAll(() => box.ok(["create", "--name", "ex"]));
+  afterAll(() => box.ok(["rm", "-f", "ex"]));
+
+  it("ends with the command's exit code", async () => {
+    expect((await box.warren(["exec", "ex", "sh", "-c", "exit 7"])).code).toBe(7);
+    expect((await box.warren(["exec", "ex", "--", "sh", "-c", "kill -9 $$"])).code).toBe(137);
+    expect((await box.warren(["exec", "ex", "no-such-program"])).code).toBe(127);
+    expect((await box.warren(["exec", "ex", "/etc"])).code).toBe(126);
+    const unknown = await box.warren(["exec", "absent", "true"]);
+    expect(unknown).toMatchObject({ code: 125, stderr: expect.stringMatching(/^error: /) });
+  });
+
+  it("keeps stdout and stderr apart and every byte as it is", async () => {
+    const { stdout, stderr } = await box.warren([
+      "exec",
+      "ex",
+      "sh",
+      "-c",
+      "printf '\\377\\000\\033[31m'; echo no >&2",
+    ]);
+    expect(stdout).toEqual(Buffer.from([0xff, 0, 0x1b, 0x5b, 0x33, 0x31, 0x6d]));
+    expect(stderr).toBe("no\n");
+  });
+
+  it("passes stdin on with -i, to its end, and leaves it alone without", async () => {
+    const input = Buffer.alloc(3 * 1024 * 1024, "0123456789abcdef");
+    const echoed = await box.warren(["exec", "-i", "ex", "cat"], { input });
+    expect(echoed.stdout.equals(input)).toBe(true);
+    expect((await box.warren(["exec", "ex", "cat"], { input: "unread" })).stdout.toString()).toBe("");
+    const loop = await shell("printf 'a\\nb\\n' | while read line; do warren exec ex echo $line; done");
+    expect(loop.stdout.toString()).toBe("a\nb\n");
+  });
+
+  it("does not wait for stdin when the command has ended", async () => {
+    const child = spawn(process.execPath, [mainFile, "exec", "-i", "ex", "sh", "-c", "exit 3"], {
+      env: box.env,
+      stdio: ["pipe", "ignore", "ignore"],
+    });
+    const code = await new Promise((resolve) => child.once("exit", resolve));
+    child.stdin?.destroy();
+    expect(code).toBe(3);
+  });
+
+  it("takes environment, directory and user", async () => {
+    writeFileSync(join(box.dir, "env"), "# file\nA=file\nB=file\n");
+    const { stdout } = await box.warren(
+      [
+        "exec",
+        "--env-file",
+        join(box.dir, "env"),
+        "-e",
+        "B=flag",
+        "-e",
+        "OWN",
+        "-w",
+        "/usr",
+        "ex",
+        "sh",
+        "-c",
+        'echo "$A $B $OWN $PWD"',
+      ],
+      { env: { OWN: "mine" } },
+    );
+    expect(stdout.toString()).toBe("file flag mine /usr\n");
+  });
+
+  it("ends a command that takes too long with 124 and a word", async () => {
+    const { code, stderr, stdout } = await box.warren([
+      "exec",
+      "--timeout",
+      "0.5s",
+      "ex",
+      "sh",
+      "-c",
+      "echo begun; sleep 60",
+    ]);
+    expect({ code, out: stdout.toString() }).toEqual({ code: 124, out: "begun\n" });
+    expect(stderr).toContain("0.5s");
+  });
+
+  it("is quiet when the reader of its output goes", async () => {
+    const { stdout, stderr } = await shell("warren exec ex yes | head -n 2");
+    expect(stdout.toString()).toBe("y\ny\n");
+    expect(stderr).toBe("");
+    const help = await shell("warren --help | true; warren ls | true");
+    expect(help.stderr).toBe("");
+  });
+
+  it("does not read a command's output faster than it is taken", async () => {
+    const { stdout } = await shell("warren exec ex head -c 50000000 /dev/zero | (sleep 1; wc -c)");
+    expect(stdout.toString().trim()).toBe("50000000");
+  });
+
+  it("hands signals to the command, and the second SIGINT ends it", async () => {
+    const start = async (script: string) => {
+      const child = spawn(process.execPath, [mainFile, "exec", "ex", "sh", "-c", script], { env: box.env });
+      let output = "";
+      child.stdout.on("data", (chunk: Buffer) => {
+        output += chunk.toString();
+      });
+      const exit = new Promise<[number | null, string | null]>((resolve) => {
+        child.once("exit", (code, signal) => resolve([code, signal]));
+      });
+      await until(() => output.includes("ready"), "the command runs");
+      return { child, exit, output: () => output };
+    };
+    const polite = await start("trap 'echo got TERM; exit 5' TERM; echo ready; while :; do sleep 0.1; done");
+    polite.child.kill("SIGTERM");
+    expect(await polite.exit).toEqual([5, null]);
+    expect(polite.output()).toContain("got TERM");
+
+    const deaf = await start("trap 'echo got INT' INT; echo ready $$; while :; do sleep 0.1; done");
+    deaf.child.kill("SIGINT");
+    await until(() => deaf.output().includes("got INT"), "the first SIGINT arrives");
+    deaf.child.kill("SIGINT");
+    expect(await deaf.exit).toEqual([130, null]);
+  });
+});
+
+describe("bad command lines", () => {
+  it.each([
+    [["frobnicate"], /unknown command/],
+    [["ls", "--frobnicate"], /unknown option/],
+    [["exec", "x"], /missing required argument/],
+    [["create", "debian:12"], /--image IMAGE/],
+    [["create", "--memory", "lots"], /not a size/],
+    [["create", "--timeout", "0"], /never/],
+    [["exec", "--timeout", "soon", "x", "true"], /not a duration/],
+    [["rm"], /--all/],
+    [["cp", "a", "b"], /exactly one side/],
+    [["cp", "x:relative", "b"], /absolute path/],
+    [["--server", "ftp://x", "ls"], /not a server URL/],
+    [["--server", "http://x", "--state-dir", "/x", "ls"], /exclude/],
+  ])("%j ends with 2 and says why", async (args, message) => {
+    const { code, stdout, stderr } = await box.warren(args);
+    expect({ code, stdout: stdout.toString() }).toEqual({ code: 2, stdout: "" });
+    expect(stderr).toMatch(/^error: /);
+    expect(stderr).toMatch(message);
+  });
+
+  it("prints help on stdout when asked, and on stderr when nothing was said", async () => {
+    const asked = await box.warren(["--help"]);
+    expect(asked).toMatchObject({ code: 0, stderr: "" });
+    expect(asked.stdout.toString()).toContain("Usage: warren");
+    expect((await box.warren(["help", "exec"])).stdout.toString()).toContain("--timeout");
+    const nothing = await box.warren([]);
+    expect(nothing).toMatchObject({ code: 2, stderr: expect.stringContaining("Usage: warren") });
+  });
+});
+
+describe("version and doctor", () => {
+  it("tells the version without starting an engine", async () => {
+    await using fresh = openWorkspace();
+    const { client, server } = JSON.parse(await fresh.ok(["version", "--json"]));
+    expect(client).toMatchObject({ version: expect.stringMatching(/^\d+\./), node: process.versions.node });
+    expect(server).toBeUndefined();
+    expect(fresh.enginePid()).toBeUndefined();
+  });
+
+  it("reports on the machine, and fails where nothing can run", async () => {
+    const report = JSON.parse(await box.ok(["doctor", "--json"]));
+    expect(report).toMatchObject({
+      ok: true,
+      node: process.versions.node,
+      state_dir: { path: box.stateDir },
+    });
+    expect(report.runtimes.map((runtime: { runtime: string }) => runtime.runtime)).toContain("fake");
+    expect(await box.ok(["doctor"])).toContain("runtime");
+    mkdirSync(join(box.dir, "open"), { mode: 0o777 });
+    const refused = await box.warren(["doctor", "--state-dir", "/dev/null/x"]);
+    expect(refused.code).toBe(1);
+    expect(refused.stdout.toString()).toContain("not usable");
+  });
+});
+
+describe("which server", () => {
+  it("says what to do when none answers at an address", async () => {
+    const { code, stderr } = await box.warren(["--server", "http://127.0.0.1:1", "ls"]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^error: /);
+  });
+
+  it("shows a hostile server's words without obeying them", async () => {
+    const server = createServer((socket) => {
+      socket.on("error", () => {});
+      const body = JSON.stringify({ error: "no\u001b]0;owned\u0007", code: "internal", hint: "\u001b[2J" });
+      socket.end(
+        `HTTP/1.1 500 x\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+      );
+    });
+    await new Promise<void>((resolve) => {
+      server.listen(0, "127.0.0.1", resolve);
+    });
+    const { port } = server.address() as { port: number };
+    const { stderr } = await box.warren(["ls"], { env: { WARREN_URL: `http://127.0.0.1:${port}` } });
+    server.close();
+    expect(stderr).toContain("\\x1b]0;owned\\x07");
+    expect(stderr).not.toContain("\u001b");
+  });
+});
+
+describe("the engine of a state directory", () => {
+  it("is started once by commands that come at the same moment", async () => {
+    await using fresh = openWorkspace();
+    const runs = await Promise.all(Array.from({ length: 5 }, () => fresh.warren(["ls", "--json"])));
+    expect(runs.map(({ code, stderr }) => ({ code, stderr }))).toEqual(
+      Array(5).fill({ code: 0, stderr: "" }),
+    );
+    const listening = await run(
+      "sh",
+      ["-c", 'grep -c "$1$" /proc/net/unix', "sh", `${fresh.stateDir}/engine.sock`],
+      {},
+    );
+    const pid = fresh.enginePid();
+    expect(pid !== undefined && isAlive(pid)).toBe(true);
+    expect(listening.stdout.toString().trim()).toBe("1");
+  });
+
+  it("comes back after it was killed, and finds its sandboxes", async () => {
+    await using fresh = openWorkspace();
+    await fresh.ok(["create", "--name", "kept"]);
+    await fresh.ok(["exec", "kept", "sh", "-c", "echo still here > /tmp/warren-cli-note-$$; sleep 0"]);
+    const before = fresh.enginePid();
+    expect(before).toBeGreaterThan(0);
+    await endProcess(before as number, "SIGKILL");
+    expect(await fresh.ok(["exec", "kept", "echo", "again"])).toBe("again\n");
+    expect(fresh.enginePid()).not.toBe(before);
+    // A graceful end leaves them running as well.
+    await endProcess(fresh.enginePid() as number, "SIGTERM");
+    expect(JSON.parse(await fresh.ok(["ls", "--json"]))).toMatchObject([{ name: "kept", status: "running" }]);
+  });
+
+  it("tells why it can't start", async () => {
+    await using fresh = openWorkspace({ WARREN_RUNTIME: "vm" });
+    const { code, stderr } = await fresh.warren(["ls"]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("the runtime is one of");
+    expect(stderr).toContain("warren doctor");
+  });
+});

@@ -1,0 +1,138 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { chmodSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { endProcess, isAlive, mainFile, openWorkspace, until, type Workspace } from "./workspace.ts";
+
+interface Serving extends AsyncDisposable {
+  child: ChildProcess;
+  line: { url: string; socket: string; pid: number; auth: boolean; owns_engine: boolean };
+  stdout(): string;
+  stderr(): string;
+  exit: Promise<number | null>;
+}
+
+async function serve(
+  box: Workspace,
+  args: string[] = [],
+  env: Record<string, string> = {},
+): Promise<Serving> {
+  const child = spawn(process.execPath, [mainFile, "serve", "--port", "0", "--json", ...args], {
+    env: { ...box.env, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let stdout = "";
+  let stderr = "";
+  child.stdout.on("data", (chunk: Buffer) => {
+    stdout += chunk.toString();
+  });
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr += chunk.toString();
+  });
+  const exit = new Promise<number | null>((resolve) => child.once("exit", resolve));
+  await until(() => stdout.includes("\n") || child.exitCode !== null, "the server is ready");
+  if (!stdout.includes("\n")) throw new Error(`the server ended: ${stderr}`);
+  return {
+    child,
+    line: JSON.parse(stdout),
+    stdout: () => stdout,
+    stderr: () => stderr,
+    exit,
+    async [Symbol.asyncDispose]() {
+      if (child.pid !== undefined) await endProcess(child.pid);
+    },
+  };
+}
+
+describe("warren serve", () => {
+  it("prints one line of JSON, serves, and leaves its sandboxes running when it ends", async () => {
+    await using box = openWorkspace();
+    {
+      await using server = await serve(box);
+      expect(server.line).toMatchObject({ auth: false, owns_engine: true, pid: server.child.pid });
+      const answer = await fetch(`${server.line.url}/api/v1/health`);
+      expect(await answer.json()).toMatchObject({ status: "ok" });
+      await box.ok(["--server", server.line.url, "create", "--name", "kept"]);
+      // The engine's own socket is the same engine.
+      expect(await box.ok(["exec", "kept", "echo", "hi"])).toBe("hi\n");
+      server.child.kill("SIGTERM");
+      expect(await server.exit).toBe(0);
+      expect(server.stdout().trim().split("\n")).toHaveLength(1);
+    }
+    expect(JSON.parse(await box.ok(["ls", "--json"]))).toMatchObject([{ name: "kept", status: "running" }]);
+  });
+
+  it("serves the engine that another process runs", async () => {
+    await using box = openWorkspace();
+    await box.ok(["create", "--name", "first"]);
+    const engine = box.enginePid();
+    await using server = await serve(box);
+    expect(server.line.owns_engine).toBe(false);
+    expect(server.stderr()).toContain("Another process runs the engine");
+    expect(await box.ok(["--server", server.line.url, "ls", "-q"])).not.toBe("");
+    server.child.kill("SIGINT");
+    expect(await server.exit).toBe(0);
+    expect(isAlive(engine as number)).toBe(true);
+  });
+
+  it("wants a key when keys are given, from a file or the environment", async () => {
+    await using box = openWorkspace();
+    const keyFile = join(box.dir, "keys");
+    writeFileSync(keyFile, "# keys\nalpha-key\nbeta-key\n");
+    chmodSync(keyFile, 0o600);
+    {
+      await using server = await serve(box, ["--api-key-file", keyFile]);
+      expect(server.line.auth).toBe(true);
+      const at = ["--server", server.line.url, "ls", "--json"];
+      expect(await box.warren(at)).toMatchObject({ code: 1, stderr: expect.stringMatching(/^error: /) });
+      expect((await box.warren(at, { env: { WARREN_API_KEY: "wrong" } })).code).toBe(1);
+      expect(await box.ok(at, { env: { WARREN_API_KEY: "beta-key" } })).toBe("[]\n");
+      expect(await box.ok(["--api-key-file", keyFile, ...at])).toBe("[]\n");
+      // Whoever may open the socket needs no key.
+      expect(await box.ok(["ls", "--json"])).toBe("[]\n");
+      expect(server.stderr()).not.toContain("alpha-key");
+    }
+    await using server = await serve(box, [], { WARREN_API_KEYS: "gamma-key,delta-key" });
+    expect((await box.warren(["--server", server.line.url, "ls"])).code).toBe(1);
+    expect(
+      await box.ok(["--server", server.line.url, "ls", "-q"], { env: { WARREN_API_KEY: "delta-key" } }),
+    ).toBe("");
+  });
+
+  it("refuses an address that others can reach without keys", async () => {
+    await using box = openWorkspace();
+    const { code, stderr } = await box.warren(["serve", "--host", "0.0.0.0", "--port", "0"]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^error: refusing to listen.*\nhint: {2}.*--api-key-file/);
+    expect(box.enginePid()).toBeUndefined();
+  });
+
+  it("tells that a port is taken, and lets go of everything", async () => {
+    await using box = openWorkspace();
+    await using other = openWorkspace();
+    await using server = await serve(box);
+    const { port } = new URL(server.line.url);
+    const { code, stderr } = await other.warren(["serve", "--port", port]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("in use");
+    expect(other.enginePid()).toBeUndefined();
+  });
+
+  it("takes its options after the name or before it", async () => {
+    await using box = openWorkspace();
+    await using server = await serve(box, [
+      "--state-dir",
+      join(box.dir, "elsewhere"),
+      "--max-sandboxes",
+      "1",
+    ]);
+    expect(server.line.socket).toBe(join(box.dir, "elsewhere", "engine.sock"));
+    const at = ["--server", `unix:${server.line.socket}`];
+    await box.ok([...at, "create", "--name", "only"]);
+    expect(await box.warren([...at, "create"])).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("1"),
+    });
+    await box.ok([...at, "rm", "only"]);
+  });
+});

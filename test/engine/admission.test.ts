@@ -1,0 +1,189 @@
+import { describe, expect, it } from "vitest";
+import type { Capabilities, Runtime } from "../../src/contracts/runtime.ts";
+import type { CreateSandbox } from "../../src/contracts/sandbox.ts";
+import { admit } from "../../src/engine/admission.ts";
+import { defaultConfig } from "../../src/engine/config.ts";
+import { runtimeSpec } from "../../src/engine/spec.ts";
+
+const everything: Capabilities = {
+  networkModes: ["none"],
+  limits: ["memory", "cpu", "pids"],
+  readonlyRoot: true,
+  tmpfs: true,
+  userNamespace: true,
+  rootless: false,
+  pause: false,
+  snapshots: false,
+  images: ["host", "directory", "tar", "oci"],
+};
+const nothing: Capabilities = { ...everything, limits: [], readonlyRoot: false, tmpfs: false, images: ["host"] };
+// Admission reads a runtime's name and capabilities, nothing else.
+const runtimes = {
+  able: { name: "able", capabilities: everything } as Runtime,
+  unable: { name: "unable", capabilities: nothing } as Runtime,
+};
+const config = { ...defaultConfig(), defaultTimeoutS: 60, defaultCpuNano: 5e8 };
+const admitted = (input: CreateSandbox) => admit(input, runtimes, "able", config);
+
+describe("what is refused", () => {
+  it.each<[string, CreateSandbox, string]>([
+    ["ports", { ports: [{ sandbox_port: 1, host_port: 1 }] }, "unsupported"],
+    ["storage.volumes", { storage: { volumes: [{ name: "v", mount_path: "/v" }] } }, "unsupported"],
+    ["storage.s3", { storage: { s3: { bucket: "b", mode: "hooks" } } }, "unsupported"],
+    ["disk_limit", { disk_limit: 1 }, "unsupported"],
+    ["network_mode", { network_mode: "open" }, "unsupported"],
+    ["network_mode", { network_mode: "NONE" }, "unsupported"],
+    ["runtime", { runtime: "podman" }, "unsupported"],
+    ["runtime", { runtime: "__proto__" }, "unsupported"],
+    ["memory", { runtime: "unable", memory: 2 ** 30 }, "unsupported"],
+    ["cpu", { runtime: "unable", cpu: 1e9 }, "unsupported"],
+    ["pid_limit", { runtime: "unable", pid_limit: 10 }, "unsupported"],
+    ["readonly_fs", { runtime: "unable", readonly_fs: true }, "unsupported"],
+    ["readonly_fs", { runtime: "unable", writable_rootfs: false }, "unsupported"],
+    ["storage.tmpfs", { runtime: "unable", storage: { tmpfs: [{ path: "/a", size: "1m" }] } }, "unsupported"],
+    ["image", { runtime: "unable", image: "debian:12" }, "unsupported"],
+    ["image", { runtime: "unable", image: "/some/where" }, "unsupported"],
+    ["image", { image: "a\0b" }, "invalid_request"],
+    ["memory", { memory: 4095 }, "invalid_request"],
+    ["memory", { memory: -1 }, "invalid_request"],
+    ["memory", { memory: 1.5 }, "invalid_request"],
+    ["cpu", { cpu: 1 }, "invalid_request"],
+    ["cpu", { cpu: Number.MAX_SAFE_INTEGER }, "invalid_request"],
+    ["pid_limit", { pid_limit: 1 }, "invalid_request"],
+    ["pid_limit", { pid_limit: 2 ** 40 }, "invalid_request"],
+    ["name", { name: "Not_A_Name" }, "invalid_request"],
+    ["name", { name: "../x" }, "invalid_request"],
+    ["user", { user: "root; id" }, "invalid_request"],
+    ["workdir", { workdir: "relative" }, "invalid_request"],
+    ["cmd", { cmd: [] }, "invalid_request"],
+    ["cmd.0", { cmd: ["a\0b"] }, "invalid_request"],
+    ["env.A", { env: { A: "\0" } }, "invalid_request"],
+    ["env", { env: { "A=B": "" } }, "invalid_request"],
+    ["timeout", { timeout: 1e12 }, "invalid_request"],
+    ["timeout", { timeout: Number.NaN }, "invalid_request"],
+    ["writable_rootfs", { readonly_fs: true, writable_rootfs: true }, "invalid_request"],
+  ])("%s in %j: %s", (field, input, code) => {
+    expect(() => admitted(input)).toThrow(
+      expect.objectContaining({ code, message: expect.stringContaining(field) }),
+    );
+  });
+
+  it.each([
+    ["relative", "1m", ""],
+    ["/", "1m", ""],
+    ["//", "1m", ""],
+    ["/proc", "1m", ""],
+    ["/proc/x", "1m", ""],
+    ["/./sys/", "1m", ""],
+    ["/dev/shm", "1m", ""],
+    ["/.warren/x", "1m", ""],
+    ["/tmp/..", "1m", ""],
+    ["/tmp/../etc", "1m", ""],
+    ["/a\0b", "1m", ""],
+    [`/${"a".repeat(5000)}`, "1m", ""],
+    ["/a", "0", ""],
+    ["/a", "5g", ""],
+    ["/a", "1t", ""],
+    ["/a", "-1", ""],
+    ["/a", "1m", "suid"],
+    ["/a", "1m", "rw,dev"],
+    ["/a", "1m", "size=1g"],
+    ["/a", "1m", "bind"],
+  ])("a tmpfs at %j of %j with %j", (path, size, options) => {
+    expect(() => admitted({ storage: { tmpfs: [{ path, size, options }] } })).toThrow(
+      expect.objectContaining({ code: "invalid_request", message: expect.stringContaining("storage.tmpfs.0") }),
+    );
+  });
+
+  it("two tmpfs at one place", () => {
+    const tmpfs = [
+      { path: "/a", size: "1m" },
+      { path: "/a/", size: "1m" },
+    ];
+    expect(() => admitted({ storage: { tmpfs } })).toThrow(/mounted twice/);
+  });
+
+  it("nothing that is merely empty", () => {
+    const empty = { ports: [], storage: { volumes: [], tmpfs: [] }, disk_limit: 0, network_mode: "" };
+    expect(() => admitted({ ...empty, runtime: "unable" })).not.toThrow();
+    expect(() => admitted({ network_mode: "none" })).not.toThrow();
+  });
+});
+
+describe("defaults", () => {
+  it("limits a sandbox that asks for none, as far as the runtime can", () => {
+    expect(admitted({}).limits).toEqual({
+      memoryBytes: config.defaultMemoryBytes,
+      cpuNano: 5e8,
+      pids: 512,
+    });
+    expect(admitted({ memory: 0, cpu: 0, pid_limit: 0 }).limits).toEqual(admitted({}).limits);
+    expect(admitted({ runtime: "unable" }).limits).toEqual({ memoryBytes: 0, cpuNano: 0, pids: 0 });
+    expect(config.defaultMemoryBytes).toBeGreaterThanOrEqual(512 * 1024 ** 2);
+  });
+
+  it("expires a sandbox after the server's default unless told otherwise", () => {
+    expect(admitted({}).timeoutS).toBe(60);
+    expect(admitted({ timeout: 0 }).timeoutS).toBe(60);
+    expect(admitted({ timeout: 5 }).timeoutS).toBe(5);
+    expect(admitted({ timeout: -7 }).timeoutS).toBeUndefined();
+    expect(defaultConfig().defaultTimeoutS).toBe(1800);
+  });
+
+  it("gives a read-only root its writable places, parents before children", () => {
+    const { readonlyRoot, tmpfs } = admitted({ readonly_fs: true });
+    expect(readonlyRoot).toBe(true);
+    expect(tmpfs.map((mount) => mount.path)).toEqual(["/home/sandbox", "/root", "/run", "/tmp", "/var/tmp"]);
+    expect(admitted({ writable_rootfs: false }).tmpfs).toEqual(tmpfs);
+    expect(admitted({}).tmpfs).toEqual([]);
+  });
+
+  it("lets a request replace those places, and normalises its paths", () => {
+    const asked = [
+      { path: "/tmp/", size: "1M", options: "ro,exec" },
+      { path: "/data//cache/.", size: "65536" },
+      { path: "/data", size: "1g", options: "exec,noexec" },
+    ];
+    const { tmpfs } = admitted({ readonly_fs: true, storage: { tmpfs: asked } });
+    expect(tmpfs.find((mount) => mount.path === "/tmp")).toMatchObject({
+      sizeBytes: 1024 ** 2,
+      readonly: true,
+      exec: true,
+    });
+    const paths = tmpfs.map((mount) => mount.path);
+    expect(paths.indexOf("/data")).toBeLessThan(paths.indexOf("/data/cache"));
+    expect(tmpfs.find((mount) => mount.path === "/data")).toMatchObject({ readonly: false, exec: false });
+  });
+});
+
+describe("the spec", () => {
+  const image = {
+    id: "sha256:1",
+    reference: "img",
+    env: { A: "image", B: "image" },
+    workdir: "/srv",
+    user: "www",
+    cmd: ["bash"],
+  };
+
+  it("takes the image's defaults where the request is silent, but not its command", () => {
+    const spec = runtimeSpec("id", admitted({ env: { A: "mine" } }), image);
+    expect(spec).toMatchObject({
+      env: { A: "mine", B: "image" },
+      workdir: "/srv",
+      user: "www",
+      hostname: "id",
+      network: "none",
+    });
+    expect(spec).not.toHaveProperty("cmd");
+  });
+
+  it("prefers the request", () => {
+    const spec = runtimeSpec("id", admitted({ name: "web", user: "1:2", workdir: "/x", cmd: ["a"] }), image);
+    expect(spec).toMatchObject({ user: "1:2", workdir: "/x", cmd: ["a"], hostname: "web" });
+  });
+
+  it("does not trust an image's directory", () => {
+    expect(runtimeSpec("id", admitted({}), { ...image, workdir: "../.." }).workdir).toBe("/");
+  });
+});

@@ -1,0 +1,35 @@
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { expect, it } from "vitest";
+import { lockStateDir } from "../../src/engine/lock.ts";
+import { tempDir } from "./support/temp-dir.ts";
+
+const locked = expect.objectContaining({ code: "engine_locked", hint: expect.any(String) });
+const holder = fileURLToPath(new URL("support/hold-lock.mjs", import.meta.url));
+const loader = fileURLToPath(new URL("support/typescript.mjs", import.meta.url));
+
+it("refuses a second holder at once, and lets one in after the first", () => {
+  using dir = tempDir();
+  const first = lockStateDir(dir.path);
+  const before = performance.now();
+  expect(() => lockStateDir(dir.path)).toThrow(locked);
+  expect(performance.now() - before).toBeLessThan(1000);
+  first[Symbol.dispose]();
+  lockStateDir(dir.path)[Symbol.dispose]();
+});
+
+it("keeps other processes out, and dies with its process", async () => {
+  using dir = tempDir();
+  const child = spawn(process.execPath, ["--import", loader, holder, dir.path], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await once(child.stdout, "data");
+  expect(() => lockStateDir(dir.path)).toThrow(locked);
+  child.kill("SIGKILL");
+  await once(child, "exit");
+  using _mine = lockStateDir(dir.path);
+  const other = promisify(execFile)(process.execPath, ["--import", loader, holder, dir.path]);
+  await expect(other).rejects.toThrow(/engine_locked/);
+});

@@ -1,0 +1,138 @@
+import { existsSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import Database from "libsql";
+import { describe, expect, it } from "vitest";
+import { CreateSandbox } from "../../src/contracts/sandbox.ts";
+import type { SandboxRecord } from "../../src/engine/record.ts";
+import { openStore } from "../../src/engine/store.ts";
+import { silentLogger } from "../../src/lib/log.ts";
+import { tempDir } from "./support/temp-dir.ts";
+
+const ID = "aaaabbbbccccdddd";
+
+function record(patch: Partial<SandboxRecord> = {}): SandboxRecord {
+  return {
+    id: ID,
+    name: "web",
+    runtime: "fake",
+    state: "stopped",
+    request: CreateSandbox.parse({ env: { A: "ü\n'\"" }, labels: { l: "1" }, memory: 2 ** 40 }),
+    spec: {
+      id: ID,
+      image: { id: "host", reference: "host", env: {}, workdir: "/w" },
+      env: { A: "ü\n'\"" },
+      workdir: "/",
+      cmd: ["sleep", "1"],
+      hostname: "web",
+      labels: { l: "1" },
+      network: "none",
+      readonlyRoot: true,
+      tmpfs: [{ path: "/tmp", sizeBytes: 1, readonly: false, exec: true, mode: 0o1777 }],
+      limits: { memoryBytes: 2 ** 40, cpuNano: 0, pids: 5 },
+    },
+    createdAt: 1_700_000_000_000,
+    expiresAt: 1_700_000_000_000 + 315_360_000_000,
+    startedAt: 1,
+    stoppedAt: 2,
+    pid: 4_194_304,
+    exitCode: 137,
+    oomKilled: true,
+    error: "why",
+    ...patch,
+  };
+}
+
+const open = (path: string) => openStore(path, silentLogger);
+
+function tamper(path: string, sql: string): void {
+  const database = new Database(join(path, "engine.db"));
+  database.exec(sql);
+  database.close();
+}
+
+describe("the store", () => {
+  it("gives back whole what was saved, after a reopen too", () => {
+    using dir = tempDir();
+    const bare: SandboxRecord = {
+      id: "zzzzbbbbccccdddd",
+      runtime: "oci",
+      state: "creating",
+      request: CreateSandbox.parse({}),
+      createdAt: 1,
+    };
+    const store = open(dir.path);
+    store.save(record());
+    store.save(bare);
+    store.save(record({ error: undefined }));
+    store.close();
+    const again = open(dir.path);
+    expect(again.load()).toEqual([bare, record({ error: undefined })]);
+    again.delete(ID);
+    expect(again.load()).toEqual([bare]);
+    again.close();
+  });
+
+  it("lets nobody but its owner read the environments in it", () => {
+    using dir = tempDir();
+    const store = open(dir.path);
+    store.save(record());
+    for (const file of ["engine.db", "engine.db-wal", "engine.db-shm"]) {
+      const path = join(dir.path, file);
+      if (existsSync(path)) expect(statSync(path).mode & 0o077).toBe(0);
+    }
+    store.close();
+  });
+
+  it("keeps names unique", () => {
+    using dir = tempDir();
+    const store = open(dir.path);
+    store.save(record());
+    expect(() => store.save(record({ id: "bbbbbbbbccccdddd" }))).toThrow(
+      expect.objectContaining({ code: "name_taken" }),
+    );
+    store.save(record({ id: "bbbbbbbbccccdddd", name: undefined }));
+    store.save(record({ id: "ccccbbbbccccdddd", name: undefined }));
+    store.close();
+  });
+
+  it.each([
+    ["a request that is no JSON", "UPDATE sandboxes SET request = '{'"],
+    ["a request of the wrong shape", `UPDATE sandboxes SET request = '{"cmd": 5}'`],
+    ["a spec of the wrong shape", `UPDATE sandboxes SET spec = '{"id": 5}'`],
+    ["an unknown state", "UPDATE sandboxes SET state = 'flying'"],
+    ["an id that would be a path", "UPDATE sandboxes SET id = '../../etc'"],
+  ])("sets a row with %s aside and reads the others", (_, sql) => {
+    using dir = tempDir();
+    const store = open(dir.path);
+    store.save(record());
+    store.close();
+    tamper(dir.path, sql);
+    const again = open(dir.path);
+    const good = record({ id: "bbbbbbbbccccdddd", name: undefined });
+    again.save(good);
+    expect(again.load()).toEqual([good]);
+    const [aside] = again.quarantined();
+    expect(aside).toBe(sql.includes("../") ? "../../etc" : ID);
+    again.close();
+    const third = open(dir.path);
+    expect(third.quarantined()).toEqual([aside]);
+    third.forgetQuarantined(aside ?? "");
+    expect(third.quarantined()).toEqual([]);
+    third.close();
+  });
+
+  it("does not touch a database that a newer version wrote", () => {
+    using dir = tempDir();
+    open(dir.path).close();
+    tamper(dir.path, "PRAGMA user_version = 999");
+    expect(() => open(dir.path)).toThrow(/newer than this Warren/);
+  });
+
+  it("says which file is no database", () => {
+    using dir = tempDir();
+    writeFileSync(join(dir.path, "engine.db"), "not a database, but long enough to look at ".repeat(50));
+    expect(() => open(dir.path)).toThrow(
+      expect.objectContaining({ code: "internal", hint: expect.any(String) }),
+    );
+  });
+});
