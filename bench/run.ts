@@ -67,11 +67,15 @@ try {
     await burst(Number(values.burst));
     if (Number(values.idle) > 0) await idle(Number(values.idle));
   }
+} catch (error) {
+  say(`stopped: ${error instanceof Error ? error.stack : String(error)}`);
+  process.exitCode = 1;
 } finally {
   for (const subject of subjects) await subject.close();
   await rm(scratch, { recursive: true, force: true });
 }
 await report();
+process.exit();
 
 async function makeRootfs(): Promise<void> {
   for (const dir of ["bin", "tmp", "proc", "dev", "sys", "etc", "run"])

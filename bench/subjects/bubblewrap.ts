@@ -38,9 +38,11 @@ export function bubblewrap(): Subject {
         ],
         { stdio: ["ignore", "pipe", "inherit", "pipe"] },
       );
-      const [info] = (await once(child.stdio[3] as NodeJS.ReadableStream, "data")) as [Buffer];
+      const info = child.stdio[3] as NodeJS.ReadableStream;
+      let text = "";
+      while (!text.includes("}")) text += String(((await once(info, "data")) as [Buffer])[0]);
       await once(child.stdout as NodeJS.ReadableStream, "data");
-      const pid = String((JSON.parse(String(info)) as { "child-pid": number })["child-pid"]);
+      const pid = String((JSON.parse(text) as { "child-pid": number })["child-pid"]);
       return {
         exec: async (argv) =>
           void (await run([

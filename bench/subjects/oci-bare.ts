@@ -1,7 +1,7 @@
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Box, Subject } from "../subject.ts";
-import { firstOutput, run, which } from "./process.ts";
+import { detached, run, which } from "./process.ts";
 
 /**
  * The runtime alone: a bundle over a fresh overlay, no seccomp, no user namespace, no limits: less than Warren does.
@@ -34,7 +34,7 @@ export function bareOci(program: "crun" | "runc"): Subject {
         `${bundle}/rootfs`,
       ]);
       await writeFile(join(bundle, "config.json"), JSON.stringify(config(join(bundle, "rootfs"), id)));
-      await firstOutput([program, "--root", root(), "run", "--bundle", bundle, id]);
+      await detached([program, "--root", root(), "run", "--detach", "--bundle", bundle, id]);
       return {
         exec: async (argv) => void (await run([program, "--root", root(), "exec", id, ...argv])),
         async destroy() {
@@ -43,7 +43,12 @@ export function bareOci(program: "crun" | "runc"): Subject {
         },
       };
     },
-    close: async () => {},
+    async close() {
+      for (const controller of await readdir("/sys/fs/cgroup")) {
+        await rmdir(join("/sys/fs/cgroup", controller, "warren-bench")).catch(() => {}); // not every one has it
+      }
+      await rmdir("/sys/fs/cgroup/warren-bench").catch(() => {});
+    },
   };
 }
 

@@ -1,4 +1,5 @@
 import { type SpawnOptions, spawn } from "node:child_process";
+import { once } from "node:events";
 import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
 
@@ -35,18 +36,18 @@ export function run(argv: readonly string[], options: SpawnOptions = {}): Promis
   });
 }
 
-/** Starts it and resolves at the first byte of its stdout. The process goes on. */
-export function firstOutput(argv: readonly string[]): Promise<void> {
+/**
+ * For a program that starts something in the background and ends, `crun run --detach` say: resolves once it has ended
+ * well and the first byte of stdout, which the background process holds too, is there. stderr would be held as well, so
+ * it goes nowhere.
+ */
+export async function detached(argv: readonly string[]): Promise<void> {
   const [program = "", ...args] = argv;
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] });
-    let err = "";
-    child.stderr.on("data", (chunk) => {
-      err += chunk;
-    });
-    child.stdout.once("data", () => resolve());
-    child.stdout.on("data", () => {});
-    child.on("error", reject);
-    child.on("close", () => reject(new Error(`${argv.join(" ")}: no output: ${err.slice(-500)}`)));
-  });
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "ignore"] });
+  const first = once(child.stdout, "data");
+  first.catch(() => {});
+  const [code] = (await once(child, "exit")) as [number | null];
+  if (code !== 0) throw new Error(`${argv.join(" ")}: exit ${code}`);
+  await first;
+  child.stdout.resume();
 }
