@@ -1,10 +1,12 @@
-// Builds dist/: the library and its types with tsc, the CLI as one bundle with esbuild. `--cli` builds only the CLI.
+// Builds dist/: the library and its types with tsc, the CLI with esbuild. `--cli` builds only the CLI.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
   chmodSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   readlinkSync,
   renameSync,
   rmSync,
@@ -13,17 +15,44 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { setFlagsFromString } from "node:v8";
+import { Script } from "node:vm";
 import { build } from "esbuild";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const dist = join(root, "dist");
 const at = (...parts) => join(root, ...parts);
 
-/** In main.js, the way to the other bundle. */
+/** In cli.js, the way to the other bundle: what src/cli/loader.cjs hands in. */
 const otherBundle = {
   name: "other-bundle",
-  setup({ onResolve }) {
-    onResolve({ filter: /\/with-engine\.ts$/ }, () => ({ path: "./engine.mjs", external: true }));
+  setup({ onLoad }) {
+    onLoad({ filter: /\/with-engine\.ts$/ }, () => ({
+      contents: "export const runCli = async (context) => (await importEngine()).runCli(context);",
+    }));
+  },
+};
+
+/**
+ * In cli.js, modules of Node that cost milliseconds to load and that talking to a Unix socket never uses. The packages
+ * ask for them at their top; here they are loaded when the first function of theirs is called.
+ */
+const lazyModules = {
+  name: "lazy-modules",
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^(node:)?(child_process|https|tls|zlib)$/ }, ({ path, namespace }) =>
+      namespace === "lazy"
+        ? { path, external: true }
+        : { path: path.replace("node:", ""), namespace: "lazy" },
+    );
+    onLoad({ filter: /.*/, namespace: "lazy" }, async ({ path }) => ({
+      contents: Object.keys(await import(`node:${path}`))
+        .map(
+          (name) =>
+            `Object.defineProperty(exports, "${name}", { enumerable: true, get: () => require("node:${path}")["${name}"] });`,
+        )
+        .join("\n"),
+    }));
   },
 };
 
@@ -45,9 +74,10 @@ function buildLibrary() {
 }
 
 /**
- * The CLI as two bundles, because a short command should cost little more than Node itself: main.js is CommonJS, which
+ * The CLI as two bundles, because a short command should cost little more than Node itself: cli.js is CommonJS, which
  * starts faster than ES modules, and holds all that talks to an engine; engine.mjs holds the engine as well, and is
- * loaded by the commands that need it. Both lie in dist/cli, as deep as the files of src/lib that find things by path.
+ * loaded by the commands that need it. main.js runs cli.js with its compiled form, cli.cache. All lie in dist/cli, as deep
+ * as the files of src/lib that find things by path.
  */
 async function buildCli() {
   // Built aside and moved in whole: a CLI that starts meanwhile sees the old files or the new ones.
@@ -66,14 +96,18 @@ async function buildCli() {
     await build({
       ...options,
       entryPoints: ["src/cli/main.ts"],
-      outfile: join(draft, "main.js"),
+      outfile: join(draft, "cli.js"),
       format: "cjs",
       minify: true,
       // Only the other bundle has these.
       external: ["./commands/serve.ts", "./commands/doctor.ts", "bufferutil", "utf-8-validate"],
-      plugins: [otherBundle],
+      plugins: [otherBundle, lazyModules],
       define: { "import.meta.url": "importMetaUrl" },
-      banner: { js: 'const importMetaUrl = require("node:url").pathToFileURL(__filename).href;' },
+      // The whole file is one function, for src/cli/loader.cjs.
+      banner: {
+        js: '(function (require, __filename, importEngine) { const importMetaUrl = require("node:url").pathToFileURL(__filename).href;',
+      },
+      footer: { js: "})" },
     });
     await build({
       ...options,
@@ -89,11 +123,22 @@ async function buildCli() {
     });
     writeFileSync(join(draft, "package.json"), '{"type":"commonjs"}\n');
     chmodSync(draft, 0o755);
+    copyFileSync(at("src/cli/loader.cjs"), join(draft, "main.js"));
     chmodSync(join(draft, "main.js"), 0o755);
+    writeCodeCache(join(draft, "cli.js"), join(draft, "cli.cache"));
     replaceDirectory(draft, join(dist, "cli"));
   } finally {
     rmSync(draft, { recursive: true, force: true });
   }
+}
+
+/** V8's code of every function in the file, for src/cli/loader.cjs. It holds for this version of Node only. */
+function writeCodeCache(source, cache) {
+  setFlagsFromString("--no-lazy");
+  const script = new Script(readFileSync(source, "utf8"), { filename: "cli.js" });
+  // The flags belong to what V8 compares before it accepts a cache.
+  setFlagsFromString("--lazy");
+  writeFileSync(cache, script.createCachedData());
 }
 
 /** Another build may do the same at this moment: then the later one wins. */

@@ -187,15 +187,19 @@ void tree_stop_and_kill(const struct tree *t);
 
 // ---- path.c
 
+/// A name inside a directory.
+typedef char entry_name[256];
+
 /// open() that never blocks and never follows a magic link of /proc. -1 with errno.
 int open_plain(int dir, const char *path, int flags);
-/// Directory that holds the last component of an absolute path, and that component's name: "." for `/`. -1 with errno.
-int open_parent(const char *path, char name[256]);
-/// As open_parent, with the last component's symbolic links followed: `name` is no link, or does not exist.
-int open_target(const char *path, char name[256]);
-int open_target_at(int dir, const char *path, char name[256]);
-/// Makes a directory and its parents. 0 or -1 with errno.
-int make_directories(const char *path, mode_t mode);
+/// Opens a regular file and nothing else: a FIFO or device is not even touched. EISDIR, EINVAL.
+int open_regular(int dir, const char *path, int flags);
+/// Directory that holds the last component of an absolute path, and that component: "." for `/`. -1 with errno.
+int open_parent(const char *path, entry_name name);
+/// As open_parent, with the last component's symbolic links followed: `name` was no link, or does not exist.
+int open_target(const char *path, entry_name name);
+/// Makes a directory with its parents; one that exists is success. False with errno.
+bool make_directories(const char *path, mode_t mode);
 
 // ---- one function for each request; each answers on FD_CONN
 

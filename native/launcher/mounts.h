@@ -17,3 +17,7 @@ enum bind_flags { BIND_OPTIONAL = 1 };
 // Mounts the file or directory `source` (without the mounts below it) read-only, nosuid and nodev, at `target` inside the
 // directory `root_fd`, through no symbolic link. With BIND_OPTIONAL a missing source or target is passed over.
 void bind_readonly(const char *source, int root_fd, const char *target, uint32_t flags);
+
+// Makes the directory `path` and its missing parents inside the directory `root_fd`, owned by the host id `owner`. What
+// can't be made stays missing: the guest says so to whoever needs it.
+void make_path(int root_fd, const char *path, uint32_t owner);

@@ -74,7 +74,6 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
     case OP_KILL: op_kill(in);
     case OP_CGROUP_KILL: op_cgroup_kill(in);
     case OP_RMTREE: op_rmtree(in);
-    case OP_CHECK: op_check(in);
   }
   answer_error(ENOSYS, "unknown request %u", op);
 }

@@ -20,7 +20,7 @@
 enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096 };
 
 struct start {
-  char *dir, *stage;
+  char *dir, *stage, *workdir;
   uint32_t id_base, id_count;
   char **lowers, **sources, **targets, **argv, **env;
   uint32_t *bind_flags;
@@ -32,6 +32,7 @@ struct start {
 static void parse(struct start *s, struct in *in) {
   s->dir = in_str(in);
   s->stage = in_str(in);
+  s->workdir = in_str(in);
   s->id_base = in_u32(in);
   s->id_count = in_u32(in);
   s->lowers = in_list(in);
@@ -191,6 +192,7 @@ void op_start(struct in *in) {
   if (fchdir(s.dir_fd) < 0) answer_error(errno, "chdir");
   unlink("runtime.pid");
   int root = mount_root(&s);
+  make_path(root, s.workdir, s.id_base);
   for (uint32_t i = 0; s.sources[i]; i++) bind_readonly(s.sources[i], root, s.targets[i], s.bind_flags[i]);
   close(root);
   int guest = make_socket();

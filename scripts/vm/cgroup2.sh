@@ -45,7 +45,7 @@ while [ $# -gt 0 ]; do
 done
 # Emulation is 10 to 20 times slower than the machine it runs on, so a test gets that much longer.
 if [ ${#command[@]} -eq 0 ]; then
-  command=(node node_modules/vitest/vitest.mjs run --testTimeout=600000 --hookTimeout=900000 --teardownTimeout=120000
+  command=(node node_modules/vitest/vitest.mjs run --no-color --testTimeout=600000 --hookTimeout=900000 --teardownTimeout=120000
     --reporter=verbose --reporter=json --outputFile.json=/run/warren-results/report.json
     test/conformance test/runtimes/oci)
 fi
@@ -53,7 +53,7 @@ fi
 
 [ "$(uname -m)" = x86_64 ] || fail "the guest is an x86-64 Debian with this machine's Node.js, and this machine is $(uname -m)"
 need_node
-need_programs qemu-system-x86_64=qemu-system-x86 mkfs.ext4=e2fsprogs busybox=busybox-static setpriv=util-linux
+need_programs git=git qemu-system-x86_64=qemu-system-x86 mkfs.ext4=e2fsprogs busybox=busybox-static setpriv=util-linux
 if [ $build = yes ]; then
   need_programs gcc=gcc make=make musl-gcc=musl-tools /usr/include/seccomp.h=libseccomp-dev
   install_node_modules
@@ -65,7 +65,7 @@ cache=$(cd "$WARREN_VM_CACHE" && pwd)
 # One machine at a time. Whoever holds the lock may also clear away what a killed run left.
 exec 9>"$cache/lock"
 flock --nonblock 9 || { echo "waiting for another run to end"; flock 9; }
-rm -rf "$cache"/run.*
+rm -rf --one-file-system "$cache"/run.*
 work=$(mktemp -d "$cache/run.XXXXXX")
 machine=''
 # shellcheck disable=SC2317  # called by the trap
@@ -74,7 +74,7 @@ finish() {
     kill "$machine" 2>/dev/null || true
     wait "$machine" 2>/dev/null || true
   fi
-  rm -rf "$work"
+  rm -rf --one-file-system "$work"
 }
 trap finish EXIT
 trap 'exit 130' INT
@@ -83,13 +83,22 @@ trap 'exit 143' TERM HUP
 ensure_base "$cache" "$work" $rebuild 9>&-
 
 # The checkout as it is now: what git knows or would add, and what is built from it.
+checkout_paths() {
+  local path
+  {
+    if [ -e .git ]; then
+      git -c safe.directory="$PWD" ls-files --cached --others --exclude-standard -z
+      printf '%s\0' node_modules dist native/build
+    else
+      find . -mindepth 1 -maxdepth 1 -print0
+    fi
+  } | while IFS= read -r -d '' path; do
+    if [ -e "$path" ] || [ -L "$path" ]; then printf '%s\0' "$path"; fi
+  done
+}
 step "copying the checkout"
 mkdir "$work/checkout"
-{
-  git ls-files --cached --others --exclude-standard -z
-  find node_modules dist native/build -maxdepth 0 -print0 2>/dev/null || true
-} | while IFS= read -r -d '' path; do [ -e "$path" ] || [ -L "$path" ] && printf '%s\0' "$path"; done |
-  tar -c --null --files-from=- --ignore-failed-read --warning=no-file-changed | tar -x -C "$work/checkout"
+checkout_paths | tar -c --null --files-from=- --ignore-failed-read --warning=no-file-changed | tar -x -C "$work/checkout"
 checkout_mib=$(du -sm "$work/checkout" | cut -f1)
 nice -n 10 mkfs.ext4 -q -F -O ^has_journal -L warren-checkout -d "$work/checkout" "$work/checkout.ext4" \
   "$((checkout_mib * 5 / 4 + 512))M" >/dev/null
@@ -110,7 +119,9 @@ last=$cache/last
 rm -rf "$last"
 mkdir "$last"
 mkfifo "$work/output"
-tee "$last/output.log" <"$work/output" >&"$stdout" 9>&- &
+# Held open for reading and writing, so that the printer does not wait for a QEMU that never opens it.
+exec {hold}<>"$work/output"
+tee "$last/output.log" <"$work/output" >&"$stdout" {hold}>&- 9>&- &
 printer=$!
 # What is written to the shared root disk goes to a temporary file below TMPDIR. The machine dies with this script.
 # Names are relative, since QEMU takes a comma in a path for the end of it.
@@ -124,17 +135,18 @@ TMPDIR=$work nice -n 10 env --chdir="$work" setpriv --pdeathsig TERM timeout --k
   -drive file=results.tar,format=raw,if=virtio,cache=unsafe \
   -serial file:console.log \
   -device virtio-serial-pci -chardev file,id=output,path=output -device virtserialport,chardev=output,name=warren.output \
-  </dev/null 9>&- &
+  </dev/null {hold}>&- 9>&- &
 machine=$!
 machine_status=0
 wait "$machine" || machine_status=$?
 machine=''
+exec {hold}>&-
 wait "$printer" || true
 
 step "outcome"
 tar -x -f "$work/results.tar" -C "$last" --no-same-owner 2>/dev/null || true
 if [ ! -s "$last/status" ]; then
-  tail -n 20 "$last/console.log"
+  tail -n 20 "$last/console.log" 2>/dev/null || true
   if [ $machine_status = 124 ]; then
     echo "error: the machine was not done after $timeout_s s"
     exit 124

@@ -27,6 +27,8 @@ chmod 666 /dev/fuse /dev/net/tun 2>/dev/null
 hostname warren-vm
 ip link set lo up
 ulimit -Hn 524288
+# With swap in reach, a memory limit that forgets about it is noticed.
+fallocate -l 512M /var/swap && chmod 600 /var/swap && mkswap --quiet /var/swap && swapon /var/swap
 
 # As systemd mounts it. Controllers can be enabled only in a group without processes of its own, so PID 1 moves to a leaf.
 mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
@@ -54,9 +56,10 @@ mapfile -d '' -t command <"$job/argv"
 timeout_s=$(<"$job/timeout")
 export WARREN_VM_RESULTS=$results
 
+# The port can be opened only once at a time, and a program may open its /dev/stdout again: hence a pipe between.
 mkfifo /run/output
-tee "$results/log" </run/output >"$output" &
-tee_pid=$!
+cat </run/output >"$output" &
+relay=$!
 exec 3>/run/output
 census | sort >/run/before
 cd /srv/warren || exit 1
@@ -75,7 +78,7 @@ done
 # Whoever still holds the output keeps nobody waiting.
 exec 3>&-
 for _ in 1 2 3 4 5; do
-  kill -0 "$tee_pid" 2>/dev/null || break
+  kill -0 "$relay" 2>/dev/null || break
   sleep 1
 done
 echo "$status" >"$results/status"

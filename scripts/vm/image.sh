@@ -31,11 +31,17 @@ ensure_base() {
   local draft=$work/base
   mkdir "$draft" "$draft/initrd"
   host_sources >"$draft/sources.list"
+  if [ ! -s "$draft/sources.list" ]; then # apt knows what its sources are once it has fetched their lists
+    apt-get -qq update
+    host_sources >"$draft/sources.list"
+  fi
   [ -s "$draft/sources.list" ] ||
     fail "apt on this machine has no Debian $guest_suite source" \
-      "add one, run apt-get update; or name a sources.list in WARREN_VM_SOURCES"
+      "add one, or name a sources.list in WARREN_VM_SOURCES"
   host_apt_options >"$draft/apt.conf"
-  nice -n 10 mmdebstrap --quiet --mode=root --variant=minbase --include="${guest_packages[*]}" \
+  # In a mount namespace, so that a run that is killed leaves no mounts in the tree.
+  nice -n 10 unshare --mount --propagation private \
+    mmdebstrap --quiet --mode=root --variant=minbase --include="${guest_packages[*]}" \
     --aptopt="$draft/apt.conf" \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \

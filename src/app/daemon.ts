@@ -1,4 +1,3 @@
-import { spawn } from "node:child_process";
 import { closeSync, fstatSync, openSync, readSync, renameSync, statSync } from "node:fs";
 import { connect } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
@@ -35,7 +34,7 @@ export async function ensureEngine({ stateDir, mainFile }: EngineLocation): Prom
   const deadline = Date.now() + START_TIMEOUT_MS;
   const log = engineLog(stateDir);
   while (true) {
-    const attempt = startEngine(stateDir, mainFile);
+    const attempt = await startEngine(stateDir, mainFile);
     const exit = await untilAnswers(socket, attempt.exited, deadline);
     if (exit === "answers") {
       return socket;
@@ -127,7 +126,9 @@ interface Attempt {
 }
 
 /** Runs the CLI as an engine in a session of its own, which outlives us and our terminal. */
-function startEngine(stateDir: string, mainFile: string): Attempt {
+async function startEngine(stateDir: string, mainFile: string): Promise<Attempt> {
+  // Loaded only here: most commands find an engine, and have no time to lose.
+  const { spawn } = await import("node:child_process");
   const log = engineLog(stateDir);
   if ((statSync(log, { throwIfNoEntry: false })?.size ?? 0) > MAX_LOG_BYTES) {
     renameSync(log, `${log}.1`);

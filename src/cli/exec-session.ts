@@ -39,7 +39,9 @@ export async function runAttached(
   session = await opening;
   try {
     using _raw =
-      attach.tty && attach.interactive && process.stdin instanceof ReadStream ? rawMode(process.stdin) : null;
+      attach.tty && attach.interactive && process.stdin instanceof ReadStream
+        ? await rawMode(process.stdin)
+        : null;
     const running = run(session, attach.interactive);
     await Promise.race([running, signalled.deadly]).catch(() => {});
     const code = signalled.code();

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { hostVariable } from "../app/config.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import { parseDuration, parseSize } from "../lib/units.ts";
@@ -29,8 +30,8 @@ export function parseEnvironment(entries: readonly string[]): Record<string, str
 }
 
 /** The lines of an env file: empty ones and those that start with `#` don't count; quotes mean nothing. */
-export function envFileEntries(text: string): string[] {
-  return text
+export function readEnvFile(path: string): string[] {
+  return readFileSync(path, "utf8")
     .split(/\r?\n/)
     .map((line) => line.trimStart())
     .filter((line) => line !== "" && !line.startsWith("#"));

@@ -1,4 +1,3 @@
-import { spawnSync } from "node:child_process";
 import type { ReadStream } from "node:tty";
 
 export interface TerminalSize {
@@ -13,7 +12,9 @@ const DEFAULT_SIZE: TerminalSize = { cols: 80, rows: 24 };
  * Hands every key to us unprocessed, Ctrl-C included, until disposed. The terminal is also set back when the process
  * ends by `process.exit` or an uncaught error; for deadly signals whoever handles them disposes.
  */
-export function rawMode(input: ReadStream): Disposable {
+export async function rawMode(input: ReadStream): Promise<Disposable> {
+  // Loaded only here: commands without a terminal have no time to lose.
+  const { spawnSync } = await import("node:child_process");
   const restore = () => {
     input.setRawMode(false);
   };

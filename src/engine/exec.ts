@@ -9,7 +9,7 @@ import {
 import type { GuestClient, GuestExit, GuestSession, SpawnRequest } from "../guest/types.ts";
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, throwIfAborted } from "../lib/signals.ts";
-import { type Core, inRunning, notRunning, runtimeOf } from "./core.ts";
+import { type Core, inRunning, notRunning, refuseWhenClosing, runtimeOf } from "./core.ts";
 import { createExecSlots } from "./exec-slots.ts";
 import { CappedOutput } from "./output.ts";
 import type { SandboxRecord } from "./record.ts";
@@ -97,6 +97,8 @@ export function createExecs(core: Core): Execs {
         using _limit = limit;
         const { how, stdout, stderr } = await Promise.race([collect(session, exit, maxOutput), limit.passed]);
         if (signal?.aborted) throw cancelled(signal);
+        // Killed by our own leave: not an end that the command came to.
+        if (how.signal === "SIGKILL") refuseWhenClosing(core);
         const out = stdout.finish(how.stdoutTruncated);
         const err = stderr.finish(how.stderrTruncated);
         return {

@@ -14,10 +14,12 @@ export interface FrameSink {
 
 export interface ConnectionOptions {
   signal?: AbortSignal | undefined;
-  /** Milliseconds until the first whole frame must be there. */
+  /** Milliseconds until there is a connection, and again until the first whole frame has come. */
   answerTimeoutMs: number;
-  /** Milliseconds that a guest may let us wait, later, with neither bytes for us nor room for ours. Absent: for ever. */
+  /** Milliseconds that a guest may let us wait later, with neither bytes for us nor room for ours. Absent: for ever. */
   stallTimeoutMs?: number | undefined;
+  /** The guest owes no answer before `expectAnswer`: we send first, for as long as we like. */
+  isUpload?: boolean;
 }
 
 /** One operation's connection. */
@@ -28,6 +30,8 @@ export interface Connection {
   pause(): void;
   resume(): void;
   readonly isPaused: boolean;
+  /** Ends an upload: from here on the guest's silence is a stall. */
+  expectAnswer(): void;
   /** Milliseconds since bytes last came. */
   quietMs(): number;
   /** Ends it: done, no more callbacks. */
@@ -58,15 +62,17 @@ export async function openConnection(
   let pendingWrites = 0;
   let lastBytesAt = performance.now();
 
-  const answerTimer = setTimeout(() => {
-    fail(guestSilent(options.answerTimeoutMs));
-  }, options.answerTimeoutMs);
+  let isOwed = options.isUpload !== true;
+
+  const answerTimer = isOwed
+    ? setTimeout(() => fail(guestSilent(options.answerTimeoutMs)), options.answerTimeoutMs)
+    : undefined;
   const stallMs = options.stallTimeoutMs;
   let stallTimer: NodeJS.Timeout | undefined;
   function guardStall(): void {
     if (stallMs === undefined || isOver) return;
-    // While we hold the stream up and owe nothing, the guest may be silent.
-    if (isPaused && pendingWrites === 0) {
+    // Neither bytes of ours to take nor an answer to give that we would read: the guest may be silent.
+    if (pendingWrites === 0 && (isPaused || !isOwed)) {
       clearTimeout(stallTimer);
       stallTimer = undefined;
     } else if (stallTimer === undefined) {
@@ -148,6 +154,10 @@ export async function openConnection(
       isPaused = false;
       lastBytesAt = performance.now();
       socket.resume();
+      guardStall();
+    },
+    expectAnswer() {
+      isOwed = true;
       guardStall();
     },
     get isPaused() {

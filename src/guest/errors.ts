@@ -65,6 +65,12 @@ const meanings: Readonly<Record<number, Meaning>> = {
 
 export type ErrnoOverrides = Readonly<Record<number, Meaning>>;
 
+/** For reading and writing files: what is there is of another kind. */
+export const notAFile: ErrnoOverrides = {
+  [linuxErrno.EISDIR]: ["not_a_file", "it is a directory"],
+  [linuxErrno.EINVAL]: ["not_a_file", "it is no regular file"],
+};
+
 /** The WarrenError for an errno from inside. `subject` is what the call was about, such as a path. */
 export function errnoError(errno: number, subject: string, overrides: ErrnoOverrides = {}): WarrenError {
   const [code, sentence, hint] = overrides[errno] ??

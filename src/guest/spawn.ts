@@ -20,6 +20,10 @@ const ENTRY_BYTES = 128;
 const DEADLINE_GRACE_MS = 10_000;
 /** How long a kill waits for the guest's account of it. */
 const KILL_GRACE_MS = 2_000;
+/** How long it waits for the kernel to take the order, which stdin that nobody reads may be in front of. */
+const KILL_SEND_MS = 200;
+/** Most output of a killed tree that is taken from a guest before it must tell of the end. */
+const MAX_LAST_OUTPUT_BYTES = 8 << 20;
 /** Most that setTimeout takes. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 /** Most of a u32. */
@@ -70,11 +74,15 @@ export async function spawn(
   let isStarted = false;
   let hasExited = false;
   let isKilled = false;
+  let lastOutputBytes = 0;
   let deadlineTimer: NodeJS.Timeout | undefined;
 
   const output = createQueue<ExecOutput>({
     highWater: OUTPUT_HIGH_WATER_BYTES,
-    onFull: () => connection.pause(),
+    onFull() {
+      // The exit is behind it.
+      if (!isKilled) connection.pause();
+    },
     onDrain: () => connection.resume(),
   });
 
@@ -95,6 +103,8 @@ export async function spawn(
         started.resolve(parseStarted(payload));
         watchDeadline();
       } else if (type === replies.stdout || type === replies.stderr) {
+        if (isKilled) lastOutputBytes += payload.length + ENTRY_BYTES;
+        if (lastOutputBytes > MAX_LAST_OUTPUT_BYTES) throw brokenProtocol("output of a command that was killed");
         const stream = type === replies.stdout || request.tty !== undefined ? "stdout" : "stderr";
         output.push({ stream, data: payload }, payload.length + ENTRY_BYTES);
       } else if (type === replies.exit) {
@@ -148,14 +158,19 @@ export async function spawn(
   async function kill(): Promise<void> {
     if (hasExited) return;
     isKilled = true;
-    const timer = setTimeout(() => connection.fail(guestSilent(KILL_GRACE_MS)), KILL_GRACE_MS);
-    try {
-      // Behind stdin that nobody takes it would wait: then losing the connection does it.
-      void connection.send(encodeFrame(inputs.kill).finish()).catch(() => {});
-      await exit.promise;
-    } finally {
-      clearTimeout(timer);
-    }
+    connection.resume();
+    const lose = (): void => connection.fail(guestSilent(KILL_GRACE_MS));
+    let timer = setTimeout(lose, KILL_SEND_MS);
+    connection.send(encodeFrame(inputs.kill).finish()).then(
+      () => {
+        clearTimeout(timer);
+        if (!hasExited) timer = setTimeout(lose, KILL_GRACE_MS);
+      },
+      // A lost connection settles the exit.
+      () => {},
+    );
+    await exit.promise;
+    clearTimeout(timer);
   }
 
   return {

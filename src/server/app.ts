@@ -3,7 +3,7 @@ import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
 import { type Context, Hono } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import type { SandboxApi } from "../contracts/api.ts";
-import { errorBody, WarrenError } from "../contracts/errors.ts";
+import { WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import { readJson } from "./body.ts";
 import { toWarrenError } from "./failure.ts";
@@ -13,6 +13,7 @@ import { type Call, type Handler, isReply, type Limits, sent } from "./handlers/
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
 import { parseQuery } from "./query.ts";
 import { type Operation, PREFIX, type Route, routes } from "./routes.ts";
+import { sendError } from "./send-error.ts";
 
 export interface AppOptions {
   api: SandboxApi;
@@ -33,7 +34,7 @@ export function buildApp(options: AppOptions): Hono<Env> {
   for (const [path, methods] of methodsByPath()) {
     const allow = methods.join(", ");
     app.all(PREFIX + path, (c) => {
-      c.header("allow", allow);
+      c.env.outgoing.setHeader("allow", allow);
       return failure(
         c,
         new WarrenError("method_not_allowed", `${c.req.method} is not allowed here`),
@@ -73,12 +74,11 @@ async function answer(
 
 function failure(c: Context<Env>, cause: unknown, { log }: AppOptions): Response {
   const error = toWarrenError(cause, log);
-  const { outgoing } = c.env;
-  if (outgoing.headersSent) {
-    outgoing.destroy();
-    return RESPONSE_ALREADY_SENT;
-  }
-  return c.json(errorBody(error), error.status as ContentfulStatusCode);
+  const { incoming, outgoing } = c.env;
+  // What has begun as a success can only be broken off.
+  if (outgoing.headersSent) outgoing.destroy();
+  else sendError(incoming, outgoing, error);
+  return RESPONSE_ALREADY_SENT;
 }
 
 function methodsByPath(): Map<string, string[]> {

@@ -39,6 +39,8 @@ export async function serveExecStream(
   const shutDown = () => gone.abort(closing.reason);
   closing.addEventListener("abort", shutDown, { once: true });
   const input = new ExecInput(socket);
+  // What the command says while it is being killed must not come before the error frame.
+  const over = new AbortController();
   try {
     const request = parseFirst(await firstFrame(input, gone.signal));
     await using session = await api.execStream(id, request, { signal: gone.signal });
@@ -46,7 +48,12 @@ export async function serveExecStream(
     session.exit.catch(() => undefined);
     if (socket.protocol !== "") await send(socket, { type: "started" });
     const broken = input.feed(session);
-    await Promise.race([relay(socket, session, request.binary === true), broken, rejection(gone.signal)]);
+    const relayed = relay(socket, session, request.binary === true, over.signal);
+    try {
+      await Promise.race([relayed, broken, rejection(gone.signal)]);
+    } finally {
+      over.abort();
+    }
     socket.close(1000);
   } catch (cause) {
     await refuse(socket, toWarrenError(cause, log));
@@ -62,9 +69,15 @@ function parseFirst({ data, isBinary }: Frame): ExecStreamRequest {
   return parseJson(ExecStreamRequest, data.toString("utf8"), NOT_UNDERSTOOD);
 }
 
-async function relay(socket: WebSocket, session: ExecSession, binary: boolean): Promise<void> {
+async function relay(
+  socket: WebSocket,
+  session: ExecSession,
+  binary: boolean,
+  over: AbortSignal,
+): Promise<void> {
   const encode = binary ? binaryFrame : textFrames();
   for await (const output of session.output) {
+    if (over.aborted) return;
     const frame = encode(output);
     if (frame !== undefined) await sendRaw(socket, frame);
   }
@@ -75,6 +88,7 @@ async function relay(socket: WebSocket, session: ExecSession, binary: boolean): 
     }
   }
   const { exit_code, ...details } = await session.exit;
+  if (over.aborted) return;
   await send(socket, { type: "exit", data: String(exit_code), ...details });
 }
 

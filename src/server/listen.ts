@@ -97,10 +97,16 @@ function describeListenError(
     });
   }
   if (cause.code === "EACCES") {
+    // libuv tells a missing folder of a Unix socket with the same code.
+    const reason = cause.address?.startsWith("/")
+      ? "it is not permitted, or its folder is missing"
+      : "it is not permitted";
     return new WarrenError(
       "permission_denied",
-      `not allowed to listen on ${cause.address ?? "that address"}`,
-      { cause },
+      `can't listen on ${cause.address ?? "that address"}: ${reason}`,
+      {
+        cause,
+      },
     );
   }
   return new WarrenError("invalid_request", `can't listen there: ${cause.code ?? cause.message}`, { cause });

@@ -69,7 +69,8 @@ const MAX_PATH_BYTES = 4095;
 
 /** den's rules and sentences for a path, and a limit on its length. */
 export function checkPath(value: string | undefined, missing = "path query parameter is required"): string {
-  if (value === undefined || value === "") throw new WarrenError("invalid_request", missing);
+  if (value === undefined) throw new WarrenError("invalid_request", missing);
+  if (value === "") throw new WarrenError("invalid_path", missing);
   if (value.includes("\0")) throw new WarrenError("invalid_path", "path contains null byte");
   if (!value.startsWith("/")) throw new WarrenError("invalid_path", "absolute path required");
   if (Buffer.byteLength(value) > MAX_PATH_BYTES) {

@@ -3,7 +3,7 @@ import type { FileDownload, FileInfo } from "../contracts/files.ts";
 import { flushed } from "./flushed.ts";
 
 /** Carries what `FileDownload.info` holds beside name and path, which the client knows. ASCII by construction. */
-export const FILE_INFO_HEADER = "x-warren-file-info";
+const FILE_INFO_HEADER = "x-warren-file-info";
 
 export interface SendFileOptions {
   range: { offset?: number | undefined; length?: number | undefined };
@@ -19,30 +19,34 @@ export async function sendFile(
   { range, headOnly, attachmentPath }: SendFileOptions,
 ): Promise<void> {
   const length = expectedLength(info, range);
-  outgoing.writeHead(200, {
-    "content-type": "application/octet-stream",
-    "last-modified": new Date(info.mod_time).toUTCString(),
-    [FILE_INFO_HEADER]: describe(info),
-    ...(length === undefined ? {} : { "content-length": length }),
-    ...(attachmentPath === undefined
-      ? {}
-      : { "content-disposition": `attachment; filename="${safeName(attachmentPath)}"` }),
-  });
-  if (headOnly) {
-    await body[Symbol.asyncIterator]().return?.();
-    outgoing.end();
-    return;
+  const chunks = body[Symbol.asyncIterator]();
+  try {
+    // Read before the head is sent, so that a failure at the start has its own status.
+    let next = headOnly ? undefined : await chunks.next();
+    outgoing.writeHead(200, {
+      "content-type": "application/octet-stream",
+      "last-modified": new Date(info.mod_time).toUTCString(),
+      [FILE_INFO_HEADER]: describe(info),
+      ...(length === undefined ? {} : { "content-length": length }),
+      ...(attachmentPath === undefined
+        ? {}
+        : { "content-disposition": `attachment; filename="${safeName(attachmentPath)}"` }),
+    });
+    let left = length ?? Number.POSITIVE_INFINITY;
+    while (next && !next.done && left > 0 && !outgoing.destroyed) {
+      const chunk = next.value;
+      // A file that grows meanwhile is sent as long as it was when the length was announced.
+      const part = chunk.length > left ? chunk.subarray(0, left) : chunk;
+      left -= part.length;
+      if (!outgoing.write(part)) await flushed(outgoing);
+      next = await chunks.next();
+    }
+    const isWhole = headOnly || length === undefined || left === 0;
+    if (isWhole) outgoing.end();
+    else outgoing.destroy();
+  } finally {
+    await chunks.return?.();
   }
-  let left = length ?? Number.POSITIVE_INFINITY;
-  for await (const chunk of body) {
-    // A file that grows meanwhile is sent as long as it was when the length was announced.
-    const part = chunk.length > left ? chunk.subarray(0, left) : chunk;
-    left -= part.length;
-    if (!outgoing.write(part)) await flushed(outgoing);
-    if (outgoing.destroyed || left <= 0) break;
-  }
-  if (left > 0 && length !== undefined) outgoing.destroy();
-  else outgoing.end();
 }
 
 /** Bytes that will come; undefined where the size says nothing, as for files of /proc. */

@@ -16,6 +16,7 @@ import { corsHeaders, type Entrance, Gate } from "./gate.ts";
 import { listenOnTcp, listenOnUnix, resolveHost } from "./listen.ts";
 import { isLoopbackAddress } from "./loopback.ts";
 import { PREFIX, routes } from "./routes.ts";
+import { sendError } from "./send-error.ts";
 import { answerRaw, Sockets } from "./sockets.ts";
 
 export interface ServerOptions {
@@ -47,10 +48,9 @@ const DEFAULT_HEADERS_MS = 15_000;
 /** Longer than clients keep idle connections, so that it's they who close them and no request runs into a closing one. */
 const KEEP_ALIVE_MS = 75_000;
 const MAX_CONNECTIONS = 4096;
-/** How long the body of a refused request is read and thrown away. */
-const DISCARD_MS = 500;
 /** How long running requests may take once the server closes. */
 const CLOSE_GRACE_MS = 2_000;
+const CLOSE_SWEEP_MS = 20;
 
 const openPaths = new Set(routes.filter((route) => "open" in route).map((route) => PREFIX + route.path));
 
@@ -73,6 +73,8 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
   });
   const route = getRequestListener(app.fetch, {
     overrideGlobalObjects: false,
+    // Bodies that are left over are `sendError`'s and Node's business.
+    autoCleanupIncoming: false,
     // A request through the Unix socket needs no Host; the name is never used.
     hostname: "localhost",
     errorHandler: () =>
@@ -82,6 +84,8 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
   });
   const sockets = new Sockets({ api, gate, log });
   const servers: Server[] = [];
+  /** Connections that speak HTTP, and those among them on which a request runs. */
+  const connections = new Set<Duplex>();
   const busy = new WeakSet<Duplex>();
 
   function open(entrance: Entrance): Server {
@@ -96,8 +100,15 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       noDelay: true,
     });
     server.maxConnections = MAX_CONNECTIONS;
+    server.on("connection", (socket) => {
+      connections.add(socket);
+      socket.once("close", () => connections.delete(socket));
+    });
     server.on("request", (request, response) => handle(request, response, entrance));
-    server.on("upgrade", (request, socket, head) => sockets.upgrade(request, socket, head, entrance));
+    server.on("upgrade", (request, socket, head) => {
+      connections.delete(socket);
+      sockets.upgrade(request, socket, head, entrance);
+    });
     server.on("clientError", (error: NodeJS.ErrnoException, socket) => {
       // An answer that is under way must not get another one mixed into it.
       if (busy.has(socket)) socket.destroy();
@@ -128,7 +139,7 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       // A preflight carries no key.
       gate.check(request, entrance, openPaths.has(path) || isPreflight);
     } catch (cause) {
-      refuse(request, response, toWarrenError(cause, log));
+      sendError(request, response, toWarrenError(cause, log));
       return;
     }
     if (isPreflight) response.writeHead(204).end();
@@ -154,31 +165,17 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       await listenOnUnix(open("unix"), path);
     },
     async close() {
-      const closed = servers.map((server) => closeServer(server));
+      const closed = servers.map((server) => new Promise<void>((resolve) => server.close(() => resolve())));
+      const giveUpAt = performance.now() + CLOSE_GRACE_MS;
+      const sweep = setInterval(() => {
+        const all = performance.now() > giveUpAt;
+        for (const socket of connections) if (all || !busy.has(socket)) socket.destroy();
+      }, CLOSE_SWEEP_MS);
       await sockets.close();
       await Promise.all(closed);
+      clearInterval(sweep);
     },
   };
-}
-
-/**
- * Answers without reading the body. What is still being sent is discarded for a moment: closing at once would reset the
- * connection, and the client would lose the answer.
- */
-function refuse(request: IncomingMessage, response: ServerResponse, error: WarrenError): void {
-  const body = JSON.stringify(errorBody(error));
-  response.once("finish", () => {
-    if (request.complete) return;
-    const cut = setTimeout(() => request.socket.destroySoon(), DISCARD_MS);
-    request.once("close", () => clearTimeout(cut));
-    request.resume();
-  });
-  response.writeHead(error.status, {
-    "content-type": "application/json",
-    "content-length": Buffer.byteLength(body),
-    ...(error.code === "unauthenticated" ? { "www-authenticate": "Bearer" } : {}),
-  });
-  response.end(body);
 }
 
 function parserError(error: NodeJS.ErrnoException): WarrenError {
@@ -187,15 +184,6 @@ function parserError(error: NodeJS.ErrnoException): WarrenError {
     return new WarrenError("cancelled", "the request's headers took too long");
   }
   return new WarrenError("invalid_request", "this is not a valid HTTP request");
-}
-
-async function closeServer(server: Server): Promise<void> {
-  if (!server.listening) return;
-  const closed = new Promise((resolve) => server.close(resolve));
-  server.closeIdleConnections();
-  const cut = setTimeout(() => server.closeAllConnections(), CLOSE_GRACE_MS);
-  await closed;
-  clearTimeout(cut);
 }
 
 /** A wildcard address can't be dialled everywhere; the loopback one always reaches it. */

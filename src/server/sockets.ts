@@ -75,6 +75,11 @@ export class Sockets {
   #accept(request: IncomingMessage, entrance: Entrance): string {
     const path = (request.url ?? "").split("?", 1)[0] ?? "";
     this.#options.gate.check(request, entrance, false);
+    if (request.headers.upgrade?.toLowerCase() !== "websocket") {
+      throw new WarrenError("invalid_request", "the only upgrade taken is to a WebSocket", {
+        hint: "send other requests without an Upgrade header, as HTTP/1.1",
+      });
+    }
     const id = streamPattern.exec(path)?.[1];
     if (request.method !== "GET" || id === undefined) {
       throw new WarrenError("route_not_found", "no WebSocket route here");
@@ -106,9 +111,17 @@ function decodeId(id: string): string {
   }
 }
 
-/** An HTTP answer on a connection that has left the HTTP server. */
+/** How long a peer that got its last answer may take to close. */
+const LAST_WORD_MS = 1_000;
+
+/** An HTTP answer on a connection that has left the HTTP server, and its end, whatever the peer does. */
 export function answerRaw(socket: Duplex, error: WarrenError): void {
-  if (!socket.writable) return;
+  const cut = setTimeout(() => socket.destroy(), LAST_WORD_MS);
+  socket.once("close", () => clearTimeout(cut));
+  if (!socket.writable) {
+    socket.destroy();
+    return;
+  }
   const body = JSON.stringify(errorBody(error));
   socket.end(
     [
@@ -120,4 +133,6 @@ export function answerRaw(socket: Duplex, error: WarrenError): void {
       body,
     ].join("\r\n"),
   );
+  // What the peer still sends is thrown away: closing on it would reset the connection, and the answer with it.
+  socket.resume();
 }

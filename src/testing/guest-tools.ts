@@ -46,8 +46,7 @@ export async function readAll(body: AsyncIterable<Uint8Array>): Promise<Buffer> 
 
 /** Command lines of all processes inside, as the sandbox's own /proc shows them. */
 export async function commandLinesInside(guest: GuestClient): Promise<string[]> {
-  const script =
-    'for f in /proc/[0-9]*/cmdline; do tr "\\0" " " <"$f" 2>/dev/null && echo; done; :';
+  const script = 'for f in /proc/[0-9]*/cmdline; do tr "\\0" " " <"$f" 2>/dev/null && echo; done; :';
   return (await shellInside(guest, script)).stdout.split("\n").filter((line) => line !== "");
 }
 

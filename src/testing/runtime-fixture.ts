@@ -1,11 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { expect } from "vitest";
-import { isErrorCode, WarrenError } from "../contracts/errors.ts";
 import type { Runtime, RuntimeSpec } from "../contracts/runtime.ts";
 import { createGuestClient } from "../guest/client.ts";
 import type { GuestClient } from "../guest/types.ts";
 import { noLimits } from "./guest-tools.ts";
+import type { DefineTest } from "./suite.ts";
 
 /** What a test of a runtime uses; made anew for each suite, emptied after each test. */
 export interface RuntimeFixture {
@@ -17,6 +16,15 @@ export interface RuntimeFixture {
   guest(id: string): GuestClient;
   /** Removes what the test has made. */
   clean(): Promise<void>;
+}
+
+export type Ability = "memory" | "cpu" | "pids" | "readonlyRoot" | "tmpfs" | "directory" | "users";
+
+export interface RuntimeContext {
+  test: DefineTest;
+  fixture: () => RuntimeFixture;
+  /** The first of these that the runtime lacks. */
+  unless: (...abilities: Ability[]) => Ability | undefined;
 }
 
 export interface Box {
@@ -67,24 +75,10 @@ export function runtimeFixture(runtime: Runtime, image: string): RuntimeFixture 
 
 /** Of the form that the engine's ids have. */
 export function newId(): string {
-  return `t${randomBytes(10).toString("hex").replace(/[^a-z2-7]/g, "q").slice(0, 15)}`;
-}
-
-/** Passes when the call fails with a WarrenError of one of these codes, with a sentence. */
-export async function expectFailure(call: Promise<unknown>, ...codes: string[]): Promise<WarrenError> {
-  const outcome = await call.then(
-    (value) => ({ value }),
-    (error: unknown) => ({ error }),
-  );
-  if (!("error" in outcome)) {
-    throw new Error(`expected a failure (${codes.join(", ")}), got ${JSON.stringify(outcome.value)}`);
-  }
-  const { error } = outcome;
-  if (!(error instanceof WarrenError)) throw error;
-  if (!codes.includes(error.code)) throw error;
-  expect(isErrorCode(error.code)).toBe(true);
-  expect(error.message.length).toBeGreaterThan(5);
-  return error;
+  return `t${randomBytes(10)
+    .toString("hex")
+    .replace(/[^a-z2-7]/g, "q")
+    .slice(0, 15)}`;
 }
 
 /** True while a process of the host has this pid and has not ended. */

@@ -1,22 +1,10 @@
 import { once } from "node:events";
 import { expect } from "vitest";
+import { expectFailure } from "./failures.ts";
 import { commandLinesInside, readAll, runInside, shellInside } from "./guest-tools.ts";
-import type { RuntimeContext } from "./runtime.ts";
-import { expectFailure } from "./runtime-fixture.ts";
+import { oddNames } from "./odd-names.ts";
+import type { RuntimeContext } from "./runtime-fixture.ts";
 import { eventually, within } from "./wait.ts";
-
-/** Names that break programs which join paths into shell lines, or think that names are text without newlines. */
-export const oddNames = [
-  "with space",
-  "q'uo\"te",
-  "semi;colon && echo $(id) `id`",
-  "new\nline",
-  "-rf",
-  "…ünïcødé 😀",
-  "back\\slash",
-  "*",
-  "a".repeat(255),
-];
 
 /** What happens inside, seen through the runtime's connection. */
 export function testInside({ test, fixture, unless }: RuntimeContext): void {
@@ -36,7 +24,9 @@ export function testInside({ test, fixture, unless }: RuntimeContext): void {
     expect(shown.stdout.split("\0")).toEqual(expect.arrayContaining(["A=x y\nz=ü", "EMPTY="]));
     // Nothing of the host's environment comes in.
     const names = shown.stdout.split("\0").map((line) => line.split("=")[0]);
-    expect(names.filter((name) => name && !["A", "EMPTY", "PATH", "HOME", "USER", "LOGNAME"].includes(name))).toEqual([]);
+    expect(
+      names.filter((name) => name && !["A", "EMPTY", "PATH", "HOME", "USER", "LOGNAME"].includes(name)),
+    ).toEqual([]);
   });
 
   test("runs in a directory, as a user", async () => {
@@ -51,7 +41,9 @@ export function testInside({ test, fixture, unless }: RuntimeContext): void {
     async () => {
       const { guest } = await fixture().box();
       expect((await shellInside(guest, "id -u; id -g", { user: "1234:99" })).stdout).toBe("1234\n99\n");
-      expect((await shellInside(guest, "id -un; echo $USER", { user: "nobody" })).stdout).toBe("nobody\nnobody\n");
+      expect((await shellInside(guest, "id -un; echo $USER", { user: "nobody" })).stdout).toBe(
+        "nobody\nnobody\n",
+      );
       expect((await shellInside(guest, "cat /root/x; ls /root", { user: "nobody" })).exit_code).not.toBe(0);
     },
     { unless: unless("users") },
@@ -155,7 +147,9 @@ export function testInside({ test, fixture, unless }: RuntimeContext): void {
     async function* chunks() {
       for (let i = 0; i < 16; i++) yield chunk;
     }
-    expect(await guest.writeFile("/opt/big", chunks(), { parents: true })).toEqual({ bytes: 16 * chunk.length });
+    expect(await guest.writeFile("/opt/big", chunks(), { parents: true })).toEqual({
+      bytes: 16 * chunk.length,
+    });
     let bytes = 0;
     for await (const part of (await guest.readFile("/opt/big")).body) bytes += part.length;
     expect(bytes).toBe(16 * chunk.length);

@@ -1,7 +1,6 @@
 import { expect } from "vitest";
-import { shellInside } from "./guest-tools.ts";
-import type { RuntimeContext } from "./runtime.ts";
-import { noLimits } from "./guest-tools.ts";
+import { noLimits, shellInside } from "./guest-tools.ts";
+import type { RuntimeContext } from "./runtime-fixture.ts";
 import { eventually } from "./wait.ts";
 
 const MIB = 1024 ** 2;
@@ -15,7 +14,10 @@ export function testLimits({ test, fixture, unless }: RuntimeContext): void {
       const { id, guest } = await box({ limits: { ...noLimits, memoryBytes: 64 * MIB } });
       expect((await runtime.stats(id)).memory_limit).toBe(64 * MIB);
       expect(runtime.oomKills(id)).toBe(0);
-      const hog = await shellInside(guest, "exec perl -e '$x = \"x\" x (200 * 1024 * 1024); print length $x'");
+      const hog = await shellInside(
+        guest,
+        "exec perl -e '$x = \"x\" x (200 * 1024 * 1024); print length $x'",
+      );
       expect(hog).toMatchObject({ exit_code: 137, signal: "SIGKILL", stdout: "" });
       await eventually("the kill to be counted", () => (runtime.oomKills(id) ?? 0) > 0);
       expect((await shellInside(guest, "echo fine")).stdout).toBe("fine\n");

@@ -4,14 +4,20 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { Runtime } from "../contracts/runtime.ts";
+import { expectFailure } from "./failures.ts";
 import { commandLinesInside, readAll, shellInside } from "./guest-tools.ts";
-import { expectFailure, newId, processLives, type RuntimeFixture, runtimeFixture } from "./runtime-fixture.ts";
+import {
+  type Ability,
+  newId,
+  processLives,
+  type RuntimeContext,
+  type RuntimeFixture,
+  runtimeFixture,
+} from "./runtime-fixture.ts";
 import { testInside } from "./runtime-inside.ts";
 import { testLimits } from "./runtime-limits.ts";
-import { type DefineTest, defineSuite, type SuiteOptions } from "./suite.ts";
+import { defineSuite, type SuiteOptions } from "./suite.ts";
 import { eventually, within } from "./wait.ts";
-
-export type Ability = "memory" | "cpu" | "pids" | "readonlyRoot" | "tmpfs" | "directory" | "users";
 
 export interface RuntimeSuiteOptions extends SuiteOptions {
   /** Image with a POSIX shell, coreutils and perl, such as Debian's. Default `host`. */
@@ -71,13 +77,6 @@ export function testRuntime(
     testInside(context);
     testLimits(context);
   });
-}
-
-export interface RuntimeContext {
-  test: DefineTest;
-  fixture: () => RuntimeFixture;
-  /** The first of these that the runtime lacks. */
-  unless: (...abilities: Ability[]) => Ability | undefined;
 }
 
 function testLifecycle({ test, fixture }: RuntimeContext): void {

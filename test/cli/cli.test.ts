@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -233,9 +233,10 @@ describe("version and doctor", () => {
       node: process.versions.node,
       state_dir: { path: box.stateDir },
     });
-    expect(report.runtimes.map((runtime: { runtime: string }) => runtime.runtime)).toContain("fake");
+    expect(report.runtimes.map((runtime: { runtime: string }) => runtime.runtime)).toContain(
+      box.env.WARREN_RUNTIME,
+    );
     expect(await box.ok(["doctor"])).toContain("runtime");
-    mkdirSync(join(box.dir, "open"), { mode: 0o777 });
     const refused = await box.warren(["doctor", "--state-dir", "/dev/null/x"]);
     expect(refused.code).toBe(1);
     expect(refused.stdout.toString()).toContain("not usable");

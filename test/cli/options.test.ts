@@ -1,12 +1,15 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { parseLocation } from "../../src/cli/copy/location.ts";
 import {
-  envFileEntries,
   expirySeconds,
   nanoCpus,
   parseEnvironment,
   parseLabels,
   parseTmpfs,
+  readEnvFile,
   wholeNumber,
 } from "../../src/cli/options.ts";
 import { UsageError } from "../../src/cli/report.ts";
@@ -27,10 +30,10 @@ describe("environment variables", () => {
   });
 
   it("reads env files", () => {
-    expect(envFileEntries("# comment\r\n\r\nA=1\r\n  B='2' # no comment\n")).toEqual([
-      "A=1",
-      "B='2' # no comment",
-    ]);
+    const dir = mkdtempSync(join(tmpdir(), "warren-env-"));
+    writeFileSync(join(dir, "env"), "# comment\r\n\r\nA=1\r\n  B='2' # no comment\n");
+    expect(readEnvFile(join(dir, "env"))).toEqual(["A=1", "B='2' # no comment"]);
+    rmSync(dir, { recursive: true });
   });
 });
 

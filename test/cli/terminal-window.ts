@@ -15,13 +15,14 @@ export interface TerminalWindow extends Disposable {
   shows(pattern: RegExp): Promise<string>;
 }
 
-export function openTerminal(env: NodeJS.ProcessEnv, cols = 80, rows = 24): TerminalWindow {
+/** Resolves when its shell waits for a line. */
+export async function openTerminal(env: NodeJS.ProcessEnv, cols = 80, rows = 24): Promise<TerminalWindow> {
   const socket = `warren-test-${process.pid}-${randomBytes(4).toString("hex")}`;
   const { TMUX, TMUX_PANE, ...own } = env;
   const tmux = (...args: string[]) =>
     execFileSync("tmux", ["-L", socket, "-f", "/dev/null", ...args], { env: own, encoding: "utf8" });
   tmux("new-session", "-d", "-x", String(cols), "-y", String(rows), "env PS1='host> ' sh");
-  return {
+  const window: TerminalWindow = {
     keys: (...keys) => void tmux("send-keys", ...keys),
     resize: (newCols, newRows) => void tmux("resize-window", "-x", String(newCols), "-y", String(newRows)),
     screen: () => tmux("capture-pane", "-p"),
@@ -41,4 +42,6 @@ export function openTerminal(env: NodeJS.ProcessEnv, cols = 80, rows = 24): Term
     },
     [Symbol.dispose]: () => void tmux("kill-server"),
   };
+  await window.shows(/^host>$/m);
+  return window;
 }

@@ -48,7 +48,7 @@ describe("the Sandbox handle", () => {
     await using box = await Sandbox.connect("box", { url: served.url });
     const bytes = new Uint8Array(300_000).map((_, index) => index % 251);
     expect(await box.files.write("/a b/ü;'\n.bin", bytes)).toBe(bytes.length);
-    expect(await box.files.read("/a b/ü;'\n.bin")).toEqual(bytes);
+    expect(Buffer.compare(await box.files.read("/a b/ü;'\n.bin"), bytes)).toBe(0);
     expect(await box.files.read("/a b/ü;'\n.bin", { offset: 10, length: 5 })).toEqual(bytes.slice(10, 15));
     await box.files.write("/text", "grüße");
     expect(await box.files.readText("/text")).toBe("grüße");

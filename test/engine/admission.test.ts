@@ -16,7 +16,13 @@ const everything: Capabilities = {
   snapshots: false,
   images: ["host", "directory", "tar", "oci"],
 };
-const nothing: Capabilities = { ...everything, limits: [], readonlyRoot: false, tmpfs: false, images: ["host"] };
+const nothing: Capabilities = {
+  ...everything,
+  limits: [],
+  readonlyRoot: false,
+  tmpfs: false,
+  images: ["host"],
+};
 // Admission reads a runtime's name and capabilities, nothing else.
 const runtimes = {
   able: { name: "able", capabilities: everything } as Runtime,
@@ -91,7 +97,10 @@ describe("what is refused", () => {
     ["/a", "1m", "bind"],
   ])("a tmpfs at %j of %j with %j", (path, size, options) => {
     expect(() => admitted({ storage: { tmpfs: [{ path, size, options }] } })).toThrow(
-      expect.objectContaining({ code: "invalid_request", message: expect.stringContaining("storage.tmpfs.0") }),
+      expect.objectContaining({
+        code: "invalid_request",
+        message: expect.stringContaining("storage.tmpfs.0"),
+      }),
     );
   });
 

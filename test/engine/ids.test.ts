@@ -32,9 +32,12 @@ describe("resolving", () => {
       }),
     );
   });
-  it.each(["zzz", "", "nope", "../x", "a\nb", "x".repeat(10_000), "__proto__"])("does not find %j", (wanted) => {
-    expect(() => find(wanted)).toThrow(expect.objectContaining({ code: "sandbox_not_found" }));
-  });
+  it.each(["zzz", "", "nope", "../x", "a\nb", "x".repeat(10_000), "__proto__"])(
+    "does not find %j",
+    (wanted) => {
+      expect(() => find(wanted)).toThrow(expect.objectContaining({ code: "sandbox_not_found" }));
+    },
+  );
   it("quotes and shortens what was asked for", () => {
     const message = (wanted: string) => {
       try {

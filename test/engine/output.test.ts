@@ -19,7 +19,12 @@ describe("capped output", () => {
   });
   it("puts characters together that were split between chunks", () => {
     const bytes = [...Buffer.from("äß€😀")];
-    expect(collect(99, bytes.map((byte) => [byte])).text).toBe("äß€😀");
+    expect(
+      collect(
+        99,
+        bytes.map((byte) => [byte]),
+      ).text,
+    ).toBe("äß€😀");
   });
   it("gives base64 for bytes that are no text", () => {
     expect(collect(9, [[0xff, 0x00, 0x41]])).toEqual({

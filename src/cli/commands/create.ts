@@ -1,16 +1,15 @@
-import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import type { CreateSandbox } from "../../contracts/sandbox.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
 import {
   bytes,
   collect,
-  envFileEntries,
   expirySeconds,
   nanoCpus,
   parseEnvironment,
   parseLabels,
   parseTmpfs,
+  readEnvFile,
   wholeNumber,
 } from "../options.ts";
 import { print } from "../output.ts";
@@ -92,9 +91,8 @@ function mainCommand(cmd: string[], args: readonly string[]): string[] {
   return cmd;
 }
 
-async function createRequest(options: CreateOptions): Promise<CreateSandbox> {
-  const files = await Promise.all((options.envFile ?? []).map((path) => readFile(path, "utf8")));
-  const env = parseEnvironment([...files.flatMap(envFileEntries), ...(options.env ?? [])]);
+function createRequest(options: CreateOptions): CreateSandbox {
+  const env = parseEnvironment([...(options.envFile ?? []).flatMap(readEnvFile), ...(options.env ?? [])]);
   const tmpfs = options.tmpfs?.map(parseTmpfs);
   return {
     // A developer's sandbox must not vanish over lunch, so the server's default expiry is not used.

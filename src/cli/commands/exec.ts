@@ -1,11 +1,10 @@
-import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { readEnvironment } from "../../app/config.ts";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { ExecExit } from "../../contracts/exec.ts";
 import { runAttached } from "../exec-session.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
-import { collect, envFileEntries, parseEnvironment, seconds } from "../options.ts";
+import { collect, parseEnvironment, readEnvFile, seconds } from "../options.ts";
 import { explain } from "../report.ts";
 
 interface ExecOptions {
@@ -42,8 +41,7 @@ export function define(command: Command, context: CliContext): void {
   addGlobalOptions(command).action(async (id: string, words: string[], options: ExecOptions) => {
     // Behind the id commander leaves `--` where it is.
     const cmd = words[0] === "--" ? words.slice(1) : words;
-    const files = await Promise.all((options.envFile ?? []).map((path) => readFile(path, "utf8")));
-    const entries = [...files.flatMap(envFileEntries), ...(options.env ?? [])];
+    const entries = [...(options.envFile ?? []).flatMap(readEnvFile), ...(options.env ?? [])];
     const timeout = options.timeout === undefined ? undefined : seconds(options.timeout);
     const tty = options.tty ?? false;
     const interactive = options.interactive ?? false;

@@ -5,7 +5,6 @@ import { defaultUrl } from "./target.ts";
 import { createNodeTransport } from "./transport.ts";
 
 export * from "../exports.ts";
-export { createNodeTransport, type NodeTransport } from "./transport.ts";
 
 export interface NodeClientOptions {
   /** `http://…`, `https://…` or `unix:/path`; default: `WARREN_URL`, else the socket of this user's own engine. */

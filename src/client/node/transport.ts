@@ -12,20 +12,17 @@ const CONNECT_MS = 10_000;
 /** Shorter than servers keep idle connections, so that no request runs into one that is being closed. */
 const IDLE_MS = 30_000;
 
-export interface NodeTransport extends Transport {
-  /** Closes idle connections. The process can end without it. */
-  close(): void;
-}
-
-/** Over `node:http` with kept connections: http, https, and Unix sockets as `unix:/path/to/engine.sock`. */
-export function createNodeTransport(url: string): NodeTransport {
+/**
+ * Over `node:http` with kept connections: http, https, and Unix sockets as `unix:/path/to/engine.sock`. Idle connections
+ * do not keep the process alive.
+ */
+export function createNodeTransport(url: string): Transport {
   const target = parseTarget(url);
   const pooling = { keepAlive: true, maxSockets: Number.POSITIVE_INFINITY, timeout: IDLE_MS };
   const agent = target.tls ? new TlsAgent(pooling) : new Agent(pooling);
   return {
     request: (request) => withRetry(request, () => send(target, agent, request)),
     openSocket: (request) => openNodeSocket(target, request, CONNECT_MS),
-    close: () => agent.destroy(),
   };
 }
 

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { rename, rm } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
-import type { Duplex, Stream } from "node:stream";
+import type { Duplex } from "node:stream";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { nativeProgram } from "../../lib/native.ts";
@@ -51,7 +51,7 @@ export async function launch(layout: Layout, spec: RuntimeSpec, marker: string):
         argv0: marker,
         detached: true,
         env: {},
-        stdio: ["ignore", log, log, listener.handle, "pipe", "pipe", "pipe"],
+        stdio: ["ignore", log, log, listener.fd, "pipe", "pipe", "pipe"],
       },
     );
   } finally {
@@ -126,15 +126,15 @@ async function bwrapOptions(layout: Layout, spec: RuntimeSpec): Promise<string[]
  * A listening socket for the guest to inherit: it has no path inside. It is bound beside its place and moved there, since
  * closing our end of it removes the name that it was bound to.
  */
-async function listen(path: string): Promise<Disposable & { handle: Stream }> {
+async function listen(path: string): Promise<Disposable & { fd: number }> {
   const server: Server = createServer((socket) => socket.destroy());
   await rm(`${path}.new`, { force: true });
   server.listen(`${path}.new`);
   await once(server, "listening");
   await rename(`${path}.new`, path);
   return {
-    // spawn() takes whatever wraps a libuv handle; its types know only streams.
-    handle: server as unknown as Stream,
+    // Node shows the number nowhere else; spawn() takes a handle only of a stream.
+    fd: (server as unknown as { _handle: { fd: number } })._handle.fd,
     [Symbol.dispose]: () => void server.close(),
   };
 }
@@ -145,7 +145,8 @@ async function firstProcess(child: ChildProcess, info: Duplex): Promise<number> 
     let text = "";
     info.setEncoding("utf8").on("data", (chunk: string) => {
       text += chunk;
-      const pid = /"child-pid":\s*(\d+)/.exec(text)?.[1];
+      // Read to its end: bwrap would die of a closed pipe while it still tells of its namespaces.
+      const pid = /"child-pid":\s*(\d+)[^}]*\}/.exec(text)?.[1];
       if (pid !== undefined) resolve(Number(pid));
     });
     child.once("error", (cause) =>

@@ -41,6 +41,8 @@ export interface LauncherStart {
   dir: string;
   /** A directory of the host that the root filesystem's mount may hide in the launcher's own mount namespace. */
   stage: string;
+  /** Directory inside that is made where it is missing. */
+  workdir: string;
   idBase: number;
   idCount: number;
   /** Topmost first. */
@@ -74,8 +76,6 @@ export interface Launcher {
   cgroupKill(dirs: readonly string[], suffix: string, waitMs: number): Promise<boolean>;
   /** Deletes the entry `name` of the directory `trash` with everything in it. */
   rmtree(trash: string, name: string): Promise<void>;
-  /** Tries idmapped and overlay mounts in a directory that was laid out for it. */
-  check(dir: string): Promise<void>;
   /** Ends the launcher. What it started keeps running, RUN programs excepted. */
   close(): Promise<void>;
 }
@@ -120,6 +120,7 @@ export function createLauncher(options: { log: Logger; program?: string }): Laun
       const body = encoder()
         .str(request.dir)
         .str(request.stage)
+        .str(request.workdir)
         .u32(request.idBase)
         .u32(request.idCount)
         .list(request.lowers)
@@ -147,9 +148,6 @@ export function createLauncher(options: { log: Logger; program?: string }): Laun
     },
     async rmtree(trash, name) {
       await connected().call(launcherOps.rmtree, encoder().str(trash).str(name).finish());
-    },
-    async check(dir) {
-      await connected().call(launcherOps.check, encoder().str(dir).finish());
     },
     async close() {
       closed = true;

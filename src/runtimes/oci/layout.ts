@@ -5,7 +5,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 /** sun_path is 108 bytes with its NUL (unix(7)). */
 const MAX_SOCKET_PATH = 107;
 /** Longest sandbox id; ids become directory, cgroup and container names. */
-const MAX_ID = 64;
+const MAX_ID = 32;
 
 /** Where the runtime keeps its files, all below `<stateDir>/oci`, which nobody else on the host can enter. */
 export interface Layout {

@@ -122,6 +122,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         const result = await launcher.start({
           dir: paths.dir,
           stage: options.stage,
+          workdir: sandbox.spec.workdir,
           idBase,
           idCount: IDS_PER_SANDBOX,
           lowers: [paths.top, sandbox.lower],

@@ -3,8 +3,9 @@ import { connect as connectSocket } from "node:net";
 import { dirname, join } from "node:path";
 import type { Duplex } from "node:stream";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { Capabilities, Runtime, RuntimeSandbox } from "../../contracts/runtime.ts";
+import type { Capabilities, Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
 import { createGuestClient } from "../../guest/client.ts";
+import type { GuestClient } from "../../guest/types.ts";
 import type { RuntimeFactory, RuntimeOptions } from "../registry.ts";
 import { capabilities as linuxCapabilities } from "./bundle.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
@@ -171,6 +172,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       const guest = await lifecycle.start({ program, seccomp: compiled, sandbox, binds, paths });
       try {
         await guestOf(id).hello();
+        await makeWorkdirInTmpfs(guestOf(id), sandbox.spec);
         if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       } catch (error) {
         await lifecycle.finish(id);
@@ -234,6 +236,12 @@ const staticCapabilities: Capabilities = {
   snapshots: false,
   images: ["host", "directory", "tar", "oci"],
 };
+
+/** The launcher makes the working directory on the root filesystem, where a tmpfs may hide it. */
+async function makeWorkdirInTmpfs(guest: GuestClient, spec: RuntimeSpec): Promise<void> {
+  if (!spec.tmpfs.some((mount) => !mount.readonly && spec.workdir.startsWith(`${mount.path}/`))) return;
+  await guest.mkdir(spec.workdir, { parents: true });
+}
 
 /** Half-close is part of the guest protocol's DIAL. */
 function connectGuest(path: string, id: string): Promise<Duplex> {

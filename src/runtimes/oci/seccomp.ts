@@ -5,6 +5,7 @@ import { run } from "../../lib/run.ts";
 import { containersProfile, type ProfileRule } from "./seccomp-profile.ts";
 
 const EPERM = 1;
+const EINVAL = 22;
 const ENOSYS = 38;
 const EAFNOSUPPORT = 97;
 
@@ -96,7 +97,8 @@ function socketRules(mayAudit: boolean): ProfileRule[] {
   for (const family of refusedFamilies) {
     rules.push({ names: "socket", action: EAFNOSUPPORT, args: [eq(0, family)] });
   }
-  // NETLINK_AUDIT is 9.
+  // EINVAL for NETLINK_AUDIT (9) tells libaudit that there is no auditing; without it `su` and its like fail.
+  if (!mayAudit) rules.push({ names: "socket", action: EINVAL, args: [eq(0, 16), eq(2, 9)] });
   rules.push({
     names: "socket",
     action: "allow",

@@ -7,7 +7,6 @@ export const launcherOps = {
   kill: 5,
   cgroupKill: 6,
   rmtree: 7,
-  check: 8,
 } as const;
 
 /** Payload bytes of one request, id and operation included. */

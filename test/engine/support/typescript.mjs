@@ -1,8 +1,8 @@
 // Lets plain `node --import` run the sources, for tests that must kill a process of their own.
 import { readFile } from "node:fs/promises";
-import { isMainThread } from "node:worker_threads";
 import { register } from "node:module";
 import { fileURLToPath } from "node:url";
+import { isMainThread } from "node:worker_threads";
 
 if (isMainThread) register(import.meta.url);
 

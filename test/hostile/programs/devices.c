@@ -47,9 +47,6 @@ static long tioclinux_paste(void) {
 static long tioclinux_with_high_bits(void) {
   return syscall(SYS_ioctl, 0L, 0x100000000L | TIOCLINUX, "\3");
 }
-static long tiocsctty_steal(void) {
-  return ioctl(0, TIOCSCTTY, 1);
-}
 static long tioccons(void) {
   return ioctl(0, TIOCCONS, 0);
 }
@@ -70,7 +67,6 @@ int main(int argc, char **argv) {
     ATTEMPT(tiocsti_with_high_bits);
     ATTEMPT(tioclinux_paste);
     ATTEMPT(tioclinux_with_high_bits);
-    ATTEMPT(tiocsctty_steal);
     ATTEMPT(tioccons);
     return 0;
   }

@@ -1,4 +1,5 @@
-// Reaching into PID 1 and the supervisors between it and this process: their memory, descriptors, limits.
+// Reaching into PID 1 and the supervisors between it and this process: their memory, descriptors. (Root inside may list the
+// numbers of PID 1's descriptors, and offer it to the OOM killer: that ends its own sandbox, nothing else.)
 #include "probe.h"
 
 #include <sys/ptrace.h>
@@ -62,9 +63,6 @@ static long open_root(void) {
 static long open_cwd(void) {
   return open_of("cwd", O_RDONLY);
 }
-static long list_fd(void) {
-  return open_of("fd", O_RDONLY | O_DIRECTORY);
-}
 static long open_maps(void) {
   return open_of("maps", O_RDONLY);
 }
@@ -73,9 +71,6 @@ static long open_environ(void) {
 }
 static long open_ns_mnt(void) {
   return open_of("ns/mnt", O_RDONLY);
-}
-static long open_oom_score_adj(void) {
-  return open_of("oom_score_adj", O_WRONLY);
 }
 static long open_fd_entries(void) {
   for (int fd = 0; fd < 64; fd++) {
@@ -103,12 +98,10 @@ static void all_of(long pid, const char *who) {
     {"exe", open_exe},
     {"root", open_root},
     {"cwd", open_cwd},
-    {"fd", list_fd},
     {"fd/N", open_fd_entries},
     {"maps", open_maps},
     {"environ", open_environ},
     {"ns/mnt", open_ns_mnt},
-    {"oom_score_adj", open_oom_score_adj},
   };
   victim = pid;
   for (size_t i = 0; i < sizeof attacks / sizeof *attacks; i++) {

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type RunResult, run } from "../../../src/lib/run.ts";
 
@@ -17,7 +17,7 @@ export async function runBare(
   dir: string,
   program: string,
   args: readonly string[] = [],
-  options: { user?: number; terminal?: boolean } = {},
+  options: { user?: number; mode?: number } = {},
 ): Promise<RunResult> {
   const bundle = await mkdtemp(join(dir, "bare-"));
   const id = `hostile-bare-${randomBytes(4).toString("hex")}`;
@@ -25,6 +25,7 @@ export async function runBare(
   try {
     await mkdir(join(bundle, "rootfs/tmp"), { recursive: true, mode: 0o755 });
     await copyFile(program, join(bundle, "rootfs/program"));
+    await chmod(join(bundle, "rootfs/program"), options.mode ?? 0o755);
     const uid = options.user ?? 0;
     const capabilities = uid === 0 ? await ownCapabilities() : [];
     await writeFile(
@@ -61,7 +62,7 @@ export async function runBare(
       }),
     );
     return await run("crun", [...crun, "run", "--bundle", bundle, id], {
-      timeoutMs: 60_000,
+      timeoutMs: 30_000,
       maxOutputBytes: 1 << 20,
     });
   } finally {

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ExecRequest, ExecResult } from "../../../src/contracts/exec.ts";
@@ -23,11 +23,11 @@ export interface Lab extends AsyncDisposable {
   readonly stateDir: string;
   readonly ownerId: string;
   readonly engine: Engine;
-  /** A root filesystem with nothing in it but users and empty directories. */
+  /** A root filesystem with nothing in it but users, empty directories, and the attack programs in `ATTACKS`. */
   readonly image: string;
   /** Host path of a compiled attack program. */
   program(name: string): string;
-  /** A running sandbox of `image`, with the attack programs in `ATTACKS`; its id. */
+  /** A running sandbox of `image`; its id. */
   sandbox(request?: Partial<CreateSandbox>): Promise<string>;
   /** Runs an attack program inside. */
   attack(
@@ -49,7 +49,8 @@ export async function openLab(options: {
   const ownerId = `hostile${randomBytes(4).toString("hex")}`;
   const programs = join(dir, "programs");
   await buildPrograms(programs, options.programs);
-  const image = await makeImage(join(dir, "image"));
+  const image = join(dir, "image");
+  await makeImage(image, programs);
   await mkdir(stateDir, { mode: 0o700 });
   const log = silentLogger;
   const runtime = await openOciRuntime({ stateDir, ownerId, log });
@@ -67,16 +68,7 @@ export async function openLab(options: {
     engine,
     image,
     program: (name) => join(programs, name),
-    async sandbox(request = {}) {
-      const { id } = await engine.create({ image, timeout: 600, ...request });
-      // One sandbox may be given another's name only by mistake; programs are read anew for each, as they are small.
-      for (const name of options.programs) {
-        await engine.files.write(id, `${ATTACKS}/${name}`, await readFile(join(programs, name)), {
-          mode: 0o755,
-        });
-      }
-      return id;
-    },
+    sandbox: async (request = {}) => (await engine.create({ image, timeout: 600, ...request })).id,
     attack: (id, name, args = [], request = {}) =>
       engine.exec(id, { timeout: ATTACK_TIMEOUT_S, ...request, cmd: [`${ATTACKS}/${name}`, ...args] }),
     onHost: (name, args = [], { cwd = dir } = {}) =>
@@ -96,7 +88,7 @@ export async function openLab(options: {
   };
 }
 
-async function makeImage(root: string): Promise<string> {
+async function makeImage(root: string, programs: string): Promise<void> {
   for (const path of ["etc", "tmp", "root", "home/mallory", "usr/bin"]) {
     await mkdir(join(root, path), { recursive: true });
   }
@@ -107,7 +99,7 @@ async function makeImage(root: string): Promise<string> {
     "root:x:0:0:root:/root:/bin/sh\nmallory:x:1000:1000::/home/mallory:/bin/sh\n",
   );
   await writeFile(join(root, "etc/group"), "root:x:0:\nmallory:x:1000:\n");
-  return root;
+  await cp(programs, join(root, ATTACKS), { recursive: true });
 }
 
 /** Standard output of an attack that ended with code 0. */

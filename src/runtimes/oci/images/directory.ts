@@ -20,7 +20,7 @@ export async function ensureDirectory(
  */
 export async function resolveDirectory(path: string, stateDir: string): Promise<string> {
   const resolved = await realpath(path).catch((error: unknown) => {
-    if (isGone(error)) throw new WarrenError("image_not_found", `${path} does not exist`);
+    if (isGone(error)) throw missing(path);
     throw error;
   });
   if (!(await stat(resolved)).isDirectory()) {
@@ -47,4 +47,10 @@ export async function resolveDirectory(path: string, stateDir: string): Promise<
 
 function isWithin(path: string, dir: string): boolean {
   return path === dir || path.startsWith(dir.endsWith("/") ? dir : `${dir}/`);
+}
+
+export function missing(path: string): WarrenError {
+  return new WarrenError("image_not_found", `${path} does not exist`, {
+    hint: "an image path is looked up on the host that runs the engine",
+  });
 }

@@ -1,7 +1,22 @@
-import { constants, type Stats } from "node:fs";
-import { chmod, lstat, open, readdir, readlink, symlink, utimes, writeFile } from "node:fs/promises";
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  type Stats,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
-import { isGone, makeDir } from "../files.ts";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { isGone } from "../files.ts";
 
 /**
  * Left out although everybody may read them: identities of this host, its accounts and mounts, our own configuration; and
@@ -50,22 +65,25 @@ export interface EtcEntry {
   target?: string;
 }
 
+/** Entries between two pauses for the event loop. Single calls through the thread pool would take ten times as long. */
+const ENTRIES_PER_TURN = 64;
+
 /** Everything below `/etc` that an unprivileged user can read, parents first, sorted. */
 export async function listReadable(etc: string): Promise<EtcEntry[]> {
   const entries: EtcEntry[] = [];
   let bytes = 0;
   const visit = async (relative: string): Promise<void> => {
-    const names = (await readdir(join(etc, relative))).sort();
-    for (const name of names) {
+    for (const name of readdirSync(join(etc, relative)).sort()) {
       const path = relative === "" ? name : `${relative}/${name}`;
       if (excluded.has(path) || excludedPattern.test(path) || entries.length >= MAX_ENTRIES) continue;
-      const entry = await readable(etc, path);
+      const entry = readable(etc, path);
       if (!entry) continue;
       if (entry.stats.isFile()) {
         if (entry.stats.size > MAX_FILE_BYTES || bytes + entry.stats.size > MAX_TOTAL_BYTES) continue;
         bytes += entry.stats.size;
       }
       entries.push(entry);
+      if (entries.length % ENTRIES_PER_TURN === 0) await nextTurn();
       if (entry.stats.isDirectory()) await visit(path);
     }
   };
@@ -73,10 +91,10 @@ export async function listReadable(etc: string): Promise<EtcEntry[]> {
   return entries;
 }
 
-async function readable(etc: string, path: string): Promise<EtcEntry | undefined> {
+function readable(etc: string, path: string): EtcEntry | undefined {
   try {
-    const stats = await lstat(join(etc, path));
-    if (stats.isSymbolicLink()) return { path, stats, target: await readlink(join(etc, path)) };
+    const stats = lstatSync(join(etc, path));
+    if (stats.isSymbolicLink()) return { path, stats, target: readlinkSync(join(etc, path)) };
     const needed = stats.isDirectory() ? OTHERS_ENTER : stats.isFile() ? OTHERS_READ : undefined;
     return needed !== undefined && (stats.mode & needed) === needed ? { path, stats } : undefined;
   } catch (error) {
@@ -87,28 +105,35 @@ async function readable(etc: string, path: string): Promise<EtcEntry | undefined
 
 /** Copies the entries to `target`, owned by us. A file that has become unreadable or a link meanwhile is left out. */
 export async function copyEntries(etc: string, entries: readonly EtcEntry[], target: string): Promise<void> {
-  for (const entry of entries) {
+  for (const [i, entry] of entries.entries()) {
+    if (i % ENTRIES_PER_TURN === 0) await nextTurn();
     const to = join(target, entry.path);
-    if (entry.target !== undefined) await symlink(entry.target, to);
-    else if (entry.stats.isDirectory()) await makeDir(to, 0o755);
-    else await copyFile(join(etc, entry.path), to);
+    if (entry.target !== undefined) {
+      symlinkSync(entry.target, to);
+    } else if (entry.stats.isDirectory()) {
+      mkdirSync(to);
+      chmodSync(to, 0o755);
+    } else {
+      copyReadable(join(etc, entry.path), to);
+    }
   }
 }
 
-async function copyFile(from: string, to: string): Promise<void> {
-  const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-  const file = await open(from, flags).catch((error: NodeJS.ErrnoException) => {
-    if (isGone(error) || error.code === "ELOOP") return undefined;
-    throw error;
-  });
-  if (!file) return;
+function copyReadable(from: string, to: string): void {
+  let file: number;
   try {
-    const stats = await file.stat();
+    file = openSync(from, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    if (isGone(error) || (error as NodeJS.ErrnoException).code === "ELOOP") return;
+    throw error;
+  }
+  try {
+    const stats = fstatSync(file);
     if (!stats.isFile() || (stats.mode & OTHERS_READ) === 0 || stats.size > MAX_FILE_BYTES) return;
-    await writeFile(to, await file.readFile());
-    await chmod(to, stats.mode & 0o755);
-    await utimes(to, stats.atime, stats.mtime);
+    writeFileSync(to, readFileSync(file));
+    chmodSync(to, stats.mode & 0o755);
+    utimesSync(to, stats.atime, stats.mtime);
   } finally {
-    await file.close();
+    closeSync(file);
   }
 }

@@ -11,7 +11,7 @@ import {
   symlink,
   writeFile,
 } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import { isGone, makeDir, statOrUndefined } from "../files.ts";
 import type { ReadonlyBind } from "../launcher-client.ts";
@@ -45,20 +45,15 @@ export interface HostImageOptions {
 }
 
 /** Raise when the skeleton's make-up changes, so that old ones aren't taken for current. */
-const SKELETON_VERSION = 1;
-/** Top-level directories that hold programs. On a host with merged /usr all but usr and opt are links into usr. */
-const programDirs = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt"];
+const SKELETON_VERSION = 2;
+/** Top-level directories that hold programs. On a host with merged /usr all but usr are links into usr. */
+const programDirs = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/** Its entries are mounted one by one: programs of the host can be used, and others be installed beside them. */
+const addOnDir = "opt";
+/** More entries of /opt than any host has; what is beyond is left out. */
+const MAX_ADD_ONS = 200;
 /** Home fields of system accounts that name a directory of programs: not homes. */
-const notHomes = new Set([
-  "/",
-  "/usr",
-  "/usr/bin",
-  "/usr/sbin",
-  "/usr/lib",
-  "/usr/share",
-  "/usr/local",
-  "/opt",
-]);
+const notHomes = new Set(["/", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/share", "/usr/local"]);
 
 export function createHostImage(options: HostImageOptions): HostImage {
   const hostRoot = options.hostRoot ?? "/";
@@ -78,7 +73,7 @@ export function createHostImage(options: HostImageOptions): HostImage {
 async function refreshSkeleton(options: HostImageOptions, hostRoot: string): Promise<string> {
   await mkdir(options.dir, { recursive: true, mode: 0o700 });
   const etc = join(hostRoot, "etc");
-  const [entries, top] = await Promise.all([listReadable(etc), topLevel(hostRoot)]);
+  const [entries, top] = await Promise.all([listReadable(etc), hostEntries(hostRoot)]);
   const name = signature(entries, top);
   const target = join(options.dir, name);
   if (!(await statOrUndefined(target))) {
@@ -99,25 +94,46 @@ async function refreshSkeleton(options: HostImageOptions, hostRoot: string): Pro
   return target;
 }
 
-/** What a program directory is on the host: a link to repeat, or a directory to mount. */
-interface TopLevel {
+/** Something of the host that shows inside: a link to repeat, or what to mount read-only. */
+interface HostEntry {
+  /** Relative to the root, inside. */
   name: string;
   link?: string;
+  /** Real path on the host. */
+  source?: string;
+  isDirectory: boolean;
 }
 
-async function topLevel(hostRoot: string): Promise<TopLevel[]> {
-  const found: TopLevel[] = [];
-  for (const name of programDirs) {
-    const stats = await statOrUndefined(join(hostRoot, name));
-    if (stats?.isDirectory()) found.push({ name });
-    // /opt may be a link to a place outside of what is mounted; it is then mounted itself.
-    else if (stats?.isSymbolicLink() && name === "opt") found.push({ name });
-    else if (stats?.isSymbolicLink()) found.push({ name, link: await readlink(join(hostRoot, name)) });
-  }
+async function hostEntries(hostRoot: string): Promise<HostEntry[]> {
+  const found: HostEntry[] = [];
+  const add = async (path: string, name: string, onDevice?: number) => {
+    const stats = await statOrUndefined(path);
+    if (stats?.isSymbolicLink()) found.push({ name, link: await readlink(path), isDirectory: false });
+    else if (onDevice !== undefined && stats?.dev !== onDevice) return;
+    else if (stats?.isDirectory() || stats?.isFile()) {
+      found.push({ name, source: await realpath(path), isDirectory: stats.isDirectory() });
+    }
+  };
+  for (const name of programDirs) await add(join(hostRoot, name), name);
+  const addOns = await realpath(join(hostRoot, addOnDir)).catch(() => undefined);
+  if (addOns === undefined || !(await isOpenToAll(addOns))) return found;
+  const device = (await lstat(addOns)).dev;
+  const names = (await readdir(addOns)).sort().slice(0, MAX_ADD_ONS);
+  for (const name of names) await add(join(addOns, name), `${addOnDir}/${name}`, device);
   return found;
 }
 
-function signature(entries: readonly EtcEntry[], top: readonly TopLevel[]): string {
+/** Mounting what is in a directory goes past that directory's own permissions, so everybody must be allowed in already. */
+async function isOpenToAll(dir: string): Promise<boolean> {
+  const stats = await lstat(dir);
+  if (!stats.isDirectory() || (stats.mode & 0o005) !== 0o005) return false;
+  for (let path = dirname(dir); path !== "/"; path = dirname(path)) {
+    if (((await lstat(path)).mode & 0o001) === 0) return false;
+  }
+  return true;
+}
+
+function signature(entries: readonly EtcEntry[], top: readonly HostEntry[]): string {
   const hash = createHash("sha256").update(`${SKELETON_VERSION}\n${JSON.stringify(top)}\n`);
   for (const { path, stats, target } of entries) {
     hash.update(
@@ -135,7 +151,7 @@ function signature(entries: readonly EtcEntry[], top: readonly TopLevel[]): stri
 async function build(
   root: string,
   entries: readonly EtcEntry[],
-  top: readonly TopLevel[],
+  top: readonly HostEntry[],
   etc: string,
 ): Promise<void> {
   await makeDir(root, 0o755);
@@ -149,6 +165,7 @@ async function build(
     ["run/lock", 0o1777],
     ["mnt", 0o755],
     ["media", 0o755],
+    ["opt", 0o755],
     ["srv", 0o755],
     ["var", 0o755],
     ["var/backups", 0o755],
@@ -166,12 +183,14 @@ async function build(
   await chown(join(root, "home/sandbox"), SANDBOX_ID, SANDBOX_ID);
   await symlink("/run", join(root, "var/run"));
   await symlink("/run/lock", join(root, "var/lock"));
-  for (const { name, link } of top) {
-    if (link === undefined) await makeDir(join(root, name), 0o755);
-    else await symlink(link, join(root, name));
+  for (const { name, link, isDirectory } of top) {
+    if (link !== undefined) await symlink(link, join(root, name));
+    else if (isDirectory) await makeDir(join(root, name), 0o755);
+    else await writeFile(join(root, name), "", { mode: 0o644 });
   }
   await copyEntries(etc, entries, join(root, "etc"));
-  const shell = (await statOrUndefined("/bin/bash")) ? "/bin/bash" : "/bin/sh";
+  const hasBash = await statOrUndefined(join(dirname(etc), "usr/bin/bash"));
+  const shell = hasBash ? "/bin/bash" : "/bin/sh";
   for (const [name, text] of Object.entries(accounts(shell))) {
     await writeFile(join(root, "etc", name), text, { mode: 0o644 });
   }
@@ -195,11 +214,10 @@ function accounts(shell: string): Record<string, string> {
 }
 
 async function programBinds(options: HostImageOptions, hostRoot: string): Promise<ReadonlyBind[]> {
-  const binds: (ReadonlyBind & { real: string })[] = [];
-  for (const { name, link } of await topLevel(hostRoot)) {
-    if (link !== undefined) continue;
-    const real = await realpath(join(hostRoot, name)).catch(() => undefined);
-    if (real) binds.push({ source: real, target: name, real });
+  const binds: ReadonlyBind[] = [];
+  for (const { name, source } of await hostEntries(hostRoot)) {
+    // Optional, because the skeleton has no place for what was added to /opt since it was made.
+    if (source !== undefined) binds.push({ source, target: name, optional: name !== "usr" });
   }
   if (!binds.some((bind) => bind.target === "usr")) {
     throw new WarrenError("unsupported", "this host has no /usr directory to make the image `host` of");
@@ -207,30 +225,30 @@ async function programBinds(options: HostImageOptions, hostRoot: string): Promis
   const masks: ReadonlyBind[] = [];
   const hide = (path: string, source: string) => {
     for (const bind of binds) {
-      if (!path.startsWith(`${bind.real}/`)) continue;
-      masks.push({ source, target: `${bind.target}${path.slice(bind.real.length)}`, optional: true });
+      if (path !== bind.source && !path.startsWith(`${bind.source}/`)) continue;
+      masks.push({ source, target: `${bind.target}${path.slice(bind.source.length)}`, optional: true });
     }
   };
   hide(options.stateDir, options.emptyDir);
-  for (const home of await homes()) hide(home, options.emptyDir);
+  for (const home of await homes(hostRoot)) hide(home, options.emptyDir);
   for (const socket of await sockets()) hide(socket, options.emptyFile);
   // Outer ones first: what is below a masked directory is gone then, and passed over.
   masks.sort((a, b) => a.target.split("/").length - b.target.split("/").length);
-  return [...binds.map(({ source, target }) => ({ source, target })), ...masks];
+  return [...binds, ...masks];
 }
 
 /** Homes of root and of ordinary users, by their real paths. */
-async function homes(): Promise<string[]> {
+async function homes(hostRoot: string): Promise<string[]> {
   const found: string[] = [];
-  for (const line of (await readFile("/etc/passwd", "utf8")).split("\n")) {
+  for (const line of (await readFile(join(hostRoot, "etc/passwd"), "utf8")).split("\n")) {
     const [, , uid, , , home] = line.split(":");
     if (!home?.startsWith("/") || notHomes.has(home)) continue;
     if (Number(uid) !== 0 && (Number(uid) < 1000 || Number(uid) === 65534)) continue;
-    const real = await realpath(home).catch((error: unknown) => {
+    const real = await realpath(join(hostRoot, home)).catch((error: unknown) => {
       if (isGone(error)) return undefined;
       throw error;
     });
-    if (real && !notHomes.has(real) && (await lstat(real)).isDirectory()) found.push(real);
+    if (real && (await lstat(real)).isDirectory()) found.push(real);
   }
   return found;
 }

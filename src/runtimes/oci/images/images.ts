@@ -4,7 +4,7 @@ import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
 import { isGone, statOrUndefined } from "../files.ts";
 import type { Launcher, ReadonlyBind } from "../launcher-client.ts";
-import { ensureDirectory, resolveDirectory } from "./directory.ts";
+import { ensureDirectory, missing, resolveDirectory } from "./directory.ts";
 import { createHostImage, type HostImageOptions } from "./host.ts";
 import { ensureOci, ociRootfs } from "./oci.ts";
 import { parseReference } from "./reference.ts";
@@ -91,7 +91,7 @@ async function statFollowed(path: string) {
   try {
     return await stat(path);
   } catch (error) {
-    if (isGone(error)) throw new WarrenError("image_not_found", `${path} does not exist`);
+    if (isGone(error)) throw missing(path);
     throw error;
   }
 }

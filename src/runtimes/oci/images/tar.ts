@@ -6,6 +6,7 @@ import type { PreparedImage } from "../../../contracts/runtime.ts";
 import { isGone, makeDir, statOrUndefined } from "../files.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
+import { missing } from "./directory.ts";
 import { withDiskGuard } from "./disk-guard.ts";
 import { lastWords } from "./last-words.ts";
 
@@ -30,7 +31,7 @@ export async function ensureTar(
   signal: AbortSignal,
 ): Promise<PreparedImage> {
   const file = await realpath(path).catch((error: unknown) => {
-    if (isGone(error)) throw new WarrenError("image_not_found", `${path} does not exist`);
+    if (isGone(error)) throw missing(path);
     throw error;
   });
   const info = await stat(file, { bigint: true });

@@ -1,0 +1,70 @@
+import type { Duplex } from "node:stream";
+import { WarrenError } from "../contracts/errors.ts";
+import { type Connect, connectInTime } from "./connection.ts";
+import { brokenProtocol } from "./decoder.ts";
+import { encodeFrame } from "./encoder.ts";
+import { errnoError, guestGone, guestSilent, linuxErrno, parseError } from "./errors.ts";
+import { HEADER_BYTES, MAX_REPLY_BYTES, replies, requests } from "./frames.ts";
+
+/** How long connecting inside may take, when nothing is said. */
+const DEFAULT_TIMEOUT_MS = 10_000;
+
+/** A raw connection to a TCP port inside; each direction ends by itself. */
+export async function dial(
+  connect: Connect,
+  port: number,
+  options: { host?: string; timeoutMs?: number },
+  limits: { answerTimeoutMs: number },
+): Promise<Duplex> {
+  if (!Number.isInteger(port) || port < 1 || port > 65_535) {
+    throw new WarrenError("invalid_request", "a port is a whole number from 1 to 65535");
+  }
+  const timeoutMs = Math.min(Math.max(Math.ceil(options.timeoutMs ?? DEFAULT_TIMEOUT_MS), 1), 2 ** 31 - 1);
+  const host = options.host ?? "";
+  const request = encodeFrame(requests.dial).str(host).u16(port).u32(timeoutMs).finish();
+  const socket = await connectInTime(connect, limits);
+  socket.allowHalfOpen = true;
+  try {
+    socket.write(request);
+    const { type, payload } = await readFrame(socket, timeoutMs + limits.answerTimeoutMs);
+    if (type === replies.error) {
+      throw errnoError(parseError(payload).errno, `port ${port} of ${host === "" ? "the sandbox" : host}`, {
+        [linuxErrno.EINVAL]: ["invalid_request", "not an address", "give an IP address or localhost"],
+      });
+    }
+    if (type !== replies.ok || payload.length > 0) throw brokenProtocol(`frame ${type} to one who dials`);
+    return socket;
+  } catch (error) {
+    socket.on("error", () => {}).destroy();
+    throw error;
+  }
+}
+
+/** Takes one frame and not a byte more, without making the stream flow. */
+function readFrame(socket: Duplex, timeoutMs: number): Promise<{ type: number; payload: Buffer }> {
+  return new Promise((resolve, reject) => {
+    let header: Buffer | null = null;
+    const timer = setTimeout(() => settle(guestSilent(timeoutMs)), timeoutMs);
+    function settle(result: Error | { type: number; payload: Buffer }): void {
+      clearTimeout(timer);
+      socket.off("readable", onReadable).off("end", onEnd).off("close", onEnd).off("error", onError);
+      if (result instanceof Error) reject(result);
+      else resolve(result);
+    }
+    function onReadable(): void {
+      header ??= socket.read(HEADER_BYTES);
+      if (header === null) return;
+      const length = header.length === HEADER_BYTES ? header.readUInt32LE(0) : MAX_REPLY_BYTES + 1;
+      if (length > MAX_REPLY_BYTES) {
+        settle(brokenProtocol("a frame without an end"));
+        return;
+      }
+      const payload: Buffer | null = length === 0 ? Buffer.alloc(0) : socket.read(length);
+      if (payload === null) return;
+      settle({ type: header[4] as number, payload });
+    }
+    const onEnd = (): void => settle(guestGone());
+    const onError = (cause: unknown): void => settle(guestGone(cause));
+    socket.on("readable", onReadable).on("end", onEnd).on("close", onEnd).on("error", onError);
+  });
+}

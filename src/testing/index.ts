@@ -1,0 +1,6 @@
+/**
+ * Conformance suites for vitest: whoever writes a runtime, or another way to the API, runs these.
+ */
+export { type ApiSuiteOptions, testApi } from "./api.ts";
+export { type RuntimeSuiteOptions, testRuntime } from "./runtime.ts";
+export type { Deviation, SuiteOptions } from "./suite.ts";

@@ -1,0 +1,39 @@
+import { join } from "node:path";
+import { createNodeClient } from "../../src/client/node/index.ts";
+import { openEngine } from "../../src/engine/engine.ts";
+import { silentLogger } from "../../src/lib/log.ts";
+import { openFakeRuntime } from "../../src/runtimes/fake/runtime.ts";
+import { createServer } from "../../src/server/server.ts";
+import { testApi } from "../../src/testing/index.ts";
+import { tempDir } from "../engine/support/temp-dir.ts";
+
+const KEY = "a key for the conformance suite";
+
+/** The real engine behind the real server; `connect` says which of its entrances the client takes. */
+async function serveEngine(
+  connect: (at: { url: string; socket: string }) => { url: string; apiKey?: string },
+) {
+  const dir = tempDir();
+  const runtime = await openFakeRuntime({ stateDir: dir.path, ownerId: "testhttp", log: silentLogger });
+  const engine = await openEngine({
+    stateDir: dir.path,
+    runtimes: { fake: runtime },
+    defaultRuntime: "fake",
+    log: silentLogger,
+  });
+  const server = createServer(engine, { apiKeys: [KEY], log: silentLogger });
+  const socket = join(dir.path, "engine.sock");
+  await server.listenUnix(socket);
+  const { url } = await server.listenTcp({ host: "127.0.0.1", port: 0 });
+  return {
+    api: createNodeClient(connect({ url, socket })),
+    close: async () => {
+      await server.close();
+      await engine.close();
+      dir[Symbol.dispose]();
+    },
+  };
+}
+
+testApi("over HTTP with a key", () => serveEngine(({ url }) => ({ url, apiKey: KEY })));
+testApi("over the Unix socket", () => serveEngine(({ socket }) => ({ url: `unix:${socket}` })));

@@ -1,0 +1,34 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { silentLogger } from "../../src/lib/log.ts";
+import { openFakeRuntime } from "../../src/runtimes/fake/runtime.ts";
+import { testRuntime } from "../../src/testing/index.ts";
+import { tempDir } from "../engine/support/temp-dir.ts";
+
+let base = "";
+
+testRuntime(
+  "fake",
+  async () => {
+    const dir = tempDir();
+    base = join(dir.path, "fake");
+    const runtime = await openFakeRuntime({ stateDir: dir.path, ownerId: "testtest", log: silentLogger });
+    return {
+      runtime,
+      close: async () => {
+        await runtime.close();
+        dir[Symbol.dispose]();
+      },
+    };
+  },
+  {
+    lacks: ["memory", "cpu", "pids"],
+    leftovers: (id) => readdirSync(base).filter((name) => name.includes(id)),
+    deviations: [
+      {
+        reason: "bubblewrap can't mount a tmpfs without exec",
+        tests: ["runs no program from a tmpfs without exec"],
+      },
+    ],
+  },
+);

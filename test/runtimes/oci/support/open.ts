@@ -1,0 +1,152 @@
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "vitest";
+import type { PreparedImage, Runtime, RuntimeSpec } from "../../../../src/contracts/runtime.ts";
+import { createGuestClient } from "../../../../src/guest/client.ts";
+import type { GuestClient } from "../../../../src/guest/types.ts";
+import { silentLogger } from "../../../../src/lib/log.ts";
+import type { OciProgramName } from "../../../../src/runtimes/oci/programs.ts";
+import { openOciRuntime } from "../../../../src/runtimes/oci/runtime.ts";
+import { shellInside } from "../../../../src/testing/guest-tools.ts";
+
+/** An oci runtime on a state directory of its own. */
+export interface TestRuntime {
+  runtime: Runtime;
+  stateDir: string;
+  ownerId: string;
+  /** Opens the state directory again, as the next engine does. The runtime before must be closed. */
+  reopen(): Promise<Runtime>;
+  spec(patch?: Partial<RuntimeSpec>): Promise<RuntimeSpec>;
+  /** Creates and starts a sandbox. */
+  box(patch?: Partial<RuntimeSpec>): Promise<Box>;
+  /** What of this sandbox is left on the host: mounts, cgroups, processes, directories. */
+  leftovers(id: string): string[];
+  /** Removes all sandboxes, closes, and expects that nothing is left on the host. */
+  close(): Promise<void>;
+}
+
+export interface Box {
+  id: string;
+  pid: number;
+  guest: GuestClient;
+  /** Standard output of a shell script; fails the test when it doesn't exit with 0. */
+  sh(script: string, user?: string): Promise<string>;
+}
+
+export const noLimits: RuntimeSpec["limits"] = { memoryBytes: 0, cpuNano: 0, pids: 0 };
+
+export function shortId(): string {
+  return `t${randomBytes(6).toString("hex")}`;
+}
+
+export async function openTestRuntime(ociProgram: OciProgramName): Promise<TestRuntime> {
+  const stateDir = mkdtempSync(join(tmpdir(), "woci-"));
+  const ownerId = `t${randomBytes(5).toString("hex")}`;
+  const open = () => openOciRuntime({ stateDir, ownerId, log: silentLogger, ociProgram });
+  let runtime = await open();
+  let host: PreparedImage | undefined;
+  const self: TestRuntime = {
+    get runtime() {
+      return runtime;
+    },
+    stateDir,
+    ownerId,
+    async reopen() {
+      runtime = await open();
+      return runtime;
+    },
+    async spec(patch = {}) {
+      host ??= await runtime.images.ensure("host");
+      const id = shortId();
+      return {
+        id,
+        image: host,
+        env: {},
+        workdir: "/",
+        hostname: id,
+        labels: {},
+        network: "none",
+        readonlyRoot: false,
+        tmpfs: [],
+        limits: noLimits,
+        ...patch,
+      };
+    },
+    async box(patch) {
+      const spec = await self.spec(patch);
+      await runtime.create(spec);
+      const { pid } = await runtime.start(spec.id);
+      const guest = createGuestClient(() => runtime.connect(spec.id));
+      return { id: spec.id, pid, guest, sh: (script, user) => shell(guest, script, user) };
+    },
+    leftovers: (id) => leftovers(stateDir, ownerId, id),
+    async close() {
+      try {
+        for (const { id } of await runtime.list()) await runtime.remove(id);
+        await runtime.close();
+        expect(cgroupsOf(ownerId)).toEqual([]);
+        expect(mountsBelow(stateDir)).toEqual([]);
+        expect(readdirSync(join(stateDir, "oci", "sandboxes"))).toEqual([]);
+        expect(readdirSync(join(stateDir, "oci", "trash"))).toEqual([]);
+      } finally {
+        rmSync(stateDir, { recursive: true });
+      }
+    },
+  };
+  return self;
+}
+
+async function shell(guest: GuestClient, script: string, user?: string): Promise<string> {
+  const result = await shellInside(guest, script, user === undefined ? {} : { user });
+  expect(result.exit_code, result.stderr).toBe(0);
+  return result.stdout;
+}
+
+function leftovers(stateDir: string, ownerId: string, id: string): string[] {
+  const oci = join(stateDir, "oci");
+  const dirs = [join(oci, "sandboxes"), join(oci, "run", "crun"), join(oci, "run", "runc")]
+    .filter((dir) => existsSync(dir))
+    .flatMap((dir) => readdirSync(dir).map((name) => join(dir, name)))
+    .filter((path) => path.includes(id));
+  const cgroups = cgroupsOf(ownerId).filter((path) => path.includes(id));
+  const mounts = mountsBelow(stateDir).filter((line) => line.includes(id));
+  return [...dirs, ...cgroups, ...mounts, ...processesIn(`/warren-${ownerId}/${id}`)];
+}
+
+/** Directories of an engine's cgroups, its parent included. */
+export function cgroupsOf(ownerId: string): string[] {
+  const found: string[] = [];
+  for (const line of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
+    const [left, right] = line.split(" - ");
+    if (!right?.startsWith("cgroup")) continue;
+    const parent = join(left?.split(" ")[4] ?? "", `warren-${ownerId}`);
+    if (!existsSync(parent)) continue;
+    const children = readdirSync(parent, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    found.push(parent, ...children.map((entry) => join(parent, entry.name)));
+  }
+  return found;
+}
+
+export function mountsBelow(dir: string): string[] {
+  return readFileSync("/proc/self/mountinfo", "utf8")
+    .split("\n")
+    .filter((line) => line.includes(dir));
+}
+
+/** `pid command` of each process in a cgroup. */
+export function processesIn(cgroup: string): string[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cgroup`, "utf8")
+          .split("\n")
+          .some((line) => line.endsWith(cgroup));
+      } catch {
+        return false;
+      }
+    })
+    .map((pid) => `process ${pid}`);
+}
