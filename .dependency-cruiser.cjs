@@ -25,7 +25,11 @@ module.exports = {
       name: "contracts-only-zod",
       severity: "error",
       from: { path: "^src/contracts/" },
-      to: { dependencyTypes: ["npm", "core"], pathNot: "node_modules/zod/", dependencyTypesNot: ["type-only"] },
+      to: {
+        dependencyTypes: ["npm", "core"],
+        pathNot: "node_modules/zod/",
+        dependencyTypesNot: ["type-only"],
+      },
     },
     {
       name: "client-is-browser-safe",
@@ -39,6 +43,9 @@ module.exports = {
     doNotFollow: { path: "node_modules" },
     tsPreCompilationDeps: true,
     tsConfig: { fileName: "tsconfig.json" },
-    enhancedResolveOptions: { conditionNames: ["import", "types", "node", "default"], exportsFields: ["exports"] },
+    enhancedResolveOptions: {
+      conditionNames: ["import", "types", "node", "default"],
+      exportsFields: ["exports"],
+    },
   },
 };

@@ -7,10 +7,8 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
-  readlinkSync,
   renameSync,
   rmSync,
-  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
@@ -60,7 +58,6 @@ mkdirSync(dist, { recursive: true });
 if (!process.argv.includes("--cli")) buildLibrary();
 await buildCli();
 writeBuildInfo();
-linkProgram();
 
 function buildLibrary() {
   const tsc = spawnSync(
@@ -172,19 +169,4 @@ function writeBuildInfo() {
     join(dist, "build.json"),
     `${JSON.stringify({ commit, build_date: new Date().toISOString() })}\n`,
   );
-}
-
-/** npm links the programs of dependencies only; with this one, `npx warren` in the checkout is this CLI, at once. */
-function linkProgram() {
-  const bin = at("node_modules/.bin");
-  const link = join(bin, "warren");
-  const target = "../../dist/cli/main.js";
-  mkdirSync(bin, { recursive: true });
-  try {
-    if (readlinkSync(link) === target) return;
-  } catch {
-    // Not there, or not a link.
-  }
-  rmSync(link, { force: true });
-  symlinkSync(target, link);
 }

@@ -2,8 +2,8 @@
 //
 //   main.c       PID 1: accepts connections, reaps, starts the main command, shuts down
 //   serve.c      one forked process per connection: reads the request, answers it
-//   spawn.c      the SPAWN request and the main command: launch.c starts a command, supervise.c looks after it,
-//                tree.c kills all that it started
+//   spawn.c      the SPAWN request and the main command: launch.c starts a command, supervise.c and input.c look
+//                after it, tree.c kills all that it started
 //   files.c path.c write.c remove.c watch.c dial.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
 #define WARREN_GUEST_H

@@ -18,7 +18,7 @@
 enum {
   MAX_HANDLERS = 1024,
   MAX_WAITERS = 64,
-  BACKLOG = 512,
+  BACKLOG = 4096, // as the kernel's own limit
   FD_LOW = 10, // PID 1's own descriptors start here, above the fixed ones
   DEFAULT_GRACE_MS = 2000,
   TICK_MS = 10, // how often a shutdown looks whether all have gone

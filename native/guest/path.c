@@ -21,19 +21,30 @@ struct open_how {
   uint64_t resolve;
 };
 
+/// Linux before 5.6, gVisor and some seccomp profiles do not have it.
+static bool have_openat2(void) {
+  struct open_how how = {.flags = O_PATH | O_CLOEXEC};
+  long fd = syscall(SYS_openat2, AT_FDCWD, "/", &how, sizeof how);
+  if (fd >= 0) close((int)fd);
+  return fd >= 0;
+}
+
 int open_plain(int dir, const char *path, int flags) {
   flags |= O_CLOEXEC;
   if ((flags & O_PATH) == 0) flags |= O_NONBLOCK | O_NOCTTY;
   struct open_how how = {.flags = (uint64_t)(unsigned)flags, .resolve = RESOLVE_NO_MAGICLINKS};
   long fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
-  // Linux before 5.6 does not have it.
-  if (fd < 0 && errno == ENOSYS) return openat(dir, path, flags);
-  return (int)fd;
+  if (fd >= 0 || (errno != ENOSYS && errno != EPERM)) return (int)fd;
+  int error = errno;
+  if (!have_openat2()) return openat(dir, path, flags);
+  errno = error;
+  return -1;
 }
 
 int open_regular(int dir, const char *path, int flags) {
-  int seen = open_plain(dir, path, O_PATH);
+  int seen = open_plain(dir, path, O_PATH | (flags & O_NOFOLLOW));
   if (seen < 0) return -1;
+  flags &= ~O_NOFOLLOW;
   struct stat st;
   int fd = -1;
   if (fstat(seen, &st) != 0) {

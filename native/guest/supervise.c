@@ -1,4 +1,4 @@
-#include "guest.h"
+#include "supervise.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -15,8 +15,6 @@
 #include <unistd.h>
 
 enum {
-  CHUNK = 64 << 10, // a pipe's usual capacity
-  OUT_ROOM = 4 * CHUNK,
   /// Kept free for a frame that must go out: EXIT.
   OUT_RESERVE = 64,
   /// What a terminal can hold: more than this after the end of the command was written by someone else.
@@ -25,46 +23,9 @@ enum {
 };
 #define LINGER_NS (5 * 1000000000ull)
 #define RESWEEP_NS (20 * 1000000ull)
+#define TTY_REST_NS (20 * 1000000ull)
 
-struct stream {
-  int fd; // -1: closed
-  unsigned type;
-  uint64_t sent;
-  uint64_t left; // after the end of the command: bytes that it had written by then
-  bool cut;
-};
-
-static struct {
-  const struct command *c;
-  int conn;
-  int signals;
-  pid_t init;
-  struct stream stream[2];
-  bool ended; // the command, not its descendants
-  bool measured;
-  int status;
-  bool exit_sent;
-  bool doomed; // kill all that there is, until nothing is left
-  uint64_t next_sweep_ns;
-  uint32_t exit_flags;
-  uint64_t linger_ns;
-
-  // From the host: one frame's header, a small payload, or stdin bytes on their way in.
-  unsigned char header[HEADER_BYTES];
-  size_t header_have;
-  unsigned in_type;
-  size_t in_left;
-  unsigned char small[4];
-  size_t small_have;
-  size_t stdin_from, stdin_to;
-  int in_fd;
-  bool in_ends; // EOF came; stdin closes after what is pending
-  bool line_open; // terminal: the last byte did not end a line
-
-  size_t out_from, out_to;
-  unsigned char stdin_bytes[MAX_DATA];
-  unsigned char out[OUT_ROOM];
-} s;
+struct supervision s;
 
 uint64_t now_ns(void) {
   struct timespec t;
@@ -113,8 +74,7 @@ static void sweep(void) {
   s.next_sweep_ns = now_ns() + RESWEEP_NS;
 }
 
-/// Ends the whole tree. What can't die at once (a process in the middle of disk or network I/O) is swept again later.
-static void doom(uint32_t flag) {
+void doom(uint32_t flag) {
   s.doomed = true;
   s.exit_flags |= flag;
   sweep();
@@ -130,7 +90,7 @@ static void doom(uint32_t flag) {
   }
 }
 
-static void lose_connection(void) {
+void lose_connection(void) {
   if (s.conn < 0) return;
   bool matters = !s.exit_sent && !s.c->detached;
   close(s.conn);
@@ -179,7 +139,7 @@ static bool is_sending(const struct stream *t) {
 }
 
 static bool wants_read(const struct stream *t) {
-  return t->fd >= 0 && (!is_sending(t) || room() >= CHUNK);
+  return t->fd >= 0 && t->rests_until_ns == 0 && (!is_sending(t) || room() >= CHUNK);
 }
 
 /// One read. False when there was nothing.
@@ -191,8 +151,13 @@ static bool pump(struct stream *t) {
   unsigned char *to = sending ? s.out + s.out_to + HEADER_BYTES : scrap;
   ssize_t n = read(t->fd, to, most);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+  if (n <= 0 && s.c->tty && !s.ended) {
+    // Nobody holds the terminal open now. Closing our side would send SIGHUP to a command that is just about to exit, and
+    // one that lives can open /dev/tty again.
+    t->rests_until_ns = now_ns() + TTY_REST_NS;
+    return false;
+  }
   if (n <= 0) {
-    // End, or EIO from a terminal that nobody holds any more.
     if (t->fd == s.in_fd) s.in_fd = -1;
     close_fd(&t->fd);
     t->left = 0;
@@ -241,7 +206,6 @@ static void send_exit(void) {
   unsigned char payload[EXIT_BYTES];
   put_exit(payload, s.status, s.exit_flags, cpu_us);
   queue(OUT_EXIT, payload, sizeof payload);
-  s.linger_ns = now_ns() + LINGER_NS;
 }
 
 /// After the end of the command: moves its last bytes, then EXIT.
@@ -260,141 +224,13 @@ static void finish_output(void) {
   send_exit();
 }
 
-// ---- from the host
-
-static void close_stdin(void) {
-  if (s.in_fd < 0) return;
-  if (!s.c->tty) {
-    close_fd(&s.in_fd);
-    return;
-  }
-  // A terminal has no end: its end-of-file character does it, twice after an unfinished line.
-  struct termios t;
-  if (tcgetattr(s.in_fd, &t) != 0 || (t.c_lflag & ICANON) == 0) return;
-  unsigned char end[2] = {t.c_cc[VEOF], t.c_cc[VEOF]};
-  if (write(s.in_fd, end, s.line_open ? 2 : 1) > 0) s.line_open = false;
-}
-
-static void write_stdin(void) {
-  while (s.in_fd >= 0 && s.stdin_from < s.stdin_to) {
-    ssize_t n = write(s.in_fd, s.stdin_bytes + s.stdin_from, s.stdin_to - s.stdin_from);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == EAGAIN) return;
-    if (n <= 0) {
-      // Nobody reads any more. A terminal's descriptor is its output too and stays.
-      if (s.c->tty) s.in_fd = -1;
-      else close_fd(&s.in_fd);
-      break;
-    }
-    s.stdin_from += (size_t)n;
-    s.line_open = s.stdin_bytes[s.stdin_from - 1] != '\n';
-  }
-  s.stdin_from = s.stdin_to = 0;
-  if (s.in_ends) {
-    s.in_ends = false;
-    close_stdin();
-  }
-}
-
-static void send_signal(uint32_t number) {
-  if (s.ended || number < 1 || number > 64) return;
-  pid_t group = s.c->pid;
-  if (s.c->tty && s.stream[0].fd >= 0) {
-    pid_t foreground = 0;
-    if (ioctl(s.stream[0].fd, TIOCGPGRP, &foreground) == 0 && foreground > 1) group = foreground;
-  }
-  kill(-group, (int)number);
-}
-
-static bool frame_fits(void) {
-  switch (s.in_type) {
-    case IN_DATA: return s.in_left <= MAX_DATA;
-    case IN_EOF:
-    case IN_KILL: return s.in_left == 0;
-    case IN_RESIZE:
-    case IN_SIGNAL: return s.in_left == 4;
-    default: return false;
-  }
-}
-
-static void act(void) {
-  s.header_have = 0;
-  switch (s.in_type) {
-    case IN_EOF:
-      s.in_ends = true;
-      write_stdin();
-      break;
-    case IN_KILL:
-      doom(EXIT_KILLED);
-      break;
-    case IN_RESIZE:
-      if (s.c->tty && s.stream[0].fd >= 0) {
-        struct winsize size = {
-          .ws_col = (unsigned short)(s.small[0] | s.small[1] << 8),
-          .ws_row = (unsigned short)(s.small[2] | s.small[3] << 8),
-        };
-        ioctl(s.stream[0].fd, TIOCSWINSZ, &size);
-      }
-      break;
-    case IN_SIGNAL:
-      send_signal(get32(s.small));
-      break;
-    default:
-      break;
-  }
-}
-
-/// Reads the next piece of what the host sends. False when it would block or the connection was lost.
-static bool receive(void) {
-  unsigned char *to = s.header + s.header_have;
-  size_t most = HEADER_BYTES - s.header_have;
-  bool in_header = most > 0;
-  if (!in_header && s.in_type == IN_DATA) {
-    to = s.stdin_bytes;
-    most = s.in_left;
-  } else if (!in_header) {
-    to = s.small + s.small_have;
-    most = s.in_left;
-  }
-  ssize_t n = recv(s.conn, to, most, MSG_DONTWAIT);
-  if (n < 0 && errno == EINTR) return true;
-  if (n < 0 && errno == EAGAIN) return false;
-  if (n <= 0) {
+/// All is sent. The host is to close first: see linger().
+static void say_goodbye(void) {
+  if (s.linger_ns == 0) {
+    shutdown(s.conn, SHUT_WR);
+    s.linger_ns = now_ns() + LINGER_NS;
+  } else if (now_ns() >= s.linger_ns) {
     lose_connection();
-    return false;
-  }
-  if (!in_header) {
-    s.in_left -= (size_t)n;
-    if (s.in_type == IN_DATA) s.stdin_to = (size_t)n;
-    else s.small_have += (size_t)n;
-  } else {
-    s.header_have += (size_t)n;
-    if (s.header_have < HEADER_BYTES) return true;
-    s.in_left = get32(s.header);
-    s.in_type = s.header[4];
-    s.small_have = 0;
-    if (!frame_fits()) {
-      lose_connection();
-      return false;
-    }
-  }
-  if (s.stdin_to > 0) {
-    if (s.in_fd < 0) s.stdin_to = 0;
-    else write_stdin();
-  }
-  if (s.in_left == 0) act();
-  return s.conn >= 0;
-}
-
-/// The host is to close first once it has its EXIT: see linger().
-static void drop_input(void) {
-  for (;;) {
-    unsigned char scrap[4096];
-    ssize_t n = recv(s.conn, scrap, sizeof scrap, MSG_DONTWAIT);
-    if (n > 0 || (n < 0 && errno == EINTR)) continue;
-    if (n < 0 && errno == EAGAIN) return;
-    lose_connection();
-    return;
   }
 }
 
@@ -410,8 +246,7 @@ static void on_connection(short events) {
   // A lost host is seen at once, even behind stdin bytes that nobody takes.
   bool lost = (events & (POLLHUP | POLLERR)) != 0;
   if (s.c->detached || (!lost && (events & POLLRDHUP) == 0)) {
-    enum { FRAMES_PER_TURN = 16 };
-    for (int i = 0; i < FRAMES_PER_TURN && s.conn >= 0 && s.stdin_to == 0 && !s.exit_sent && receive(); i++) continue;
+    take_input();
     if (!lost) return;
   }
   lose_connection();
@@ -427,11 +262,12 @@ static void on_signal(void) {
   }
 }
 
-static int wait_ms(uint64_t deadline_ns) {
+static int wait_ms(uint64_t deadline_ns, bool children) {
   uint64_t next = UINT64_MAX;
   if (deadline_ns != 0) next = deadline_ns;
-  if (s.doomed && s.next_sweep_ns < next) next = s.next_sweep_ns;
-  if (s.exit_sent && s.conn >= 0 && s.linger_ns < next) next = s.linger_ns;
+  if (s.doomed && children && s.next_sweep_ns < next) next = s.next_sweep_ns;
+  if (s.linger_ns != 0 && s.conn >= 0 && s.linger_ns < next) next = s.linger_ns;
+  if (s.stream[0].rests_until_ns != 0 && s.stream[0].rests_until_ns < next) next = s.stream[0].rests_until_ns;
   if (next == UINT64_MAX) return -1;
   uint64_t now = now_ns();
   if (next <= now) return 0;
@@ -471,10 +307,10 @@ _Noreturn void supervise(const struct command *c) {
     }
     if (s.ended && !s.exit_sent) finish_output();
     flush();
-    if (s.exit_sent && s.conn >= 0) {
-      if (s.out_to == 0) shutdown(s.conn, SHUT_WR);
-      if (s.out_to == 0 && now_ns() >= s.linger_ns) lose_connection();
+    if (s.stream[0].rests_until_ns != 0 && (s.ended || now_ns() >= s.stream[0].rests_until_ns)) {
+      s.stream[0].rests_until_ns = 0;
     }
+    if (s.exit_sent && s.conn >= 0 && s.out_to == 0) say_goodbye();
     if (s.exit_sent && s.conn < 0 && !children) _exit(0);
 
     struct pollfd p[5] = {
@@ -486,7 +322,7 @@ _Noreturn void supervise(const struct command *c) {
     };
     if (s.stdin_to == 0 || s.exit_sent) p[1].events |= POLLIN;
     if (s.out_to > 0) p[1].events |= POLLOUT;
-    if (poll(p, 5, wait_ms(deadline_ns)) < 0) continue;
+    if (poll(p, 5, wait_ms(deadline_ns, children)) < 0) continue;
     if (p[0].revents != 0) on_signal();
     if (p[1].revents != 0 && s.conn >= 0) on_connection(p[1].revents);
     for (int i = 0; i < 2; i++) {

@@ -34,7 +34,7 @@ export function createHttp(transport: Transport, where: string, apiKey: string |
     path: string,
     { query, json, body, signal }: HttpCall,
   ): Promise<TransportResponse> {
-    const sent = json === undefined ? body : JSON.stringify(json);
+    const source: Source = json === undefined ? observed(body) : { body: JSON.stringify(json) };
     const headers: Record<string, string> = { ...auth };
     if (json !== undefined) headers["content-type"] = "application/json";
     else if (body !== undefined) headers["content-type"] = "application/octet-stream";
@@ -44,10 +44,12 @@ export function createHttp(transport: Transport, where: string, apiKey: string |
         method,
         path: PREFIX + path + queryString(query),
         headers,
-        ...(sent === undefined ? {} : { body: sent }),
+        ...(source.body === undefined ? {} : { body: source.body }),
         ...(signal ? { signal } : {}),
       });
     } catch (cause) {
+      // The caller's own failure to give the bytes is told as it is.
+      if (source.failure) throw source.failure.error;
       throw transportError(cause, where, signal);
     }
   }
@@ -100,6 +102,26 @@ function eventError(data: string): Promise<WarrenError> {
     yield new TextEncoder().encode(data);
   })();
   return responseError({ status: 500, header: () => undefined, body });
+}
+
+interface Source {
+  body: RequestBody | undefined;
+  /** Why the bytes could not be had. */
+  failure?: { error: unknown };
+}
+
+function observed(body: RequestBody | undefined): Source {
+  if (body === undefined || typeof body === "string" || body instanceof Uint8Array) return { body };
+  const source: Source = { body: watched() };
+  async function* watched() {
+    try {
+      yield* body as AsyncIterable<Uint8Array>;
+    } catch (error) {
+      source.failure = { error };
+      throw error;
+    }
+  }
+  return source;
 }
 
 function explained(

@@ -88,7 +88,8 @@ export interface RuntimeStats extends Omit<SandboxStats, "cpu_percent" | "memory
  * A driver that owns sandbox lifecycles. What happens inside a sandbox goes through the guest that `connect` reaches,
  * so a driver knows nothing of exec or files.
  *
- * Calls for one id come one at a time; calls for different ids come side by side. Every host object that a driver
+ * `create`, `start`, `stop`, `remove` and `inspect` of one id come one at a time; `connect`, `stats`, `oomKills` and `list` at
+ * any moment; calls for different ids come side by side. Every host object that a driver
  * makes is labelled with the state directory's owner id and the sandbox id. Failures are `WarrenError`s.
  * Not promised: that a sandbox which was running is still running; callers ask `inspect`.
  */

@@ -17,6 +17,8 @@ export interface EngineConfig {
   maxExecsPerSandbox: number;
   /** Commands at one time in all sandboxes: each costs up to three file descriptors and its capped output. */
   maxExecs: number;
+  /** Bytes of output that all commands together may have kept here; what comes beyond is cut and flagged. */
+  maxTotalOutputBytes: number;
   /** Grace between SIGTERM and SIGKILL when a stop names none. */
   stopGraceMs: number;
   /** Grace when a sandbox is removed: its files go too, so there is little to save. 0: killed at once. */
@@ -34,6 +36,7 @@ export function defaultConfig(): EngineConfig {
     defaultCpuNano: 0,
     maxExecsPerSandbox: 64,
     maxExecs: 1024,
+    maxTotalOutputBytes: 512 * MIB,
     stopGraceMs: 2000,
     removeGraceMs: 0,
   };

@@ -11,7 +11,7 @@ import { parseInput } from "../lib/parse.ts";
 import { cancelled, throwIfAborted } from "../lib/signals.ts";
 import { type Core, inRunning, notRunning, refuseWhenClosing, runtimeOf } from "./core.ts";
 import { createExecSlots } from "./exec-slots.ts";
-import { CappedOutput } from "./output.ts";
+import { CappedOutput, createOutputBudget } from "./output.ts";
 import type { SandboxRecord } from "./record.ts";
 
 /** Bytes kept of each of stdout and stderr when the request names no number. */
@@ -30,6 +30,7 @@ export interface Execs {
 /** Runs commands. They don't wait for lifecycle steps nor for each other. */
 export function createExecs(core: Core): Execs {
   const slots = createExecSlots(core.config);
+  const budget = createOutputBudget(core.config.maxTotalOutputBytes);
   const sessions = new Set<GuestSession>();
 
   /** Starts a command; when it has ended, in whatever way, its slot is free again. */
@@ -95,7 +96,9 @@ export function createExecs(core: Core): Execs {
         }
         const limit = timeLimit(request.timeout, signal);
         using _limit = limit;
-        const { how, stdout, stderr } = await Promise.race([collect(session, exit, maxOutput), limit.passed]);
+        using stdout = new CappedOutput(maxOutput, budget);
+        using stderr = new CappedOutput(maxOutput, budget);
+        const how = await Promise.race([collect(session, exit, { stdout, stderr }), limit.passed]);
         if (signal?.aborted) throw cancelled(signal);
         // Killed by our own leave: not an end that the command came to.
         if (how.signal === "SIGKILL") refuseWhenClosing(core);
@@ -159,11 +162,13 @@ async function feed(session: GuestSession, text: string): Promise<void> {
   await session.end();
 }
 
-async function collect(session: GuestSession, exit: Promise<GuestExit>, maxOutput: number) {
-  const stdout = new CappedOutput(maxOutput);
-  const stderr = new CappedOutput(maxOutput);
-  for await (const { stream, data } of session.output) (stream === "stdout" ? stdout : stderr).push(data);
-  return { how: await exit, stdout, stderr };
+async function collect(
+  session: GuestSession,
+  exit: Promise<GuestExit>,
+  into: { stdout: CappedOutput; stderr: CappedOutput },
+): Promise<GuestExit> {
+  for await (const { stream, data } of session.output) into[stream].push(data);
+  return await exit;
 }
 
 /** Rejects when a guest answers neither to a timeout nor to a kill. */

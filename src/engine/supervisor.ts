@@ -68,8 +68,8 @@ export function createSupervisor(core: Core): Supervisor {
       return;
     }
     const runtime = runtimeOf(core, record);
-    const seen = await runtime.inspect(record.id);
-    if (seen?.state === "running" || seen?.state === "paused") {
+    const seen = await runtime.inspect(record.id).catch(() => "unknown" as const);
+    if (seen === "unknown" || seen?.state === "running" || seen?.state === "paused") {
       onSilence(record, ending.lost, tries);
       return;
     }

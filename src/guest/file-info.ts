@@ -33,19 +33,19 @@ export function readStat(r: PayloadReader): StatRecord {
 const TYPE_BITS = 0o170000;
 const PERMISSION_BITS = 0o7777;
 
-const types: Readonly<Record<number, readonly [FileInfo["type"], letter: string]>> = {
-  2401: ["fifo", "p"],
-  4802: ["char_device", "c"],
-  9604: ["directory", "d"],
-  14406: ["block_device", "b"],
-  16807: ["file", "-"],
-  21609: ["symlink", "l"],
-  26411: ["socket", "s"],
-};
+const types = new Map<number, readonly [FileInfo["type"], letter: string]>([
+  [0o010000, ["fifo", "p"]],
+  [0o020000, ["char_device", "c"]],
+  [0o040000, ["directory", "d"]],
+  [0o060000, ["block_device", "b"]],
+  [0o100000, ["file", "-"]],
+  [0o120000, ["symlink", "l"]],
+  [0o140000, ["socket", "s"]],
+]);
 
 /** Bytes that are not UTF-8 in names and targets become U+FFFD. */
 export function toFileInfo(path: string, name: string, record: StatRecord): FileInfo {
-  const [type, letter] = types[record.mode & TYPE_BITS] ?? ["unknown", "?"];
+  const [type, letter] = types.get(record.mode & TYPE_BITS) ?? ["unknown", "?"];
   return {
     name,
     path,

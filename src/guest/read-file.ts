@@ -50,8 +50,9 @@ export async function readFile(
         } else if (!isOpen && type === replies.stat) {
           isOpen = true;
           const r = readPayload(payload);
-          opened.resolve(toFileInfo(path, baseName(path), readStat(r)));
+          const record = readStat(r);
           r.end();
+          opened.resolve(toFileInfo(path, baseName(path), record));
         } else if (isOpen && type === replies.data) {
           received += payload.length;
           if (options.length !== undefined && received > options.length) {

@@ -104,7 +104,8 @@ export async function spawn(
         watchDeadline();
       } else if (type === replies.stdout || type === replies.stderr) {
         if (isKilled) lastOutputBytes += payload.length + ENTRY_BYTES;
-        if (lastOutputBytes > MAX_LAST_OUTPUT_BYTES) throw brokenProtocol("output of a command that was killed");
+        if (lastOutputBytes > MAX_LAST_OUTPUT_BYTES)
+          throw brokenProtocol("output of a command that was killed");
         const stream = type === replies.stdout || request.tty !== undefined ? "stdout" : "stderr";
         output.push({ stream, data: payload }, payload.length + ENTRY_BYTES);
       } else if (type === replies.exit) {

@@ -1,17 +1,6 @@
-import type { Runtime } from "../contracts/runtime.ts";
-import type { Logger } from "../lib/log.ts";
+import type { RuntimeFactory } from "./factory.ts";
 
-export interface RuntimeOptions {
-  /** Absolute. A runtime keeps its files in `<stateDir>/<its name>/`. */
-  stateDir: string;
-  /** Stable for this state directory, made of [a-z0-9]; every host object carries it and the sandbox id. */
-  ownerId: string;
-  log: Logger;
-  /** For `oci`: the program to run; default: the first of crun, runc that works here. */
-  ociProgram?: "crun" | "runc";
-}
-
-export type RuntimeFactory = (options: RuntimeOptions) => Promise<Runtime>;
+export type { RuntimeFactory, RuntimeOptions } from "./factory.ts";
 
 /** One line per driver; nothing is loaded until chosen. */
 export const runtimes = {

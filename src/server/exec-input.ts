@@ -24,7 +24,7 @@ export class ExecInput {
 
   constructor(socket: WebSocket) {
     this.#socket = socket;
-    this.#stdin = new StdinQueue({ pause: () => socket.pause(), resume: () => socket.resume() });
+    this.#stdin = new StdinQueue(new Hold(socket));
     let arrived: (frame: Frame) => void = () => undefined;
     this.#first = new Promise((resolve) => {
       arrived = resolve;
@@ -74,14 +74,33 @@ export class ExecInput {
     const frame = parseJson(ExecClientFrame, data.toString("utf8"), NOT_UNDERSTOOD);
     // Signals and sizes overtake input that the command is slow to read; the end of input can't.
     if (frame.type === "eof") this.#stdin.end(session);
-    else if (frame.type === "resize") ignoreLate(session.resize(frame.cols, frame.rows));
-    else ignoreLate(session.signal(frame.signal));
+    else if (frame.type === "resize") this.#stdin.overtake(session.resize(frame.cols, frame.rows));
+    else this.#stdin.overtake(session.signal(frame.signal));
   }
 }
 
-/** A command may end while a signal is on its way; how it ended is told by its exit alone. */
-function ignoreLate(work: Promise<void>): void {
-  work.catch(() => undefined);
+/** Nothing is heard from a client that is held up, not even that it went away: only writing to it tells. */
+const HOLD_PING_MS = 1_000;
+
+/** Stops reading from a socket, and still finds out in time when the other side is gone. */
+class Hold {
+  readonly #socket: WebSocket;
+  #ping: NodeJS.Timeout | undefined;
+
+  constructor(socket: WebSocket) {
+    this.#socket = socket;
+    socket.once("close", () => clearInterval(this.#ping));
+  }
+
+  pause(): void {
+    this.#socket.pause();
+    this.#ping = setInterval(() => this.#socket.ping(), HOLD_PING_MS);
+  }
+
+  resume(): void {
+    clearInterval(this.#ping);
+    this.#socket.resume();
+  }
 }
 
 function toBuffer(data: RawData): Buffer {

@@ -29,7 +29,7 @@ export const WatchQuery = z.object({ path: path.optional(), recursive: flag });
 export const StopQuery = z.object({
   timeout: z
     .string()
-    .regex(/^\d{1,6}(\.\d{1,3})?$/, "seconds are needed")
+    .regex(/^\d{1,6}(\.\d{1,12})?$/, "seconds are needed")
     .transform(Number)
     .optional(),
 });

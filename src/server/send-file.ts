@@ -22,10 +22,10 @@ export async function sendFile(
   const chunks = body[Symbol.asyncIterator]();
   try {
     // Read before the head is sent, so that a failure at the start has its own status.
-    let next = headOnly ? undefined : await chunks.next();
+    let next = await chunks.next();
     outgoing.writeHead(200, {
       "content-type": "application/octet-stream",
-      "last-modified": new Date(info.mod_time).toUTCString(),
+      ...lastModified(info.mod_time),
       [FILE_INFO_HEADER]: describe(info),
       ...(length === undefined ? {} : { "content-length": length }),
       ...(attachmentPath === undefined
@@ -33,7 +33,7 @@ export async function sendFile(
         : { "content-disposition": `attachment; filename="${safeName(attachmentPath)}"` }),
     });
     let left = length ?? Number.POSITIVE_INFINITY;
-    while (next && !next.done && left > 0 && !outgoing.destroyed) {
+    while (!headOnly && !next.done && left > 0 && !outgoing.destroyed) {
       const chunk = next.value;
       // A file that grows meanwhile is sent as long as it was when the length was announced.
       const part = chunk.length > left ? chunk.subarray(0, left) : chunk;
@@ -56,6 +56,13 @@ function expectedLength(
 ): number | undefined {
   if (info.size === 0) return undefined;
   return Math.min(Math.max(info.size - offset, 0), length ?? Number.POSITIVE_INFINITY);
+}
+
+/** Absent for times that HTTP can't write: files may claim any. */
+function lastModified(time: string): Record<string, string> {
+  const date = new Date(time);
+  const year = date.getUTCFullYear();
+  return year >= 1970 && year <= 9999 ? { "last-modified": date.toUTCString() } : {};
 }
 
 function describe({ name: _name, path: _path, target: _target, ...info }: FileInfo): string {

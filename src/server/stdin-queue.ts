@@ -3,7 +3,10 @@ import type { ExecSession } from "../contracts/exec.ts";
 /** Input that may wait in our memory for a command that doesn't read; beyond it nothing is read from the client. */
 const MAX_WAITING_BYTES = 256 * 1024;
 
-/** Feeds stdin in order and holds the client up while the command is behind. */
+/** What a frame costs us beside its bytes, so that many empty ones are held up too. */
+const FRAME_COST_BYTES = 64;
+
+/** Hands a client's frames to a command, stdin in order, and holds the client up while the command is behind. */
 export class StdinQueue {
   readonly #flow: { pause(): void; resume(): void };
   #tail: Promise<void> = Promise.resolve();
@@ -15,31 +18,37 @@ export class StdinQueue {
   }
 
   push(session: ExecSession, data: Uint8Array): void {
-    this.#waiting += data.length;
+    this.#tail = this.#settled(
+      this.#tail.then(() => session.write(data)),
+      data.length,
+    );
+  }
+
+  end(session: ExecSession): void {
+    this.#tail = this.#settled(
+      this.#tail.then(() => session.end()),
+      0,
+    );
+  }
+
+  /** Counts work that need not wait for stdin. */
+  overtake(work: Promise<void>): void {
+    void this.#settled(work, 0);
+  }
+
+  /** Resolves in any case: what comes for a command that has closed its stdin or ended is dropped, as a pipe drops it. */
+  async #settled(work: Promise<void>, bytes: number): Promise<void> {
+    const cost = bytes + FRAME_COST_BYTES;
+    this.#waiting += cost;
     if (!this.#paused && this.#waiting > MAX_WAITING_BYTES) {
       this.#paused = true;
       this.#flow.pause();
     }
-    this.#enqueue(async () => {
-      await session.write(data);
-    }, data.length);
-  }
-
-  end(session: ExecSession): void {
-    this.#enqueue(() => session.end(), 0);
-  }
-
-  #enqueue(step: () => Promise<void>, bytes: number): void {
-    this.#tail = this.#tail
-      // Input for a command that has closed its stdin or ended is dropped, as a pipe drops it.
-      .then(step)
-      .catch(() => undefined)
-      .then(() => {
-        this.#waiting -= bytes;
-        if (this.#paused && this.#waiting <= MAX_WAITING_BYTES / 2) {
-          this.#paused = false;
-          this.#flow.resume();
-        }
-      });
+    await work.catch(() => undefined);
+    this.#waiting -= cost;
+    if (this.#paused && this.#waiting <= MAX_WAITING_BYTES / 2) {
+      this.#paused = false;
+      this.#flow.resume();
+    }
   }
 }

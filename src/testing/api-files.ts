@@ -53,20 +53,20 @@ export function testApiFiles({ test, fixture }: ApiContext): void {
   test("replaces a file in one step and keeps its mode", async () => {
     const { api, box, shell } = fixture();
     const { id } = await box();
-    await api.files.write(id, "/opt/f", Buffer.from("old"), { mode: 0o751 });
-    await shell(id, "ln -s f /opt/link");
-    await api.files.write(id, "/opt/link", Buffer.from("new"));
-    expect(await api.files.stat(id, "/opt/f")).toMatchObject({ permissions: 0o751, size: 3 });
-    expect(await api.files.stat(id, "/opt/link")).toMatchObject({ type: "symlink", target: "f" });
-    await api.files.write(id, "/opt/f", Buffer.from(" and more"), { append: true });
-    expect((await read(id, "/opt/f")).toString()).toBe("new and more");
+    await api.files.write(id, "/opt/own/f", Buffer.from("old"), { mode: 0o751 });
+    await shell(id, "ln -s f /opt/own/link");
+    await api.files.write(id, "/opt/own/link", Buffer.from("new"));
+    expect(await api.files.stat(id, "/opt/own/f")).toMatchObject({ permissions: 0o751, size: 3 });
+    expect(await api.files.stat(id, "/opt/own/link")).toMatchObject({ type: "symlink", target: "f" });
+    await api.files.write(id, "/opt/own/f", Buffer.from(" and more"), { append: true });
+    expect((await read(id, "/opt/own/f")).toString()).toBe("new and more");
     async function* broken() {
       yield Buffer.from("half");
       throw new Error("the reader of the source broke");
     }
-    await expect(api.files.write(id, "/opt/f", broken())).rejects.toThrow();
-    expect((await read(id, "/opt/f")).toString()).toBe("new and more");
-    await eventually("no temporary file", async () => (await api.files.list(id, "/opt")).length === 2);
+    await expect(api.files.write(id, "/opt/own/f", broken())).rejects.toThrow();
+    expect((await read(id, "/opt/own/f")).toString()).toBe("new and more");
+    await eventually("no temporary file", async () => (await api.files.list(id, "/opt/own")).length === 2);
   });
 
   test("makes parents unless told not to", async () => {

@@ -76,8 +76,8 @@ export function testApiReality({ test, fixture, killGuest, freezeGuest }: ApiCon
     const { api, box } = fixture();
     const { id, pid = 0 } = await box();
     freezeGuest(pid);
-    const exec = api.exec(id, { cmd: ["true"] });
-    const error = await within(30_000, "exec", expectFailure(exec, "guest_failed"));
+    const stat = api.files.stat(id, "/");
+    const error = await within(30_000, "stat", expectFailure(stat, "guest_failed"));
     expect(error.hint).toBeTruthy();
     await within(20_000, "stop", api.stop(id, { timeoutMs: 200 }));
     expect(await api.start(id)).toMatchObject({ status: "running" });

@@ -35,8 +35,8 @@ export interface Workspace extends AsyncDisposable {
 
 export function openWorkspace(extra: Record<string, string> = {}): Workspace {
   // Not below $TMPDIR: a Unix socket's path may take 107 bytes.
-  const dir = mkdtempSync("/tmp/w-");
-  const stateDir = join(dir, "s");
+  const dir = mkdtempSync("/tmp/warren-cli-");
+  const stateDir = join(dir, "state");
   const { WARREN_URL, WARREN_API_KEY, WARREN_API_KEYS, NO_COLOR, ...inherited } = process.env;
   const env = {
     ...inherited,

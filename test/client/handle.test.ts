@@ -131,6 +131,17 @@ describe("the Sandbox handle", () => {
     await expect.poll(() => served.api.running.size).toBe(0);
   });
 
+  it("tells a caller's own failure to give the bytes as it is, and leaves nothing", async () => {
+    await using served = await serve();
+    await using box = await Sandbox.connect("box", { url: served.url });
+    const failing = (async function* () {
+      yield new Uint8Array(10);
+      throw new RangeError("the disk is gone");
+    })();
+    await expect(box.files.write("/x", failing)).rejects.toThrow(RangeError);
+    expect(await box.files.exists("/x")).toBe(false);
+  });
+
   it("says so when no engine answers", async () => {
     const client = createNodeClient({ url: "unix:/nonexistent/engine.sock" });
     for (const call of [

@@ -2,6 +2,7 @@ import { openEngine } from "../../src/engine/engine.ts";
 import { silentLogger } from "../../src/lib/log.ts";
 import { openFakeRuntime } from "../../src/runtimes/fake/runtime.ts";
 import { testApi } from "../../src/testing/index.ts";
+import { removeStateDir } from "../engine/support/engine.ts";
 import { tempDir } from "../engine/support/temp-dir.ts";
 
 testApi("engine on fake", async () => {
@@ -17,7 +18,7 @@ testApi("engine on fake", async () => {
     api: engine,
     close: async () => {
       await engine.close();
-      dir[Symbol.dispose]();
+      await removeStateDir(dir.path);
     },
   };
 });

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { silentLogger } from "../../src/lib/log.ts";
 import { openFakeRuntime } from "../../src/runtimes/fake/runtime.ts";
 import { testRuntime } from "../../src/testing/index.ts";
+import { removeStateDir } from "../engine/support/engine.ts";
 import { tempDir } from "../engine/support/temp-dir.ts";
 
 let base = "";
@@ -17,7 +18,7 @@ testRuntime(
       runtime,
       close: async () => {
         await runtime.close();
-        dir[Symbol.dispose]();
+        await removeStateDir(dir.path);
       },
     };
   },

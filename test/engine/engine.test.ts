@@ -1,17 +1,19 @@
+import type { Duplex } from "node:stream";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { WarrenError } from "../../src/contracts/errors.ts";
 import type { Runtime } from "../../src/contracts/runtime.ts";
 import type { SandboxEvent } from "../../src/engine/events.ts";
 import { openStore } from "../../src/engine/store.ts";
 import { silentLogger } from "../../src/lib/log.ts";
-import { fakeRuntime, testEngine } from "./support/engine.ts";
+import { fakeRuntime, removeStateDir, testEngine } from "./support/engine.ts";
+import { manualClock } from "./support/manual-clock.ts";
 import { tempDir } from "./support/temp-dir.ts";
 
-let dir: ReturnType<typeof tempDir>;
+let dir: { path: string };
 beforeEach(() => {
   dir = tempDir();
 });
-afterEach(() => dir[Symbol.dispose]());
+afterEach(() => removeStateDir(dir.path));
 
 /** The fake runtime with some of its methods replaced. */
 const withChanges = (changes: Partial<Runtime>) => ({
@@ -244,6 +246,45 @@ describe("memory kills", () => {
       .toMatchObject({ status: "stopped", oom_killed: true, error: /memory/ });
     kills.count = 0;
     expect(await engine.start(other)).not.toHaveProperty("oom_killed");
+  });
+});
+
+describe("a guest that lives but does not answer", () => {
+  it("shows as in error, is not killed for it, and is there again when it answers", async () => {
+    const clock = manualClock();
+    const connections = new Set<Duplex>();
+    let silent = false;
+    await using opened = await testEngine(dir.path, {
+      clock,
+      change: (runtime) => ({
+        ...runtime,
+        connect: async (id) => {
+          if (silent) throw new WarrenError("guest_failed", "no file descriptor is left");
+          const connection = await runtime.connect(id);
+          connections.add(connection);
+          return connection;
+        },
+      }),
+    });
+    const { engine, runtime } = opened;
+    const { id, pid } = await engine.create({ timeout: -1 });
+    const afterAWhile = async () => {
+      clock.advance(5000);
+      return (await engine.get(id)).status;
+    };
+    await expect.poll(() => connections.size).toBe(1); // the watch's
+    silent = true;
+    for (const connection of connections) connection.destroy(new Error("reset"));
+    await expect.poll(afterAWhile, { timeout: 10_000 }).toBe("error");
+    await expect(engine.exec(id, { cmd: ["true"] })).rejects.toMatchObject({ code: "sandbox_wrong_state" });
+    expect(await runtime.inspect(id)).toMatchObject({ state: "running", pid });
+    silent = false;
+    await expect.poll(afterAWhile, { timeout: 10_000 }).toBe("running");
+    expect(await engine.get(id)).not.toHaveProperty("error");
+    expect((await engine.exec(id, { cmd: ["true"] })).exit_code).toBe(0);
+    // The new watch works.
+    process.kill(pid ?? 0, "SIGKILL");
+    await expect.poll(afterAWhile, { timeout: 10_000 }).toBe("stopped");
   });
 });
 

@@ -1,7 +1,6 @@
 import { expect, it } from "vitest";
-import { testEngine } from "./support/engine.ts";
+import { stateDir, testEngine } from "./support/engine.ts";
 import { manualClock } from "./support/manual-clock.ts";
-import { tempDir } from "./support/temp-dir.ts";
 
 const HOUR = 3_600_000;
 
@@ -16,7 +15,7 @@ async function opened(dir: string, clock = manualClock()) {
 }
 
 it("removes sandboxes when their time has come, stopped ones too, and no others", async () => {
-  using dir = tempDir();
+  const dir = stateDir();
   await using test = await opened(dir.path);
   const { engine, clock, gone, ids } = test;
   const byDefault = await engine.create({});
@@ -39,7 +38,7 @@ it("removes sandboxes when their time has come, stopped ones too, and no others"
 });
 
 it("follows an extension, also one that comes at the last moment", async () => {
-  using dir = tempDir();
+  const dir = stateDir();
   await using test = await opened(dir.path);
   const { engine, clock, gone, ids } = test;
   const { id } = await engine.create({ timeout: 10 });
@@ -59,7 +58,7 @@ it("follows an extension, also one that comes at the last moment", async () => {
 });
 
 it("never expires what was extended for ever, and at once what has no time left", async () => {
-  using dir = tempDir();
+  const dir = stateDir();
   await using test = await opened(dir.path);
   const { engine, clock, gone, ids } = test;
   const [kept, dropped] = [await engine.create({ timeout: 5 }), await engine.create({})];
@@ -72,7 +71,7 @@ it("never expires what was extended for ever, and at once what has no time left"
 });
 
 it("copes with a wall clock that is set back or forward", async () => {
-  using dir = tempDir();
+  const dir = stateDir();
   await using test = await opened(dir.path);
   const { engine, clock, gone, ids } = test;
   const { id } = await engine.create({ timeout: 60 });
@@ -85,7 +84,7 @@ it("copes with a wall clock that is set back or forward", async () => {
 });
 
 it("removes after a restart what expired meanwhile", async () => {
-  using dir = tempDir();
+  const dir = stateDir();
   const first = await opened(dir.path);
   const { id } = await first.engine.create({ timeout: 60 });
   await first.engine.close();

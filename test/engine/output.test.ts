@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { CappedOutput } from "../../src/engine/output.ts";
+import { CappedOutput, createOutputBudget } from "../../src/engine/output.ts";
 
 function collect(cap: number, chunks: (string | number[])[], upstream = false) {
-  const output = new CappedOutput(cap);
+  const output = new CappedOutput(cap, createOutputBudget(2 ** 20));
   for (const chunk of chunks) output.push(Buffer.from(chunk as string));
   return output.finish(upstream);
 }
@@ -25,6 +25,23 @@ describe("capped output", () => {
         bytes.map((byte) => [byte]),
       ).text,
     ).toBe("äß€😀");
+  });
+  it("keeps no more than the budget of all allows, and gives it back", () => {
+    const budget = createOutputBudget(10_000);
+    const one = new CappedOutput(2 ** 20, budget);
+    one.push(Buffer.alloc(6000, "a"));
+    const two = new CappedOutput(2 ** 20, budget);
+    two.push(Buffer.alloc(5000, "b"));
+    two.push(Buffer.from("c"));
+    expect(one.finish(false)).toMatchObject({ truncated: false, text: "a".repeat(6000) });
+    expect(two.finish(false)).toEqual({ truncated: true, text: "" });
+    one[Symbol.dispose]();
+    two[Symbol.dispose]();
+    expect(budget.take(10_000)).toBe(true);
+  });
+  it("keeps a stream of single bytes whole", () => {
+    const bytes = Array.from({ length: 20_000 }, (_, i) => [97 + (i % 26)]);
+    expect(collect(20_000, bytes).text).toBe(Buffer.from(bytes.flat()).toString());
   });
   it("gives base64 for bytes that are no text", () => {
     expect(collect(9, [[0xff, 0x00, 0x41]])).toEqual({

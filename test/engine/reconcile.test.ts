@@ -6,14 +6,13 @@ import type { SandboxInfo } from "../../src/contracts/sandbox.ts";
 import { findMarked } from "../../src/runtimes/fake/processes.ts";
 import { readAll } from "../../src/testing/guest-tools.ts";
 import { crash } from "./support/crash.ts";
-import { fakeRuntime, OWNER_ID, testEngine } from "./support/engine.ts";
-import { tempDir } from "./support/temp-dir.ts";
+import { fakeRuntime, OWNER_ID, stateDir, testEngine } from "./support/engine.ts";
 
 const processesOf = (id: string) => findMarked(`warren-fake:${OWNER_ID}:${id}`);
 
 describe("an engine after one that was killed", () => {
   it("finds its sandboxes as they are, with exec working", { timeout: 60_000 }, async () => {
-    using dir = tempDir();
+    const dir = stateDir();
     const before = (await crash(dir.path)) as SandboxInfo[];
     await using opened = await testEngine(dir.path);
     const { engine } = opened;
@@ -35,7 +34,7 @@ describe("an engine after one that was killed", () => {
   });
 
   it("notes what died meanwhile", { timeout: 60_000 }, async () => {
-    using dir = tempDir();
+    const dir = stateDir();
     const [one] = (await crash(dir.path)) as SandboxInfo[];
     process.kill(one?.pid ?? 0, "SIGKILL");
     await using opened = await testEngine(dir.path);
@@ -55,7 +54,7 @@ describe("an engine after one that was killed", () => {
     ["start", "before"],
     ["start", "after"],
   ])("leaves nothing of a sandbox whose create died in %s (%s it)", { timeout: 60_000 }, async (...point) => {
-    using dir = tempDir();
+    const dir = stateDir();
     const { id } = (await crash(dir.path, ...point)) as { id: string };
     await using opened = await testEngine(dir.path);
     expect(await opened.engine.list()).toEqual([]);
@@ -66,7 +65,7 @@ describe("an engine after one that was killed", () => {
   });
 
   it.each(["before", "after"])("finishes a stop that died %s it", { timeout: 60_000 }, async (when) => {
-    using dir = tempDir();
+    const dir = stateDir();
     const { id } = (await crash(dir.path, "stop", when)) as { id: string };
     await using opened = await testEngine(dir.path);
     expect(await opened.engine.get(id)).toMatchObject({ status: "stopped" });
@@ -76,7 +75,7 @@ describe("an engine after one that was killed", () => {
   });
 
   it.each(["before", "after"])("finishes a removal that died %s it", { timeout: 60_000 }, async (when) => {
-    using dir = tempDir();
+    const dir = stateDir();
     const { id } = (await crash(dir.path, "remove", when)) as { id: string };
     await using opened = await testEngine(dir.path);
     expect(await opened.engine.list()).toEqual([]);
@@ -87,7 +86,7 @@ describe("an engine after one that was killed", () => {
 
 describe("reconciling", () => {
   it("removes what is ours and in no record, and nothing else", async () => {
-    using dir = tempDir();
+    const dir = stateDir();
     const runtime = await fakeRuntime(dir.path);
     const image = await runtime.images.ensure("host");
     const spec = {
@@ -114,7 +113,7 @@ describe("reconciling", () => {
   });
 
   it("marks a sandbox whose files are gone", async () => {
-    using dir = tempDir();
+    const dir = stateDir();
     const first = await testEngine(dir.path);
     const { id } = await first.engine.create({});
     await first.engine.close();
@@ -127,7 +126,7 @@ describe("reconciling", () => {
   });
 
   it("keeps the sandbox of a record that can't be read, until it is removed by hand", async () => {
-    using dir = tempDir();
+    const dir = stateDir();
     const first = await testEngine(dir.path);
     const { id } = await first.engine.create({ name: "broken" });
     const { id: whole } = await first.engine.create({});
@@ -144,7 +143,7 @@ describe("reconciling", () => {
   });
 
   it("leaves sandboxes of a runtime that is not configured now, and says so", async () => {
-    using dir = tempDir();
+    const dir = stateDir();
     const first = await testEngine(dir.path);
     const info = await first.engine.create({});
     await first.engine.close();
@@ -161,7 +160,7 @@ describe("reconciling", () => {
   });
 
   it("opens even when a runtime can't list, and forgets nothing", async () => {
-    using dir = tempDir();
+    const dir = stateDir();
     const first = await testEngine(dir.path);
     const { id } = await first.engine.create({});
     await first.engine.close();

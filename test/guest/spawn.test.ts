@@ -45,13 +45,18 @@ describe("a command", () => {
       "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
       "USER=root",
     ]);
-    const own = await run(guest, { argv: ["/usr/bin/env"], env: { PATH: "/nowhere", HOME: "/h", USER: "u", LOGNAME: "l" } });
+    const own = await run(guest, {
+      argv: ["/usr/bin/env"],
+      env: { PATH: "/nowhere", HOME: "/h", USER: "u", LOGNAME: "l" },
+    });
     expect(own.stdout.trim().split("\n").sort()).toEqual(["HOME=/h", "LOGNAME=l", "PATH=/nowhere", "USER=u"]);
   });
 
   it("is searched on the PATH it is given", async () => {
     const dir = join(guest.dir, "bin");
-    await guest.client.writeFile(join(dir, "my-tool"), Buffer.from("#!/bin/sh\necho mine\n"), { mode: 0o755 });
+    await guest.client.writeFile(join(dir, "my-tool"), Buffer.from("#!/bin/sh\necho mine\n"), {
+      mode: 0o755,
+    });
     expect((await run(guest, { argv: ["my-tool"], env: { PATH: `/nowhere:${dir}` } })).stdout).toBe("mine\n");
     expect((await run(guest, { argv: ["my-tool"], env: {} })).exit_code).toBe(127);
   });
@@ -124,7 +129,10 @@ describe("what a command inherits", () => {
   });
 
   it("is default signal handling, an ordinary umask, and a higher readiness to be killed for memory", async () => {
-    const result = await run(guest, script("grep -E 'Sig(Blk|Ign)' /proc/self/status; umask; cat /proc/self/oom_score_adj"));
+    const result = await run(
+      guest,
+      script("grep -E 'Sig(Blk|Ign)' /proc/self/status; umask; cat /proc/self/oom_score_adj"),
+    );
     const own = Number(await readFile(`/proc/${guest.pid}/oom_score_adj`, "utf8"));
     expect(result.stdout).toBe(
       `SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n0022\n${Math.min(own + 200, 1000)}\n`,
@@ -151,7 +159,8 @@ describe("what a command inherits", () => {
 });
 
 describe("a user", () => {
-  const id = (user: string) => run(guest, { argv: ["sh", "-c", "id -u; id -g; id -G; echo $HOME $USER"], env: {}, user });
+  const id = (user: string) =>
+    run(guest, { argv: ["sh", "-c", "id -u; id -g; id -G; echo $HOME $USER"], env: {}, user });
 
   it("is a name, an id, or either with a group", async () => {
     expect((await id("nobody")).stdout).toBe("65534\n65534\n65534\n/nonexistent nobody\n");
@@ -162,8 +171,14 @@ describe("a user", () => {
   });
 
   it("leaves all capabilities behind", async () => {
-    const result = await run(guest, { argv: ["grep", "-E", "^Cap(Prm|Eff|Amb)", "/proc/self/status"], env: {}, user: "nobody" });
-    expect(result.stdout).toBe("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000\n");
+    const result = await run(guest, {
+      argv: ["grep", "-E", "^Cap(Prm|Eff|Amb)", "/proc/self/status"],
+      env: {},
+      user: "nobody",
+    });
+    expect(result.stdout).toBe(
+      "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000\n",
+    );
   });
 
   it("that does not exist is refused", async () => {
@@ -205,7 +220,9 @@ describe("stdin", () => {
     await session.write(Buffer.alloc(0));
     await session.end();
     const { createHash } = await import("node:crypto");
-    const expected = createHash("sha256").update(Buffer.from([0, 255, 10, 13])).digest("hex");
+    const expected = createHash("sha256")
+      .update(Buffer.from([0, 255, 10, 13]))
+      .digest("hex");
     expect((await collect(session)).stdout).toBe(`${expected}  -\n`);
   });
 
@@ -247,7 +264,10 @@ describe("stdin", () => {
 
 describe("output", () => {
   it("arrives while the command runs", async () => {
-    const session = await guest.client.spawn({ ...script("echo ready; read line; echo got $line"), stdin: true });
+    const session = await guest.client.spawn({
+      ...script("echo ready; read line; echo got $line"),
+      stdin: true,
+    });
     const output = session.output[Symbol.asyncIterator]();
     await readUntil(output, "ready\n");
     await session.write(Buffer.from("it\n"));
@@ -268,7 +288,12 @@ describe("output", () => {
   });
 
   it("of `yes` without an end costs no memory, and ends with its timeout", async () => {
-    const session = await guest.client.spawn({ argv: ["yes"], env: {}, maxOutputBytes: 65_536, timeoutMs: 500 });
+    const session = await guest.client.spawn({
+      argv: ["yes"],
+      env: {},
+      maxOutputBytes: 65_536,
+      timeoutMs: 500,
+    });
     const { ppid } = await processStatus(session.pid);
     const result = await collect(session);
     expect(result).toMatchObject({ exit_code: 124, timed_out: true, stdoutTruncated: true });
@@ -302,7 +327,10 @@ describe("output", () => {
 describe("a background child", () => {
   it("keeps nobody waiting, and lives on without SIGPIPE", async () => {
     const file = join(guest.dir, "done");
-    const result = await run(guest, script('(sleep 0.3; yes | head -c 1000000; echo ok > "$1") & echo now', file));
+    const result = await run(
+      guest,
+      script('(sleep 0.3; yes | head -c 1000000; echo ok > "$1") & echo now', file),
+    );
     expect(result).toMatchObject({ exit_code: 0, stdout: "now\n" });
     expect(await exists(file)).toBe(false);
     await until(() => exists(file));

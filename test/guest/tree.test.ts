@@ -27,6 +27,9 @@ function markedScript(text: string) {
   return { mark, request: { ...request, env: { ...request.env, MARK: mark } } };
 }
 
+/** Runs a bomb, which may not be able to fork any more itself, beside a command that lasts. */
+const fuse = 'sh -c "$1" "$1" & exec sleep 1000';
+
 /** Other work on this machine may hold up one try, not all of them. */
 async function withinPromise(attempt: () => Promise<number>): Promise<void> {
   const lateMs: number[] = [];
@@ -55,9 +58,9 @@ describe("a timeout", () => {
   it("ends a fork bomb", async () => {
     // Its user may have 150 processes, so that the machine stays usable.
     const mark = newMark();
-    const bomb = "bomb() { bomb | bomb & }; bomb; while :; do bomb; done 2>/dev/null";
+    const bomb = "bomb() { bomb | bomb & }; while :; do bomb; done 2>/dev/null";
     const session = await guest.client.spawn({
-      argv: ["prlimit", "--nproc=150", "sh", "-c", bomb],
+      argv: ["prlimit", "--nproc=150", "sh", "-c", fuse, "sh", bomb],
       env: { MARK: mark, PATH: "/usr/bin:/bin" },
       user: "54321:54321",
       timeoutMs: 500,
@@ -69,9 +72,9 @@ describe("a timeout", () => {
 
   it("ends a bomb that gives each process a session of its own", async () => {
     const mark = newMark();
-    const bomb = "while :; do setsid sh -c \"$0\" \"$0\" & setsid sh -c \"$0\" \"$0\" & wait; done 2>/dev/null";
+    const bomb = 'while :; do setsid sh -c "$0" "$0" & setsid sh -c "$0" "$0" & wait; done 2>/dev/null';
     const session = await guest.client.spawn({
-      argv: ["prlimit", "--nproc=100", "sh", "-c", bomb, bomb],
+      argv: ["prlimit", "--nproc=100", "sh", "-c", fuse, "sh", bomb],
       env: { MARK: mark, PATH: "/usr/bin:/bin" },
       user: "54322:54322",
       timeoutMs: 500,
@@ -154,24 +157,28 @@ describe("a lost connection", () => {
   });
 
   it("before the start is a cancelled start", async () => {
-    await expect(
-      guest.client.spawn(script("true"), { signal: AbortSignal.abort() }),
-    ).rejects.toMatchObject({ code: "cancelled" });
+    await expect(guest.client.spawn(script("true"), { signal: AbortSignal.abort() })).rejects.toMatchObject({
+      code: "cancelled",
+    });
   });
 });
 
 describe("a payload that turns on its supervisor", () => {
   it("by killing it is killed with all its children", async () => {
-    const { mark, request } = markedScript("setsid sleep 1000 & sleep 1000 & kill -KILL $PPID; sleep 1000");
-    const session = await guest.client.spawn(request);
+    const { mark, request } = markedScript(
+      "setsid sleep 1000 & sleep 1000 & read go; kill -KILL $PPID; sleep 1000",
+    );
+    const session = await guest.client.spawn({ ...request, stdin: true });
+    await session.write(Buffer.from("go\n"));
     await expect(session.exit).rejects.toMatchObject({ code: "guest_failed" });
     await until(async () => (await marked(mark)).length === 0);
     expect((await run(guest, script("echo well"))).stdout).toBe("well\n");
   });
 
   it("by stopping it does not outlive its deadline", async () => {
-    const { mark, request } = markedScript("kill -STOP $PPID; sleep 1000");
-    const session = await guest.client.spawn({ ...request, timeoutMs: 300 });
+    const { mark, request } = markedScript("read go; kill -STOP $PPID; sleep 1000");
+    const session = await guest.client.spawn({ ...request, stdin: true, timeoutMs: 300 });
+    await session.write(Buffer.from("go\n"));
     await expect(session.exit).rejects.toMatchObject({ code: "guest_failed" });
     await until(async () => (await marked(mark)).length === 0);
   });
@@ -181,8 +188,10 @@ describe("a payload that turns on its supervisor", () => {
     await run(guest, other.request);
     const running = markedScript("sleep 1000");
     const session = await guest.client.spawn(running.request);
-    const { mark, request } = markedScript("kill -KILL $PPID; sleep 1000");
-    await expect((await guest.client.spawn(request)).exit).rejects.toMatchObject({ code: "guest_failed" });
+    const { mark, request } = markedScript("read go; kill -KILL $PPID; sleep 1000");
+    const bad = await guest.client.spawn({ ...request, stdin: true });
+    await bad.write(Buffer.from("go\n"));
+    await expect(bad.exit).rejects.toMatchObject({ code: "guest_failed" });
     await until(async () => (await marked(mark)).length === 0);
     expect(await marked(other.mark)).toHaveLength(1);
     expect(await marked(running.mark)).toHaveLength(2);

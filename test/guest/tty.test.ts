@@ -30,7 +30,10 @@ it("can be resized", async () => {
 });
 
 it("turns the byte of Ctrl-C into SIGINT for the foreground", async () => {
-  const session = await guest.client.spawn({ ...script("trap 'echo got INT' INT; echo ready; sleep 1000"), tty });
+  const session = await guest.client.spawn({
+    ...script("trap 'echo got INT; exit 130' INT; echo ready; while :; do sleep 0.05; done"),
+    tty,
+  });
   const output = session.output[Symbol.asyncIterator]();
   await readUntil(output, "ready");
   await session.write(Buffer.from([3]));
@@ -39,7 +42,11 @@ it("turns the byte of Ctrl-C into SIGINT for the foreground", async () => {
 });
 
 it("gives a signal to the foreground group", async () => {
-  const session = await guest.client.spawn({ argv: ["sh", "-i"], env: { PS1: "$ ", PATH: "/usr/bin:/bin" }, tty });
+  const session = await guest.client.spawn({
+    argv: ["sh", "-i"],
+    env: { PS1: "$ ", PATH: "/usr/bin:/bin" },
+    tty,
+  });
   const output = session.output[Symbol.asyncIterator]();
   await readUntil(output, "$ ");
   await session.write(Buffer.from("sleep 1000; echo was $?\n"));
@@ -71,22 +78,36 @@ it("loses no output at the end", async () => {
 });
 
 it("belongs to the user", async () => {
-  const result = await run(guest, { ...script('stat -c %U "$(tty)"; echo ok > "$(tty)"'), user: "nobody", tty });
+  const result = await run(guest, {
+    ...script('stat -c %U "$(tty)"; echo ok > "$(tty)"'),
+    user: "nobody",
+    tty,
+  });
   expect(result.stdout).toBe("nobody\r\nok\r\n");
 });
 
 it("reports a missing command on the terminal", async () => {
   const result = await run(guest, { argv: ["no-such-program"], env: {}, tty });
-  expect(result).toMatchObject({ exit_code: 127, stdout: expect.stringContaining("no-such-program"), stderr: "" });
+  expect(result).toMatchObject({
+    exit_code: 127,
+    stdout: expect.stringContaining("no-such-program"),
+    stderr: "",
+  });
 });
 
 it("is ended by a timeout with what runs on it", async () => {
-  const result = await run(guest, { ...script("trap '' HUP TERM; echo up; sleep 1000"), tty, timeoutMs: 300 });
+  const result = await run(guest, {
+    ...script("trap '' HUP TERM; echo up; sleep 1000"),
+    tty,
+    timeoutMs: 300,
+  });
   expect(result).toMatchObject({ exit_code: 124, timed_out: true, stdout: "up\r\n" });
 });
 
 it("signals go to the process group without a terminal", async () => {
-  const session = await guest.client.spawn(script("trap 'echo hup; exit 9' HUP; echo ready; sleep 1000 & wait"));
+  const session = await guest.client.spawn(
+    script("trap 'echo hup; exit 9' HUP; echo ready; sleep 1000 & wait"),
+  );
   const output = session.output[Symbol.asyncIterator]();
   await readUntil(output, "ready");
   await session.signal("SIGHUP");

@@ -7,6 +7,7 @@ import type { CreateSandbox } from "../../src/contracts/sandbox.ts";
 import { run } from "../../src/lib/run.ts";
 import { type Canary, plantCanary } from "./support/canary.ts";
 import { type Lab, openLab, outputOf } from "./support/lab.ts";
+import { someOf } from "./support/long.ts";
 
 let lab: Lab;
 let canary: Canary;
@@ -98,7 +99,8 @@ const mountPoints = [
 
 describe("an image whose place for a mount is a link out (CVE-2023-27561, CVE-2025-31133, CVE-2025-52565)", () => {
   it.each(mountPoints)("/%s leads to nothing of the host", async (path) => {
-    for (const target of [canary.dir, canary.file, `/proc/1/root${canary.dir}`, "/proc/self/fd/3"]) {
+    const targets = [canary.dir, canary.file, `/proc/1/root${canary.dir}`, "/proc/self/fd/3"];
+    for (const target of someOf(targets, mountPoints.indexOf(path))) {
       await live({ image: await imageWithLinks([path], target), workdir: "/work" });
     }
   });
@@ -113,10 +115,14 @@ describe("an image whose place for a mount is a link out (CVE-2023-27561, CVE-20
 });
 
 describe("a sandbox that has made links of its mount points before it starts again", () => {
-  it.each(["etc", "work", "work/dir", "tmp", "root", "home"])("/%s leads to nothing of the host", async (path) => {
-    const request = { workdir: "/work/dir", storage: { tmpfs: [{ path: "/work/memory", size: "1m" }] } };
-    for (const spec of [{ workdir: "/work/dir" }, request]) {
-      for (const target of [canary.dir, `../../../../../..${canary.dir}`, `/proc/1/root${canary.dir}`]) {
+  const places = ["etc", "work", "work/dir", "tmp", "root", "home"];
+  it.each(places)("/%s leads to nothing of the host", async (path) => {
+    const turn = places.indexOf(path);
+    const plain = { workdir: "/work/dir" };
+    const withMemory = { ...plain, storage: { tmpfs: [{ path: "/work/memory", size: "1m" }] } };
+    for (const spec of someOf([plain, withMemory], turn)) {
+      const targets = [canary.dir, `../../../../../..${canary.dir}`, `/proc/1/root${canary.dir}`];
+      for (const target of someOf(targets, turn, 2)) {
         await live(spec, async (id) => {
           await lab.engine.files.rename(id, `/${path}`, `/moved-${path.replace("/", "-")}`).catch(refusal);
           await lab.attack(id, "links", [target, `/${path}`], { workdir: "/" }).catch(refusal);

@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { WarrenError } from "../../src/contracts/errors.ts";
 import { type Canary, plantCanary } from "./support/canary.ts";
 import { type Lab, openLab, outputOf } from "./support/lab.ts";
+import { someOf } from "./support/long.ts";
 
 let lab: Lab;
 let sandbox: string;
@@ -99,8 +100,9 @@ async function callAll(path: string): Promise<string[]> {
 
 describe("links made inside", () => {
   it.each(prefixes)("to `%s` + a path of the host lead to nothing of the host, in any call", async (prefix) => {
-    for (const canary of canaries) {
-      for (const target of [canary.dir, canary.file]) {
+    const turn = prefixes.indexOf(prefix);
+    for (const canary of someOf(canaries, turn, 2)) {
+      for (const target of someOf([canary.dir, canary.file], turn)) {
         const [link, through] = [`/tmp/l${randomBytes(4).toString("hex")}`, `/tmp/t${randomBytes(4).toString("hex")}`];
         outputOf(await lab.attack(sandbox, "links", [prefix + target, link, prefix + dirname(target), through]));
         for (const path of [link, `${through}/${target.split("/").at(-1)}`]) {

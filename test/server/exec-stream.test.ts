@@ -192,6 +192,21 @@ describe("Warren's exec stream", () => {
     expect(text.trim()).toBe(String(size));
   });
 
+  it("ends the command of a client that goes away while it is held up", async () => {
+    await using served = await serve();
+    const socket = open(served);
+    await once(socket, "open");
+    socket.send('{"cmd":["sleep","60"],"stdin":true}');
+    await expect.poll(() => served.api.running.size).toBe(1);
+    // More than the pipe, our queue and the socket's buffers hold, in frames that cost more than their bytes.
+    for (let count = 0; count < 100_000; count++) socket.send(Buffer.from([0, 65]));
+    for (let count = 0; count < 32; count++) socket.send(Buffer.alloc(512 * 1024));
+    await expect.poll(() => socket.bufferedAmount).toBeGreaterThan(1024 * 1024);
+    expect(served.api.running.size).toBe(1);
+    socket.terminate();
+    await expect.poll(() => served.api.running.size, { timeout: 15_000 }).toBe(0);
+  });
+
   it("tells clients when the server closes, and ends their commands", async () => {
     const served = await serve();
     const talking = converse(open(served), '{"cmd":["sleep","60"]}');

@@ -212,6 +212,7 @@ function start(
     output: merged(child),
     exit,
     async write(data) {
+      if (child.exitCode !== null || child.signalCode !== null) return;
       if (child.stdin?.write(data) === false) await Promise.race([once(child.stdin, "drain"), exit]);
     },
     async end() {

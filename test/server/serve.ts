@@ -15,9 +15,9 @@ export interface Served extends AsyncDisposable {
 /** A real server in front of the host API, on a free port and a Unix socket, until disposed. */
 export async function serve(options: Partial<ServerOptions> = {}): Promise<Served> {
   const api = createHostApi();
+  const server = createServer(api, { log: silentLogger, ...options });
   const folder = await mkdtemp(join(tmpdir(), "warren-server-"));
   const socketPath = join(folder, "engine.sock");
-  const server = createServer(api, { log: silentLogger, ...options });
   const { url } = await server.listenTcp({ host: "127.0.0.1", port: 0 });
   await server.listenUnix(socketPath);
   return {

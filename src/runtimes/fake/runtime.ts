@@ -16,7 +16,7 @@ import { nativeProgram } from "../../lib/native.ts";
 import { isAlive, signalProcess, waitForEnd } from "../../lib/processes.ts";
 import { run as runProgram } from "../../lib/run.ts";
 import { throwIfAborted } from "../../lib/signals.ts";
-import type { RuntimeFactory } from "../registry.ts";
+import type { RuntimeFactory } from "../factory.ts";
 import { launch, startFailure } from "./bwrap.ts";
 import { checkPathLength, isSandboxId, type Layout, layoutOf, readRun, writeJson } from "./layout.ts";
 import { findMarked } from "./processes.ts";

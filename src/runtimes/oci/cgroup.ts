@@ -98,7 +98,7 @@ export interface Cgroups {
   /** Value of linux.cgroupsPath, and what ends the path of every member in /proc/PID/cgroup. */
   path(id: string): string;
   dirs(id: string): string[];
-  hasMembers(id: string): Promise<boolean>;
+  hasMembers(id: string): boolean;
   stats(id: string): Promise<Omit<RuntimeStats, "network_rx" | "network_tx">>;
   oomKills(id: string): number | undefined;
   /** Removes the groups of a sandbox, which must have no members but dying ones. Throws `runtime_failed`. */
@@ -176,11 +176,15 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
   return {
     path: (id) => `${parent}/${id}`,
     dirs,
-    async hasMembers(id) {
-      for (const dir of dirs(id)) {
-        if (((await readText(join(dir, "cgroup.procs")).catch(() => "")) ?? "").trim() !== "") return true;
-      }
-      return false;
+    // Synchronous: the kernel answers these from memory, in less time than a trip through the thread pool.
+    hasMembers(id) {
+      return dirs(id).some((dir) => {
+        try {
+          return readFileSync(join(dir, "cgroup.procs"), "utf8") !== "";
+        } catch {
+          return false;
+        }
+      });
     },
     async stats(id) {
       const numbers = host.version === 2 ? await statsV2(id) : await statsV1(id);

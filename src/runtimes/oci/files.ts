@@ -36,6 +36,6 @@ export async function writeAtomically(path: string, data: string): Promise<void>
 
 /** Makes a directory with exactly this mode, whatever our umask is. */
 export async function makeDir(path: string, mode: number): Promise<void> {
-  await mkdir(path);
-  await chmod(path, mode);
+  await mkdir(path, { mode });
+  if ((mode & process.umask()) !== 0) await chmod(path, mode);
 }

@@ -1,16 +1,16 @@
+import { existsSync } from "node:fs";
 import { open, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import { bundleConfig, GUEST_DIR } from "./bundle.ts";
 import type { Cgroups } from "./cgroup.ts";
-import { statOrUndefined } from "./files.ts";
 import { liveGuest } from "./guest-process.ts";
 import type { SharedFiles } from "./host-facts.ts";
 import { IDS_PER_SANDBOX, type IdRanges } from "./id-ranges.ts";
 import { lastWords } from "./images/last-words.ts";
 import type { Launcher, ProcessId, ReadonlyBind } from "./launcher-client.ts";
 import type { Layout, SandboxPaths } from "./layout.ts";
-import { findProgram, type OciProgram, ociPrograms } from "./programs.ts";
+import { findProgram, type OciProgram, type OciProgramName, ociPrograms } from "./programs.ts";
 import type { StoredSandbox } from "./sandbox-store.ts";
 import type { Seccomp } from "./seccomp.ts";
 
@@ -56,7 +56,7 @@ export interface Lifecycle {
   /** Kills everything and removes what start made outside of the sandbox's directory. */
   finish(id: string): Promise<void>;
   /** True when something of a start is there. */
-  hasRemains(id: string): Promise<boolean>;
+  hasRemains(id: string): boolean;
 }
 
 export function createLifecycle(options: LifecycleOptions): Lifecycle {
@@ -65,35 +65,45 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
   const finish = async (id: string): Promise<void> => {
     const paths = layout.sandbox(id);
     const guest = await liveGuest(paths.guestPid);
-    if (guest && !(await launcher.kill(guest, SIGKILL, KILL_TIMEOUT_MS))) {
+    if (!guest) {
+      await killMembers(id);
+    } else if (!(await launcher.kill(guest, SIGKILL, KILL_TIMEOUT_MS))) {
       throw new WarrenError("runtime_failed", `sandbox ${id} was killed but does not end`, {
         hint: `process ${guest.pid} may wait for a disk or a network filesystem; try again later`,
       });
     }
-    // The pid namespace ends with the guest; what is left is a runtime that was interrupted half way.
-    if (await cgroups.hasMembers(id)) {
-      if (!(await launcher.cgroupKill(cgroups.dirs(id), cgroups.path(id), KILL_TIMEOUT_MS))) {
-        throw new WarrenError("runtime_failed", `processes of sandbox ${id} were killed but do not end`);
-      }
-    }
     for (const name of ociPrograms) await deleteContainer(name, id);
-    await cgroups.remove(id);
-    await Promise.all(
-      [paths.guestPid, paths.runtimePid, paths.socket].map((path) => rm(path, { force: true })),
-    );
+    const files = [paths.guestPid, paths.runtimePid, paths.socket];
+    await Promise.all([removeGroups(id), ...files.map((path) => rm(path, { force: true }))]);
     ids.release(id);
   };
 
-  const deleteContainer = async (name: (typeof ociPrograms)[number], id: string): Promise<void> => {
-    const root = layout.runtimeRoot(name);
-    if (!(await statOrUndefined(join(root, id)))) return;
-    const path = await findProgram(name);
-    if (path) {
-      // --force: a container whose start was interrupted counts as neither running nor stopped.
-      const argv = [path, "--root", root, "delete", "--force", id];
-      await launcher.run({ argv, timeoutMs: DELETE_TIMEOUT_MS });
+  /** The pid namespace ends with the guest; others are members only when a start was interrupted half way. */
+  const killMembers = async (id: string): Promise<void> => {
+    if (!cgroups.hasMembers(id)) return;
+    if (!(await launcher.cgroupKill(cgroups.dirs(id), cgroups.path(id), KILL_TIMEOUT_MS))) {
+      throw new WarrenError("runtime_failed", `processes of sandbox ${id} were killed but do not end`);
     }
-    // Its record of a container without processes is all that can be left.
+  };
+
+  const removeGroups = (id: string): Promise<void> =>
+    cgroups.remove(id).catch(async () => {
+      await killMembers(id);
+      await cgroups.remove(id);
+    });
+
+  const programPaths = new Map<string, string | undefined>();
+  const deleteContainer = async (name: OciProgramName, id: string): Promise<void> => {
+    const root = layout.runtimeRoot(name);
+    if (!existsSync(join(root, id))) return;
+    if (!programPaths.get(name)) programPaths.set(name, await findProgram(name));
+    const path = programPaths.get(name);
+    if (path) {
+      // --force: a container whose start was interrupted counts as neither running nor stopped. When the program is gone or
+      // fails, its record of a container without processes is all that can be left.
+      const argv = [path, "--root", root, "delete", "--force", id];
+      await launcher.run({ argv, timeoutMs: DELETE_TIMEOUT_MS }).catch(() => programPaths.delete(name));
+    }
     await rm(join(root, id), { recursive: true, force: true });
   };
 
@@ -143,14 +153,12 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
     },
     waitGone: (guest, waitMs) => launcher.kill(guest, 0, waitMs),
     finish,
-    async hasRemains(id) {
-      const places = [
-        layout.sandbox(id).guestPid,
-        layout.sandbox(id).runtimePid,
-        ...ociPrograms.map((name) => join(layout.runtimeRoot(name), id)),
-        ...cgroups.dirs(id),
-      ];
-      return (await Promise.all(places.map(statOrUndefined))).some((found) => found !== undefined);
+    hasRemains(id) {
+      const paths = layout.sandbox(id);
+      const containers = ociPrograms.map((name) => join(layout.runtimeRoot(name), id));
+      return [paths.guestPid, paths.runtimePid, ...containers, ...cgroups.dirs(id)].some((path) =>
+        existsSync(path),
+      );
     },
   };
 }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { ProbeFinding, ProbeReport, RuntimeSpec } from "../../contracts/runtime.ts";
 import { nativeProgram } from "../../lib/native.ts";
-import type { RuntimeOptions } from "../registry.ts";
+import type { RuntimeOptions } from "../factory.ts";
 import type { CgroupHost } from "./cgroup.ts";
 import { makeDir } from "./files.ts";
 import type { Layout } from "./layout.ts";
@@ -132,8 +132,9 @@ export function createProber(context: ProberOptions): Prober {
       );
     },
     async probe() {
-      choice = undefined;
-      const done = await chosen();
+      // After the trial that may be under way, so that nothing runs unseen when the runtime is closed.
+      choice = (choice ?? Promise.resolve()).then(trials, trials);
+      const done = await choice;
       const good = done.find((trial) => !trial.error)?.program;
       const findings: ProbeFinding[] = [];
       for (const trial of done) {

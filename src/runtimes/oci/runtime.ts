@@ -6,7 +6,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { Capabilities, Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
-import type { RuntimeFactory, RuntimeOptions } from "../registry.ts";
+import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
 import { capabilities as linuxCapabilities } from "./bundle.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
 import { checkSpec } from "./check-spec.ts";
@@ -99,8 +99,9 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     const base = guest && (await mappedBase(guest.pid));
     if (base) await ids.adopt(id, base);
   }
-  // Both take a while and the first create needs them, so they begin now; who needs them sees their failure.
+  // These take a while and the first create needs them, so they begin now; who needs them sees their failure.
   getSeccomp().catch(() => {});
+  images.ensure("host").catch(() => {});
   prober.program().catch(() => {});
 
   const connect = (id: string): Promise<Duplex> => connectGuest(layout.sandbox(id).socket, id);
@@ -114,8 +115,8 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     if ((await store.dirs(id)).length > 0) {
       return { id, state: (await statOrUndefined(paths.config)) ? "stopped" : "created" };
     }
-    if (!(await lifecycle.hasRemains(id))) return undefined;
-    return { id, state: (await cgroups.hasMembers(id)) ? "running" : "stopped" };
+    if (!lifecycle.hasRemains(id)) return undefined;
+    return { id, state: cgroups.hasMembers(id) ? "running" : "stopped" };
   };
 
   const stop = async (id: string, timeoutMs: number): Promise<void> => {
@@ -130,7 +131,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       const gone = lifecycle.waitGone(guest, timeoutMs + SHUTDOWN_SLACK_MS);
       await Promise.race([gone, asked.then((ok) => (ok ? gone : undefined))]);
     }
-    if (guest || (await lifecycle.hasRemains(id))) await lifecycle.finish(id);
+    if (guest || lifecycle.hasRemains(id)) await lifecycle.finish(id);
   };
 
   return {
@@ -162,7 +163,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       if (running) return { pid: running.pid };
       const sandbox = await store.read(id);
       checkLimits(cgroupHost, sandbox.spec.limits);
-      if (await lifecycle.hasRemains(id)) await lifecycle.finish(id);
+      if (lifecycle.hasRemains(id)) await lifecycle.finish(id);
       const [program, compiled, binds] = await Promise.all([
         prober.program(),
         getSeccomp(),
@@ -181,7 +182,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       return { pid: guest.pid };
     },
     async stop(id, { timeoutMs }) {
-      if ((await store.dirs(id)).length === 0 && !(await lifecycle.hasRemains(id))) {
+      if ((await store.dirs(id)).length === 0 && !lifecycle.hasRemains(id)) {
         throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
       }
       await stop(id, timeoutMs);

@@ -1,7 +1,10 @@
+import { rmSync } from "node:fs";
+import { onTestFinished } from "vitest";
 import type { Runtime } from "../../../src/contracts/runtime.ts";
 import { type Engine, type EngineOptions, openEngine } from "../../../src/engine/engine.ts";
 import { silentLogger } from "../../../src/lib/log.ts";
 import { openFakeRuntime } from "../../../src/runtimes/fake/runtime.ts";
+import { tempDir } from "./temp-dir.ts";
 
 export const OWNER_ID = "testtest";
 
@@ -9,9 +12,22 @@ export function fakeRuntime(stateDir: string): Promise<Runtime> {
   return openFakeRuntime({ stateDir, ownerId: OWNER_ID, log: silentLogger });
 }
 
+/** Removes a state directory, and whatever a failed test left running in it. */
+export async function removeStateDir(path: string): Promise<void> {
+  const runtime = await fakeRuntime(path);
+  await Promise.all((await runtime.list()).map((sandbox) => runtime.remove(sandbox.id)));
+  rmSync(path, { recursive: true, force: true });
+}
+
+/** A state directory of one test. */
+export function stateDir(): { path: string } {
+  const { path } = tempDir();
+  onTestFinished(() => removeStateDir(path));
+  return { path };
+}
+
 /**
- * An engine on the fake runtime, or on `change` of it. Disposing closes it and removes its sandboxes; a test that closes it
- * on its own leaves them for the next one.
+ * An engine on the fake runtime, or on `change` of it. Closing it leaves its sandboxes for the next one.
  */
 export async function testEngine(
   stateDir: string,
@@ -33,10 +49,6 @@ export async function testEngine(
   return {
     engine,
     runtime,
-    async [Symbol.asyncDispose]() {
-      await engine.close();
-      const bare = await fakeRuntime(stateDir);
-      await Promise.all((await bare.list()).map((sandbox) => bare.remove(sandbox.id)));
-    },
+    [Symbol.asyncDispose]: () => engine.close(),
   };
 }

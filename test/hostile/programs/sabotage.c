@@ -1,6 +1,7 @@
 // sabotage kill-all      SIGKILL to everything that can be signalled
 // sabotage stop-all      SIGSTOP likewise; then waits
 // sabotage starve-init   takes PID 1's descriptors, processes and memory away with prlimit
+// sabotage offer-init    makes PID 1 the first that the kernel kills for memory
 // sabotage leave-behind  leaves stopped, dead but unreaped, deaf, re-sessioned and waiting processes
 #define _GNU_SOURCE
 #include <signal.h>
@@ -48,6 +49,10 @@ int main(int argc, char **argv) {
       printf("%d %d\n", kinds[i], prlimit(1, kinds[i], &none, NULL));
     }
     return 0;
+  }
+  if (strcmp(argv[1], "offer-init") == 0) {
+    FILE *file = fopen("/proc/1/oom_score_adj", "w");
+    return file == NULL || fputs("1000", file) < 0 || fclose(file) != 0;
   }
   puts("ready");
   fflush(stdout);

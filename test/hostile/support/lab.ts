@@ -3,7 +3,6 @@ import { chmod, cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ExecRequest, ExecResult } from "../../../src/contracts/exec.ts";
-import type { Runtime } from "../../../src/contracts/runtime.ts";
 import type { CreateSandbox } from "../../../src/contracts/sandbox.ts";
 import { type Engine, openEngine } from "../../../src/engine/engine.ts";
 import { silentLogger } from "../../../src/lib/log.ts";
@@ -42,7 +41,8 @@ export interface Lab extends AsyncDisposable {
 
 export async function openLab(options: {
   programs: readonly string[];
-  wrapRuntime?: (runtime: Runtime) => Runtime;
+  /** Default: the runtime's own choice. */
+  ociProgram?: "crun" | "runc";
 }): Promise<Lab> {
   const dir = await mkdtemp(join(tmpdir(), "warren-hostile-"));
   const stateDir = join(dir, "state");
@@ -53,10 +53,11 @@ export async function openLab(options: {
   await makeImage(image, programs);
   await mkdir(stateDir, { mode: 0o700 });
   const log = silentLogger;
-  const runtime = await openOciRuntime({ stateDir, ownerId, log });
+  const { ociProgram } = options;
+  const runtime = await openOciRuntime({ stateDir, ownerId, log, ...(ociProgram ? { ociProgram } : {}) });
   const engine = await openEngine({
     stateDir,
-    runtimes: { oci: options.wrapRuntime?.(runtime) ?? runtime },
+    runtimes: { oci: runtime },
     defaultRuntime: "oci",
     log,
   });

@@ -47,8 +47,8 @@ describe("cgroup v2", () => {
     });
     expect(cgroups.oomKills("box")).toBe(2);
     expect(cgroups.oomKills("gone")).toBeUndefined();
-    expect(await cgroups.hasMembers("box")).toBe(true);
-    expect(await cgroups.hasMembers("gone")).toBe(false);
+    expect(cgroups.hasMembers("box")).toBe(true);
+    expect(cgroups.hasMembers("gone")).toBe(false);
     expect(await cgroups.list()).toEqual(["box"]);
   });
 

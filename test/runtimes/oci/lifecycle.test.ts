@@ -13,9 +13,9 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { createGuestClient } from "../../../src/guest/client.ts";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
+import { expectFailure } from "../../../src/testing/failures.ts";
 import { shellInside } from "../../../src/testing/guest-tools.ts";
 import { eventually } from "../../../src/testing/wait.ts";
-import { expectFailure } from "./support/expect-failure.ts";
 import { mountsBelow, openTestRuntime, shortId, type TestRuntime } from "./support/open.ts";
 import { busyboxRoot } from "./support/rootfs.ts";
 

@@ -27,6 +27,8 @@ export interface HostImage {
   skeleton(): Promise<string>;
   /** What is mounted over the skeleton of a sandbox that starts now. */
   binds(): Promise<ReadonlyBind[]>;
+  /** Resolves once no skeleton is being made. */
+  idle(): Promise<void>;
 }
 
 export interface HostImageOptions {
@@ -67,6 +69,9 @@ export function createHostImage(options: HostImageOptions): HostImage {
       return refreshed;
     },
     binds: () => programBinds(options, hostRoot),
+    async idle() {
+      await refreshed?.catch(() => {});
+    },
   };
 }
 

@@ -77,7 +77,9 @@ export function createImages(options: ImagesOptions): Images {
       return path;
     },
     binds: async (id) => (id === "host" ? host.binds() : []),
-    close: () => flights.close(),
+    async close() {
+      await Promise.all([flights.close(), host.idle()]);
+    },
   };
 
   function unpackedPath(id: string): string | undefined {

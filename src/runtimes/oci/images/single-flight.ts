@@ -35,10 +35,6 @@ export function createSingleFlight<T>() {
         }
       }
     },
-    /** Resolves once nothing runs. */
-    async idle(): Promise<void> {
-      await Promise.allSettled([...flights.values()].map((flight) => flight.promise));
-    },
     /** Cancels what runs and waits for it. */
     async close(): Promise<void> {
       const running = [...flights.values()];

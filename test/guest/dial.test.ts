@@ -1,0 +1,112 @@
+import net, { type AddressInfo } from "node:net";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { bytesOf, childrenOf, drain, startGuest, type TestGuest, until } from "./harness.ts";
+
+let guest: TestGuest;
+beforeAll(async () => {
+  guest = await startGuest();
+});
+afterAll(() => guest[Symbol.asyncDispose]());
+
+/** The guest runs in this test's own network. */
+async function listen(
+  onConnection: (socket: net.Socket) => void,
+  host = "127.0.0.1",
+): Promise<AsyncDisposable & { port: number }> {
+  const sockets = new Set<net.Socket>();
+  const server = net.createServer({ allowHalfOpen: true }, (socket) => {
+    sockets.add(socket);
+    socket.on("error", () => {});
+    onConnection(socket);
+  });
+  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(0, host, resolve));
+  return {
+    port: (server.address() as AddressInfo).port,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+it("carries bytes both ways, each direction to its own end", async () => {
+  await using server = await listen((socket) => {
+    void drain(socket).then((request) => socket.end(`got ${request.length}`));
+  });
+  const socket = await guest.client.dial(server.port);
+  const reply = drain(socket);
+  socket.end(Buffer.alloc(3_000_000));
+  expect((await reply).toString()).toBe("got 3000000");
+  socket.destroy();
+});
+
+it("lets the far side end first", async () => {
+  let received: Promise<Buffer> | undefined;
+  await using server = await listen((socket) => {
+    received = drain(socket);
+    socket.end("hello");
+  });
+  const socket = await guest.client.dial(server.port);
+  expect((await drain(socket)).toString()).toBe("hello");
+  socket.end("after the end");
+  await until(() => received);
+  expect((await received)?.toString()).toBe("after the end");
+});
+
+it("can be used by listening for data, by piping, and by iterating", async () => {
+  await using server = await listen((socket) => socket.end("x".repeat(100_000)));
+  const counted = await guest.client.dial(server.port);
+  let bytes = 0;
+  counted.on("data", (part: Buffer) => {
+    bytes += part.length;
+  });
+  await new Promise((resolve) => counted.once("end", resolve));
+  expect(bytes).toBe(100_000);
+  counted.destroy();
+  const iterated = await guest.client.dial(server.port);
+  expect((await bytesOf(iterated)).length).toBe(100_000);
+});
+
+it("reaches ::1 when only that is listened on, and other addresses by name", async () => {
+  await using server = await listen((socket) => socket.end("six"), "::1");
+  for (const host of [undefined, "localhost", "::1"]) {
+    const socket = await guest.client.dial(server.port, host === undefined ? {} : { host });
+    expect((await drain(socket)).toString()).toBe("six");
+    socket.destroy();
+  }
+});
+
+it("fails where nothing listens, and for what is no address", async () => {
+  const port = await (async () => {
+    await using server = await listen(() => {});
+    return server.port;
+  })();
+  await expect(guest.client.dial(port)).rejects.toMatchObject({
+    code: "guest_failed",
+    hint: expect.any(String),
+  });
+  await expect(guest.client.dial(80, { host: "example.com" })).rejects.toMatchObject({
+    code: "invalid_request",
+  });
+  for (const bad of [0, 65_536, 1.5, Number.NaN]) {
+    await expect(guest.client.dial(bad)).rejects.toMatchObject({ code: "invalid_request" });
+  }
+});
+
+it("leaves no process when the host goes, even while the far side is silent", async () => {
+  const accepted: net.Socket[] = [];
+  await using server = await listen((socket) => accepted.push(socket));
+  const socket = await guest.client.dial(server.port);
+  await until(() => accepted.length === 1);
+  socket.destroy();
+  await until(async () => (await childrenOf(guest.pid)).length === 0);
+});
+
+it("passes a reset on", async () => {
+  await using server = await listen((socket) => socket.resetAndDestroy());
+  const socket = await guest.client.dial(server.port);
+  socket.on("error", () => {});
+  await drain(socket);
+  socket.destroy();
+  await until(async () => (await childrenOf(guest.pid)).length === 0);
+});

@@ -1,0 +1,376 @@
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { expectFailure } from "../../../src/testing/failures.ts";
+import { eventually } from "../../../src/testing/wait.ts";
+import { openTestRuntime, type TestRuntime } from "./support/open.ts";
+import { busyboxRoot } from "./support/rootfs.ts";
+
+// The container runtime makes no difference to images: one is enough.
+let made: TestRuntime;
+let base = "";
+beforeAll(async () => {
+  base = mkdtempSync(join(tmpdir(), "woci-images-"));
+  made = await openTestRuntime("crun");
+});
+afterAll(async () => {
+  await made.close();
+  rmSync(base, { recursive: true });
+});
+
+const ensure = (reference: string) => made.runtime.images.ensure(reference);
+
+describe("a directory as image", () => {
+  it("may be named through links, and is never written", async () => {
+    using root = busyboxRoot();
+    const link = join(base, "link with space, colon:and more");
+    symlinkSync(root.path, link);
+    const image = await ensure(link);
+    expect(image).toEqual({ id: `dir:${root.path}`, reference: link, env: {} });
+    expect((await ensure(`dir:${root.path}`)).id).toBe(image.id);
+    const box = await made.box({ image });
+    await box.sh("busybox rm -rf /bin/sh; echo x > /file");
+    expect(readdirSync(root.path)).toEqual(["bin"]);
+    expect(readdirSync(join(root.path, "bin")).sort()).toEqual(["busybox", "sh"]);
+  });
+
+  it("may have a long path with characters that mount options use", async () => {
+    using root = busyboxRoot();
+    const long = join(
+      base,
+      ...Array.from({ length: 12 }, (_, i) => `${i},lowerdir=a:b\\c${"x".repeat(180)}`),
+    );
+    mkdirSync(join(long, ".."), { recursive: true });
+    execFileSync("cp", ["-a", root.path, long]);
+    const box = await made.box({ image: await ensure(long) });
+    expect(await box.sh("echo fine")).toBe("fine\n");
+  });
+
+  it("is refused where it is no root filesystem, or ours", async () => {
+    const empty = join(base, "empty");
+    mkdirSync(empty);
+    writeFileSync(join(base, "file"), "x");
+    await expectFailure(ensure(empty), "image_invalid");
+    await expectFailure(ensure("/"), "image_invalid");
+    await expectFailure(ensure("dir:/"), "image_invalid");
+    await expectFailure(ensure(`dir:${join(base, "file")}`), "image_invalid");
+    await expectFailure(ensure(join(made.stateDir, "oci")), "image_invalid");
+    await expectFailure(ensure(made.stateDir), "image_invalid");
+    await expectFailure(ensure(tmpdir()), "image_invalid");
+    await expectFailure(ensure("/nonexistent/x"), "image_not_found");
+    await expectFailure(ensure(`${join(base, "file")}/x`), "image_not_found");
+  });
+});
+
+describe("a tar file as image", () => {
+  const pack = (name: string, root: string, ...options: string[]) => {
+    const path = join(base, name);
+    execFileSync("tar", ["-C", root, "-cf", path, ...options, "."]);
+    return path;
+  };
+
+  it.each([
+    ["plain.tar", []],
+    ["zipped.tar.gz", ["-z"]],
+    ["co:lon.tar.xz", ["-J", "--force-local"]],
+  ])("is unpacked once: %s", async (name, options) => {
+    using root = busyboxRoot();
+    mkdirSync(join(root.path, "etc"));
+    writeFileSync(join(root.path, "etc/owned"), "x");
+    execFileSync("chown", ["4242:4343", join(root.path, "etc/owned")]);
+    const tar = pack(name, root.path, ...options);
+    const image = await ensure(tar);
+    expect(image.id).toMatch(/^tar:[0-9a-f]{64}$/);
+    const box = await made.box({ image });
+    expect(await box.sh("busybox stat -c '%u:%g %a' /etc/owned /")).toBe("4242:4343 644\n0:0 755\n");
+    // The same file again costs nothing, another content is another image.
+    const dir = join(made.stateDir, "oci/images/tar");
+    const before = readdirSync(dir).length;
+    expect((await Promise.all([ensure(tar), ensure(`tar:${tar}`)])).map((again) => again.id)).toEqual([
+      image.id,
+      image.id,
+    ]);
+    expect(readdirSync(dir)).toHaveLength(before);
+    utimesSync(tar, 1, 1);
+    expect((await ensure(tar)).id).not.toBe(image.id);
+  });
+
+  it("is refused when it is none, or empty, or cut short, and leaves nothing", async () => {
+    const dir = join(made.stateDir, "oci/images/tar");
+    const before = existsSync(dir) ? readdirSync(dir).length : 0;
+    const junk = join(base, "junk");
+    writeFileSync(junk, Buffer.alloc(100_000, "junk"));
+    await expectFailure(ensure(junk), "image_invalid");
+    const empty = join(base, "empty.tar");
+    execFileSync("tar", ["-cf", empty, "-T", "/dev/null"]);
+    await expectFailure(ensure(empty), "image_invalid");
+    using root = busyboxRoot();
+    const whole = readFileSync(pack("whole.tar", root.path));
+    writeFileSync(join(base, "cut.tar"), whole.subarray(0, whole.length / 2));
+    await expectFailure(ensure(join(base, "cut.tar")), "image_invalid");
+    await expectFailure(ensure("/dev/null"), "image_invalid");
+    expect(readdirSync(dir)).toHaveLength(before);
+  });
+
+  it("can't write outside of its place", async () => {
+    const target = join(base, "target");
+    mkdirSync(target);
+    writeFileSync(join(target, "kept"), "kept");
+    const tar = (name: string, ...more: Buffer[]) => {
+      const entries = [
+        tarEntry("bin/busybox", { data: readFileSync("/bin/busybox"), mode: 0o755 }),
+        tarEntry("out", { type: "2", link: target }),
+        tarEntry("out/through-link", { data: Buffer.from("evil") }),
+        tarEntry("hard", { type: "1", link: "out/kept" }),
+        ...more,
+        Buffer.alloc(1024),
+      ];
+      writeFileSync(join(base, name), Buffer.concat(entries));
+      return join(base, name);
+    };
+    const evil = { data: Buffer.from("evil") };
+    await ensure(tar("link.tar")).catch(() => {});
+    await ensure(
+      tar("dots.tar", tarEntry("../../../../../../../../../../../../tmp/woci-escaped", evil)),
+    ).catch(() => {});
+    await ensure(tar("root.tar", tarEntry("/tmp/woci-escaped", evil))).catch(() => {});
+    expect(readdirSync(target)).toEqual(["kept"]);
+    expect(readFileSync(join(target, "kept"), "utf8")).toBe("kept");
+    expect(existsSync("/tmp/woci-escaped")).toBe(false);
+  });
+});
+
+describe("an image from a registry", () => {
+  let registry: Registry;
+  let name = "";
+  beforeAll(async () => {
+    registry = await startRegistry(join(base, "registry"));
+    name = `127.0.0.1:${registry.port}/team/tiny`;
+    const layout = buildImage(join(base, "layout"));
+    for (const tag of ["1", "2"]) push(`${layout}:tag`, `${name}:${tag}`);
+  }, 120_000);
+  afterAll(() => registry.stop());
+
+  it("is pulled once for all who ask, unpacked, and run with its own settings", async () => {
+    const images = await Promise.all([
+      ensure(`${name}:1`),
+      ensure(`${name}:1`),
+      ensure(`docker://${name}:1`),
+    ]);
+    const [image] = images;
+    expect(new Set(images.map(({ id }) => id)).size).toBe(1);
+    expect(image).toEqual({
+      id: expect.stringMatching(/^sha256:[0-9a-f]{64}$/),
+      reference: `${name}:1`,
+      env: { PATH: "/bin", GREETING: "hello there" },
+      workdir: "/work",
+      user: "7:8",
+      cmd: ["/bin/entry", "serve"],
+    });
+    expect(registry.log().match(/GET \/v2\/team\/tiny\/manifests\/1 /g)).toHaveLength(1);
+    const box = await made.box({ image: image as NonNullable<typeof image>, env: image?.env ?? {} });
+    expect(await box.sh("busybox cat /from-image; busybox stat -c %u:%g /from-image")).toBe(
+      "in a layer\n9:9\n",
+    );
+    expect(await box.sh("busybox ls /gone 2>/dev/null || echo whiteout")).toBe("whiteout\n");
+  });
+
+  it("is not pulled again under another tag, nor looked up again", async () => {
+    const [one, two] = [await ensure(`${name}:1`), await ensure(`${name}:2`)];
+    expect(two.id).toBe(one.id);
+    const unpacked = readdirSync(join(made.stateDir, "oci/images/oci")).filter((entry) => entry !== "refs");
+    expect(unpacked).toHaveLength(1);
+    const before = registry.log();
+    await ensure(`${name}:1`);
+    await ensure(`${name}:2`);
+    expect(registry.log()).toBe(before);
+  });
+
+  it("comes from a local layout too", async () => {
+    const image = await ensure(`oci:${join(base, "layout")}:tag`);
+    expect(image).toMatchObject({ workdir: "/work", id: (await ensure(`${name}:1`)).id });
+    await expectFailure(ensure(`oci:${join(base, "layout")}:none`), "image_not_found");
+    await expectFailure(ensure("oci:/nonexistent/layout:tag"), "image_not_found");
+  });
+
+  it("that nobody knows is not found", async () => {
+    const tag = await expectFailure(ensure(`${name}:unknown`), "image_not_found");
+    expect(tag.message).toContain("unknown");
+    await expectFailure(ensure(`127.0.0.1:${registry.port}/no/such`), "image_not_found");
+    expect(
+      readdirSync(join(made.stateDir, "oci/images/oci")).filter((entry) => entry.startsWith(".")),
+    ).toEqual([]);
+  });
+
+  it("is not pulled from a registry that speaks no TLS, unless on loopback", async () => {
+    // 0.0.0.0 reaches the same listener, but is no loopback address.
+    const error = await expectFailure(ensure(`0.0.0.0:${registry.port}/team/tiny:1`), "image_pull_failed");
+    expect(error.message).toMatch(/https?/i);
+  });
+
+  it("is given up when all who asked gave up", async () => {
+    const stop = new AbortController();
+    const slow = createServer();
+    slow.listen(0, "127.0.0.1");
+    await once(slow, "listening");
+    const { port } = slow.address() as { port: number };
+    const pulling = made.runtime.images.ensure(`127.0.0.1:${port}/slow`, { signal: stop.signal });
+    await once(slow, "connection");
+    stop.abort();
+    await expectFailure(pulling, "cancelled");
+    await eventually("skopeo to end", () => !commandLines().includes(`127.0.0.1:${port}/slow`));
+    slow.close();
+  });
+
+  it("stays usable when the registry is down, and others fail with the tool's words", async () => {
+    await registry.stop();
+    expect((await ensure(`${name}:1`)).workdir).toBe("/work");
+    const error = await expectFailure(ensure(`${name}:3`), "image_pull_failed");
+    expect(error.message).toMatch(/connection refused/);
+    expect(error.hint).toBeTruthy();
+  });
+});
+
+/** One ustar entry, which no tool would write. */
+function tarEntry(
+  name: string,
+  entry: { type?: string; link?: string; data?: Buffer; mode?: number },
+): Buffer {
+  const { type = "0", link = "", data = Buffer.alloc(0), mode = 0o644 } = entry;
+  const head = Buffer.alloc(512);
+  head.write(name, 0);
+  const octal = (value: number, at: number, length: number) =>
+    head.write(`${value.toString(8).padStart(length - 1, "0")}\0`, at);
+  octal(mode, 100, 8);
+  octal(0, 108, 8);
+  octal(0, 116, 8);
+  octal(data.length, 124, 12);
+  octal(0, 136, 12);
+  head.fill(" ", 148, 156);
+  head.write(type, 156);
+  head.write(link, 157);
+  head.write("ustar\x0000", 257);
+  octal(
+    head.reduce((sum, byte) => sum + byte, 0),
+    148,
+    7,
+  );
+  return Buffer.concat([head, data, Buffer.alloc((512 - (data.length % 512)) % 512)]);
+}
+
+interface Registry {
+  port: number;
+  log(): string;
+  stop(): Promise<void>;
+}
+
+async function startRegistry(dir: string): Promise<Registry> {
+  mkdirSync(dir);
+  const port = await freePort();
+  const config = {
+    version: 0.1,
+    log: { accesslog: { disabled: false } },
+    storage: { filesystem: { rootdirectory: dir } },
+    http: { addr: `127.0.0.1:${port}` },
+  };
+  writeFileSync(join(dir, "config.yml"), JSON.stringify(config));
+  const child: ChildProcess = spawn("docker-registry", ["serve", join(dir, "config.yml")], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let log = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream?.on("data", (chunk: Buffer) => (log += chunk.toString()));
+  const ended = once(child, "exit");
+  await eventually(
+    "the registry",
+    async () => (await fetch(`http://127.0.0.1:${port}/v2/`).catch(() => undefined))?.ok === true,
+  );
+  return {
+    port,
+    log: () => log,
+    async stop() {
+      if (child.exitCode === null && child.signalCode === null) child.kill();
+      await ended;
+    },
+  };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/** An OCI layout with the tag `tag`: busybox in one layer, a file and a whiteout in the next. */
+function buildImage(layout: string): string {
+  const bundle = `${layout}-bundle`;
+  const image = `${layout}:tag`;
+  umoci("init", "--layout", layout);
+  umoci("new", "--image", image);
+  umoci("unpack", "--image", image, bundle);
+  mkdirSync(join(bundle, "rootfs/bin"));
+  copyFileSync("/bin/busybox", join(bundle, "rootfs/bin/busybox"));
+  chmodSync(join(bundle, "rootfs/bin/busybox"), 0o755);
+  symlinkSync("busybox", join(bundle, "rootfs/bin/sh"));
+  writeFileSync(join(bundle, "rootfs/gone"), "x");
+  umoci("repack", "--refresh-bundle", "--image", image, bundle);
+  rmSync(join(bundle, "rootfs/gone"));
+  writeFileSync(join(bundle, "rootfs/from-image"), "in a layer\n");
+  execFileSync("chown", ["9:9", join(bundle, "rootfs/from-image")]);
+  umoci("repack", "--image", image, bundle);
+  const settings = {
+    env: ["PATH=/bin", "GREETING=hello there"],
+    workingdir: ["/work"],
+    user: ["7:8"],
+    entrypoint: ["/bin/entry"],
+    cmd: ["serve"],
+  };
+  const flags = Object.entries(settings).flatMap(([key, values]) =>
+    values.flatMap((value) => [`--config.${key}`, value]),
+  );
+  umoci("config", "--image", image, ...flags);
+  return layout;
+}
+
+function umoci(...args: string[]): void {
+  execFileSync("umoci", args, { stdio: "pipe" });
+}
+
+function push(layoutImage: string, name: string): void {
+  execFileSync(
+    "skopeo",
+    [
+      "copy",
+      "--insecure-policy",
+      "--quiet",
+      "--dest-tls-verify=false",
+      `oci:${layoutImage}`,
+      `docker://${name}`,
+    ],
+    { stdio: "pipe" },
+  );
+}
+
+function commandLines(): string {
+  return execFileSync("ps", ["-eo", "args"]).toString();
+}

@@ -1,0 +1,134 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { silentLogger } from "../../../src/lib/log.ts";
+import { knownWeakness, ociPrograms } from "../../../src/runtimes/oci/programs.ts";
+import { openOciRuntime } from "../../../src/runtimes/oci/runtime.ts";
+import { expectFailure } from "../../../src/testing/failures.ts";
+import { openTestRuntime } from "./support/open.ts";
+
+describe("the probe", () => {
+  it.each(ociPrograms)("finds that %s works here", async (program) => {
+    const made = await openTestRuntime(program);
+    try {
+      const report = await made.runtime.probe();
+      expect(report).toMatchObject({ runtime: "oci", usable: true });
+      expect(report.version).toMatch(new RegExp(`^${program} \\d`));
+      expect(await made.runtime.list()).toEqual([]);
+    } finally {
+      await made.close();
+    }
+  });
+
+  describe("with programs that don't work", () => {
+    const path = process.env.PATH;
+    let bin = "";
+    beforeEach(() => {
+      bin = mkdtempSync(join(tmpdir(), "woci-bin-"));
+      process.env.PATH = `${bin}:${path}`;
+    });
+    afterEach(() => {
+      process.env.PATH = path;
+      rmSync(bin, { recursive: true });
+    });
+
+    /** A stand-in that says what crun says on hosts with hybrid cgroups. */
+    const fakeCrun = (message: string) => {
+      const script = `#!/bin/sh
+[ "$1" = --version ] && echo "crun version 1.8.1" && exit 0
+while [ $# -gt 0 ]; do [ "$1" = --log ] && log=$2; shift; done
+[ -n "$log" ] && echo '{"msg":"${message}","level":"error"}' >"$log"
+exit 1
+`;
+      writeFileSync(join(bin, "crun"), script, { mode: 0o755 });
+    };
+
+    const open = async (stateDir: string, ociProgram?: "crun") =>
+      openOciRuntime({
+        stateDir,
+        ownerId: "probetest",
+        log: silentLogger,
+        ...(ociProgram ? { ociProgram } : {}),
+      });
+
+    it("recognises crun's refusal of hybrid cgroups, names the mend, and uses runc", async () => {
+      fakeCrun("cgroups in hybrid mode not supported, drop all controllers from cgroupv2");
+      const stateDir = mkdtempSync(join(tmpdir(), "woci-"));
+      const runtime = await open(stateDir);
+      try {
+        const report = await runtime.probe();
+        expect(report.usable).toBe(true);
+        expect(report.version).toMatch(/^runc /);
+        const finding = report.findings.find((found) => found.message.includes("hybrid"));
+        expect(finding).toMatchObject({
+          level: "warning",
+          fix: "mkdir -p /sys/fs/cgroup/hugetlb && mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb",
+        });
+      } finally {
+        await runtime.close();
+        rmSync(stateDir, { recursive: true });
+      }
+    });
+
+    it("refuses to create when nothing works, with the reason", async () => {
+      fakeCrun("out of order");
+      const stateDir = mkdtempSync(join(tmpdir(), "woci-"));
+      const runtime = await open(stateDir, "crun");
+      try {
+        const report = await runtime.probe();
+        expect(report).toMatchObject({ usable: false });
+        expect(report.findings[0]).toMatchObject({ level: "error" });
+        const image = await runtime.images.ensure("host");
+        const spec = {
+          id: "box1",
+          image,
+          env: {},
+          workdir: "/",
+          hostname: "box",
+          labels: {},
+          network: "none" as const,
+          readonlyRoot: false,
+          tmpfs: [],
+          limits: { memoryBytes: 0, cpuNano: 0, pids: 0 },
+        };
+        const error = await expectFailure(runtime.create(spec), "runtime_unavailable");
+        expect(error.message).toContain("out of order");
+        expect(await runtime.list()).toEqual([]);
+      } finally {
+        await runtime.close();
+        rmSync(stateDir, { recursive: true });
+      }
+    });
+  });
+
+  it("says that root is needed, and refuses the rest, when we are not root", async () => {
+    const getuid = vi.spyOn(process as { getuid: () => number }, "getuid").mockReturnValue(1000);
+    const runtime = await openOciRuntime({ stateDir: "/nonexistent", ownerId: "x", log: silentLogger });
+    getuid.mockRestore();
+    expect(await runtime.probe()).toMatchObject({ usable: false, findings: [{ level: "error" }] });
+    await expectFailure(runtime.images.ensure("host"), "runtime_unavailable");
+    expect(await runtime.list()).toEqual([]);
+    await runtime.close();
+  });
+
+  it("refuses a state directory that no socket fits into", async () => {
+    const long = join(tmpdir(), "x".repeat(80));
+    try {
+      await expectFailure(
+        openOciRuntime({ stateDir: long, ownerId: "x", log: silentLogger }),
+        "invalid_request",
+      );
+    } finally {
+      rmSync(long, { recursive: true, force: true });
+    }
+  });
+
+  it("warns of versions with known holes", () => {
+    const runc = (version: string) => knownWeakness({ name: "runc", path: "/x", version });
+    for (const version of ["1.1.5+ds1", "1.0.0", "1.2.7", "1.3.2"])
+      expect(runc(version)?.level).toBe("warning");
+    for (const version of ["1.2.8", "1.3.3", "1.4.0", "2.0.0"]) expect(runc(version)).toBeUndefined();
+    expect(knownWeakness({ name: "crun", path: "/x", version: "1.8.1" })).toBeUndefined();
+  });
+});
