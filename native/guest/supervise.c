@@ -10,7 +10,6 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,7 +24,7 @@ enum {
 #define RESWEEP_NS (20 * 1000000ull)
 #define TTY_REST_NS (20 * 1000000ull)
 
-struct supervision s;
+struct supervision job;
 
 uint64_t now_ns(void) {
   struct timespec t;
@@ -46,7 +45,7 @@ int become_supervisor(void) {
   return signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static void close_fd(int *fd) {
+void close_fd(int *fd) {
   if (*fd >= 0) close(*fd);
   *fd = -1;
 }
@@ -58,9 +57,9 @@ static bool reap(void) {
     pid_t pid = waitpid(-1, &status, WNOHANG);
     if (pid < 0 && errno == EINTR) continue;
     if (pid <= 0) return pid == 0;
-    if (pid == s.c->pid) {
-      s.ended = true;
-      s.status = status;
+    if (pid == job.c->pid) {
+      job.ended = true;
+      job.status = status;
     }
   }
 }
@@ -68,15 +67,15 @@ static bool reap(void) {
 static void sweep(void) {
   struct tree t = {.root = getpid()};
   // One call stops a whole fork bomb that stayed in its group, before it takes the processor from us.
-  if (!s.ended) kill(-s.c->pid, SIGSTOP);
+  if (!job.ended) kill(-job.c->pid, SIGSTOP);
   tree_stop_and_kill(&t);
-  if (!s.ended) kill(-s.c->pid, SIGKILL);
-  s.next_sweep_ns = now_ns() + RESWEEP_NS;
+  if (!job.ended) kill(-job.c->pid, SIGKILL);
+  job.next_sweep_ns = now_ns() + RESWEEP_NS;
 }
 
 void doom(uint32_t flag) {
-  s.doomed = true;
-  s.exit_flags |= flag;
+  job.doomed = true;
+  job.exit_flags |= flag;
   sweep();
   for (uint64_t end = now_ns() + REAP_MS * 1000000ull; reap() && now_ns() < end;) {
     sigset_t child;
@@ -84,58 +83,58 @@ void doom(uint32_t flag) {
     sigaddset(&child, SIGCHLD);
     if (sigtimedwait(&child, NULL, &(struct timespec){.tv_nsec = 2000000}) < 0 && errno == EAGAIN) sweep();
   }
-  if (!s.ended) {
-    s.ended = true;
-    s.status = SIGKILL;
+  if (!job.ended) {
+    job.ended = true;
+    job.status = SIGKILL;
   }
 }
 
 void lose_connection(void) {
-  if (s.conn < 0) return;
-  bool matters = !s.exit_sent && !s.c->detached;
-  close(s.conn);
-  s.conn = -1;
-  s.out_from = s.out_to = 0;
-  if (!s.c->tty) close_fd(&s.in_fd);
+  if (job.conn < 0) return;
+  bool matters = !job.exit_sent && !job.c->detached;
+  close(job.conn);
+  job.conn = -1;
+  job.out_from = job.out_to = 0;
+  if (!job.c->tty) close_fd(&job.in_fd);
   if (matters) doom(EXIT_KILLED);
 }
 
 // ---- to the host
 
 static void flush(void) {
-  while (s.conn >= 0 && s.out_from < s.out_to) {
-    ssize_t n = send(s.conn, s.out + s.out_from, s.out_to - s.out_from, MSG_NOSIGNAL | MSG_DONTWAIT);
+  while (job.conn >= 0 && job.out_from < job.out_to) {
+    ssize_t n = send(job.conn, job.out + job.out_from, job.out_to - job.out_from, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) return;
     if (n < 0) {
       lose_connection();
       return;
     }
-    s.out_from += (size_t)n;
+    job.out_from += (size_t)n;
   }
-  s.out_from = s.out_to = 0;
+  job.out_from = job.out_to = 0;
 }
 
 static size_t room(void) {
-  if (s.out_from > 0 && OUT_ROOM - s.out_to < CHUNK) {
-    memmove(s.out, s.out + s.out_from, s.out_to - s.out_from);
-    s.out_to -= s.out_from;
-    s.out_from = 0;
+  if (job.out_from > 0 && OUT_ROOM - job.out_to < CHUNK) {
+    memmove(job.out, job.out + job.out_from, job.out_to - job.out_from);
+    job.out_to -= job.out_from;
+    job.out_from = 0;
   }
-  size_t used = s.out_to + HEADER_BYTES + OUT_RESERVE;
+  size_t used = job.out_to + HEADER_BYTES + OUT_RESERVE;
   return used < OUT_ROOM ? OUT_ROOM - used : 0;
 }
 
 static void queue(unsigned type, const void *payload, size_t bytes) {
-  if (s.conn < 0) return;
-  put_header(s.out + s.out_to, type, (uint32_t)bytes);
-  memcpy(s.out + s.out_to + HEADER_BYTES, payload, bytes);
-  s.out_to += HEADER_BYTES + bytes;
+  if (job.conn < 0) return;
+  put_header(job.out + job.out_to, type, (uint32_t)bytes);
+  memcpy(job.out + job.out_to + HEADER_BYTES, payload, bytes);
+  job.out_to += HEADER_BYTES + bytes;
 }
 
 /// True while the bytes of this stream go to the host; after that they are read and dropped, so that nobody blocks.
 static bool is_sending(const struct stream *t) {
-  return s.conn >= 0 && !s.exit_sent && !t->cut && !(s.ended && t->left == 0);
+  return job.conn >= 0 && !job.exit_sent && !t->cut && !(job.ended && t->left == 0);
 }
 
 static bool wants_read(const struct stream *t) {
@@ -147,45 +146,45 @@ static bool pump(struct stream *t) {
   static unsigned char scrap[CHUNK];
   bool sending = is_sending(t);
   size_t most = CHUNK;
-  if (sending && s.ended && t->left < most) most = (size_t)t->left;
-  unsigned char *to = sending ? s.out + s.out_to + HEADER_BYTES : scrap;
+  if (sending && job.ended && t->left < most) most = (size_t)t->left;
+  unsigned char *to = sending ? job.out + job.out_to + HEADER_BYTES : scrap;
   ssize_t n = read(t->fd, to, most);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-  if (n <= 0 && s.c->tty && !s.ended) {
+  if (n <= 0 && job.c->tty && !job.ended) {
     // Nobody holds the terminal open now. Closing our side would send SIGHUP to a command that is just about to exit, and
     // one that lives can open /dev/tty again.
     t->rests_until_ns = now_ns() + TTY_REST_NS;
     return false;
   }
   if (n <= 0) {
-    if (t->fd == s.in_fd) s.in_fd = -1;
+    if (t->fd == job.in_fd) job.in_fd = -1;
     close_fd(&t->fd);
     t->left = 0;
     return false;
   }
   if (!sending) return true;
   size_t bytes = (size_t)n;
-  if (s.ended) t->left -= bytes;
-  if (s.c->most_output > 0 && bytes > s.c->most_output - t->sent) {
-    bytes = (size_t)(s.c->most_output - t->sent);
+  if (job.ended) t->left -= bytes;
+  if (job.c->most_output > 0 && bytes > job.c->most_output - t->sent) {
+    bytes = (size_t)(job.c->most_output - t->sent);
     t->cut = true;
     t->left = 0;
   }
   t->sent += bytes;
   if (bytes == 0) return true;
-  put_header(s.out + s.out_to, t->type, (uint32_t)bytes);
-  s.out_to += HEADER_BYTES + bytes;
+  put_header(job.out + job.out_to, t->type, (uint32_t)bytes);
+  job.out_to += HEADER_BYTES + bytes;
   return true;
 }
 
 /// What the command had written when it ended is its output; what comes later is of others, who may never stop.
 static void measure_rest(void) {
-  s.measured = true;
+  job.measured = true;
   for (int i = 0; i < 2; i++) {
-    struct stream *t = &s.stream[i];
+    struct stream *t = &job.stream[i];
     int waiting = 0;
     if (t->fd < 0) continue;
-    if (s.c->tty) waiting = TTY_HOLDS;
+    if (job.c->tty) waiting = TTY_HOLDS;
     else if (ioctl(t->fd, FIONREAD, &waiting) != 0 || waiting < 0) waiting = 0;
     t->left = (uint64_t)waiting;
   }
@@ -196,26 +195,26 @@ static void send_exit(void) {
   getrusage(RUSAGE_CHILDREN, &usage);
   uint64_t cpu_us = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000u +
                     (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
-  s.exit_sent = true;
-  if (s.stream[0].cut) s.exit_flags |= EXIT_STDOUT_CUT;
-  if (s.stream[1].cut) s.exit_flags |= EXIT_STDERR_CUT;
-  if (s.c->conn < 0) {
-    tell_init(&(struct control){.kind = CONTROL_MAIN_ENDED, .value = (uint32_t)s.status, .cpu_us = cpu_us}, -1);
+  job.exit_sent = true;
+  if (job.stream[0].cut) job.exit_flags |= EXIT_STDOUT_CUT;
+  if (job.stream[1].cut) job.exit_flags |= EXIT_STDERR_CUT;
+  if (job.c->conn < 0) {
+    tell_init(&(struct control){.kind = CONTROL_MAIN_ENDED, .value = (uint32_t)job.status, .cpu_us = cpu_us}, -1);
     return;
   }
   unsigned char payload[EXIT_BYTES];
-  put_exit(payload, s.status, s.exit_flags, cpu_us);
+  put_exit(payload, job.status, job.exit_flags, cpu_us);
   queue(OUT_EXIT, payload, sizeof payload);
 }
 
 /// After the end of the command: moves its last bytes, then EXIT.
 static void finish_output(void) {
   for (int i = 0; i < 2; i++) {
-    struct stream *t = &s.stream[i];
+    struct stream *t = &job.stream[i];
     while (t->fd >= 0 && is_sending(t)) {
       if (room() < CHUNK) {
         flush();
-        if (s.conn < 0) break;
+        if (job.conn < 0) break;
         if (room() < CHUNK) return;
       }
       if (!pump(t)) t->left = 0;
@@ -226,10 +225,12 @@ static void finish_output(void) {
 
 /// All is sent. The host is to close first: see linger().
 static void say_goodbye(void) {
-  if (s.linger_ns == 0) {
-    shutdown(s.conn, SHUT_WR);
-    s.linger_ns = now_ns() + LINGER_NS;
-  } else if (now_ns() >= s.linger_ns) {
+  if (job.input_ended) {
+    lose_connection();
+  } else if (job.linger_ns == 0) {
+    shutdown(job.conn, SHUT_WR);
+    job.linger_ns = now_ns() + LINGER_NS;
+  } else if (now_ns() >= job.linger_ns) {
     lose_connection();
   }
 }
@@ -238,26 +239,25 @@ static void say_goodbye(void) {
 
 static void on_connection(short events) {
   if ((events & POLLOUT) != 0) flush();
-  if (s.conn < 0 || (events & (POLLIN | POLLRDHUP | POLLHUP | POLLERR)) == 0) return;
-  if (s.exit_sent) {
-    drop_input();
-    return;
-  }
-  // A lost host is seen at once, even behind stdin bytes that nobody takes.
+  if (job.conn < 0 || (events & (POLLIN | POLLRDHUP | POLLHUP | POLLERR)) == 0) return;
   bool lost = (events & (POLLHUP | POLLERR)) != 0;
-  if (s.c->detached || (!lost && (events & POLLRDHUP) == 0)) {
-    take_input();
-    if (!lost) return;
+  if (job.exit_sent) {
+    drop_input();
+  } else if (!job.c->detached && !lost && (events & POLLRDHUP) != 0) {
+    // Seen at once, even behind stdin bytes that nobody takes.
+    end_input();
+  } else {
+    if (!lost || job.c->detached) take_input();
+    if (lost) lose_connection();
   }
-  lose_connection();
 }
 
 static void on_signal(void) {
   struct signalfd_siginfo info;
-  while (read(s.signals, &info, sizeof info) == (ssize_t)sizeof info) {
-    if (info.ssi_signo == SIGPWR && getppid() != s.init) {
+  while (read(job.signals, &info, sizeof info) == (ssize_t)sizeof info) {
+    if (info.ssi_signo == SIGPWR && getppid() != job.init) {
       lose_connection();
-      if (!s.doomed) doom(EXIT_KILLED);
+      if (!job.doomed) doom(EXIT_KILLED);
     }
   }
 }
@@ -265,9 +265,9 @@ static void on_signal(void) {
 static int wait_ms(uint64_t deadline_ns, bool children) {
   uint64_t next = UINT64_MAX;
   if (deadline_ns != 0) next = deadline_ns;
-  if (s.doomed && children && s.next_sweep_ns < next) next = s.next_sweep_ns;
-  if (s.linger_ns != 0 && s.conn >= 0 && s.linger_ns < next) next = s.linger_ns;
-  if (s.stream[0].rests_until_ns != 0 && s.stream[0].rests_until_ns < next) next = s.stream[0].rests_until_ns;
+  if (job.doomed && children && job.next_sweep_ns < next) next = job.next_sweep_ns;
+  if (job.linger_ns != 0 && job.conn >= 0 && job.linger_ns < next) next = job.linger_ns;
+  if (job.stream[0].rests_until_ns != 0 && job.stream[0].rests_until_ns < next) next = job.stream[0].rests_until_ns;
   if (next == UINT64_MAX) return -1;
   uint64_t now = now_ns();
   if (next <= now) return 0;
@@ -276,15 +276,15 @@ static int wait_ms(uint64_t deadline_ns, bool children) {
 }
 
 _Noreturn void supervise(const struct command *c) {
-  s.c = c;
-  s.conn = c->conn;
-  s.init = getppid();
-  s.in_fd = c->in_fd;
-  s.stream[0] = (struct stream){.fd = c->out_fd, .type = OUT_STDOUT};
-  s.stream[1] = (struct stream){.fd = c->err_fd, .type = OUT_STDERR};
-  s.signals = c->signals;
-  s.ended = c->status >= 0;
-  s.status = c->status;
+  job.c = c;
+  job.conn = c->conn;
+  job.init = getppid();
+  job.in_fd = c->in_fd;
+  job.stream[0] = (struct stream){.fd = c->out_fd, .type = OUT_STDOUT};
+  job.stream[1] = (struct stream){.fd = c->err_fd, .type = OUT_STDERR};
+  job.signals = c->signals;
+  job.ended = c->status >= 0;
+  job.status = c->status;
   uint64_t deadline_ns = c->deadline_ns;
   unsigned char pid[4];
   put32(pid, (uint32_t)c->pid);
@@ -294,39 +294,39 @@ _Noreturn void supervise(const struct command *c) {
 
   for (;;) {
     bool children = reap();
-    if (s.ended && !s.measured) measure_rest();
-    if (s.ended) deadline_ns = 0;
+    if (job.ended && !job.measured) measure_rest();
+    if (job.ended) deadline_ns = 0;
     if (deadline_ns != 0 && now_ns() >= deadline_ns) {
       deadline_ns = 0;
       doom(EXIT_TIMED_OUT);
       continue;
     }
-    if (s.doomed && children && now_ns() >= s.next_sweep_ns) {
+    if (job.doomed && children && now_ns() >= job.next_sweep_ns) {
       sweep();
       continue;
     }
-    if (s.ended && !s.exit_sent) finish_output();
+    if (job.ended && !job.exit_sent) finish_output();
     flush();
-    if (s.stream[0].rests_until_ns != 0 && (s.ended || now_ns() >= s.stream[0].rests_until_ns)) {
-      s.stream[0].rests_until_ns = 0;
+    if (job.stream[0].rests_until_ns != 0 && (job.ended || now_ns() >= job.stream[0].rests_until_ns)) {
+      job.stream[0].rests_until_ns = 0;
     }
-    if (s.exit_sent && s.conn >= 0 && s.out_to == 0) say_goodbye();
-    if (s.exit_sent && s.conn < 0 && !children) _exit(0);
+    if (job.exit_sent && job.conn >= 0 && job.out_to == 0) say_goodbye();
+    if (job.exit_sent && job.conn < 0 && !children) _exit(0);
 
     struct pollfd p[5] = {
-      {.fd = s.signals, .events = POLLIN},
-      {.fd = s.conn, .events = s.c->detached ? 0 : POLLRDHUP},
-      {.fd = wants_read(&s.stream[0]) ? s.stream[0].fd : -1, .events = POLLIN},
-      {.fd = wants_read(&s.stream[1]) ? s.stream[1].fd : -1, .events = POLLIN},
-      {.fd = s.stdin_to > 0 ? s.in_fd : -1, .events = POLLOUT},
+      {.fd = job.signals, .events = POLLIN},
+      {.fd = job.conn, .events = job.c->detached || job.input_ended ? 0 : POLLRDHUP},
+      {.fd = wants_read(&job.stream[0]) ? job.stream[0].fd : -1, .events = POLLIN},
+      {.fd = wants_read(&job.stream[1]) ? job.stream[1].fd : -1, .events = POLLIN},
+      {.fd = job.stdin_to > 0 ? job.in_fd : -1, .events = POLLOUT},
     };
-    if (s.stdin_to == 0 || s.exit_sent) p[1].events |= POLLIN;
-    if (s.out_to > 0) p[1].events |= POLLOUT;
+    if (!job.input_ended && (job.stdin_to == 0 || job.exit_sent)) p[1].events |= POLLIN;
+    if (job.out_to > 0) p[1].events |= POLLOUT;
     if (poll(p, 5, wait_ms(deadline_ns, children)) < 0) continue;
     if (p[0].revents != 0) on_signal();
-    if (p[1].revents != 0 && s.conn >= 0) on_connection(p[1].revents);
+    if (p[1].revents != 0 && job.conn >= 0) on_connection(p[1].revents);
     for (int i = 0; i < 2; i++) {
-      if (p[2 + i].revents != 0 && s.stream[i].fd >= 0 && wants_read(&s.stream[i])) pump(&s.stream[i]);
+      if (p[2 + i].revents != 0 && job.stream[i].fd >= 0 && wants_read(&job.stream[i])) pump(&job.stream[i]);
     }
     if (p[4].revents != 0) write_stdin();
   }

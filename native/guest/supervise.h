@@ -42,6 +42,7 @@ struct supervision {
   size_t small_have;
   size_t stdin_from, stdin_to;
   int in_fd;
+  bool input_ended; // the host has ended its direction
   bool in_ends; // EOF came; stdin closes after what is pending
   bool line_open; // terminal: the last byte did not end a line
 
@@ -49,8 +50,10 @@ struct supervision {
   unsigned char stdin_bytes[MAX_DATA];
   unsigned char out[OUT_ROOM];
 };
-extern struct supervision s;
+extern struct supervision job;
 
+/// Closes it unless it is -1, which it is then.
+void close_fd(int *fd);
 /// The host has gone: ends the tree unless the command is detached or its exit was sent.
 void lose_connection(void);
 /// Ends the whole tree, and says so in EXIT. What can't die at once (a process in the middle of disk or network I/O) is
@@ -61,6 +64,8 @@ void doom(uint32_t exit_flag);
 
 /// Takes what the host sends; returns when nothing is there, or when stdin takes no more.
 void take_input(void);
+/// The host has ended its direction: as KILL, or as EOF when the command is detached.
+void end_input(void);
 /// What comes once EXIT was sent is of no use, but the host is to close first: see linger().
 void drop_input(void);
 /// Moves bytes that have come to the command's stdin.

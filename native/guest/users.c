@@ -159,7 +159,7 @@ int find_account(const char *spec, struct account *a) {
   }
   if (error != 0) return error;
   if (colon != NULL) {
-    uint32_t gid;
+    uint32_t gid = 0;
     error = find_groups(colon + 1, &gid, a);
     if (error == ESRCH && parse_id(colon + 1, &gid)) error = 0;
     if (error != 0) return error;

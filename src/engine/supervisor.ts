@@ -118,7 +118,8 @@ export function createSupervisor(core: Core): Supervisor {
   async function stop(record: SandboxRecord, graceMs: number, why: RecordPatch = {}): Promise<SandboxRecord> {
     const { id } = record;
     forget(id);
-    table.update(id, { state: "stopping" });
+    // With what is known of the end already: `stopping` shows as stopped, and a client reads the exit code then.
+    table.update(id, { state: "stopping", ...why });
     try {
       await runtimeOf(core, record).stop(id, { timeoutMs: graceMs });
     } catch (cause) {

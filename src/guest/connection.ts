@@ -26,6 +26,8 @@ export interface ConnectionOptions {
 export interface Connection {
   /** Sends; resolves once the bytes are with the kernel. Rejects when the connection is or gets lost. */
   send(...parts: Uint8Array[]): Promise<void>;
+  /** Ends our direction once all is sent: nothing more can be sent then. */
+  end(): void;
   /** Stops reading: the guest feels it through the kernel's buffers. */
   pause(): void;
   resume(): void;
@@ -57,6 +59,7 @@ export async function openConnection(
   socket.allowHalfOpen = true;
 
   let isOver = false;
+  let isEnded = false;
   let isPaused = false;
   let hasAnswered = false;
   let pendingWrites = 0;
@@ -124,7 +127,7 @@ export async function openConnection(
 
   const connection: Connection = {
     send(...parts) {
-      if (isOver) return Promise.reject(guestGone());
+      if (isOver || isEnded) return Promise.reject(guestGone());
       return new Promise<void>((resolve, reject) => {
         pendingWrites++;
         guardStall();
@@ -142,6 +145,11 @@ export async function openConnection(
         });
         socket.uncork();
       });
+    },
+    end() {
+      if (isOver || isEnded) return;
+      isEnded = true;
+      socket.end();
     },
     pause() {
       if (isPaused || isOver) return;

@@ -157,12 +157,15 @@ export async function spawn(
   }
 
   async function kill(): Promise<void> {
-    if (hasExited) return;
+    if (hasExited || isKilled) return exit.promise.then(() => {});
     isKilled = true;
     connection.resume();
     const lose = (): void => connection.fail(guestSilent(KILL_GRACE_MS));
     let timer = setTimeout(lose, KILL_SEND_MS);
-    connection.send(encodeFrame(inputs.kill).finish()).then(
+    const sent = connection.send(encodeFrame(inputs.kill).finish());
+    // An end of stream is seen even behind stdin that the command does not take.
+    if (!request.detached) connection.end();
+    sent.then(
       () => {
         clearTimeout(timer);
         if (!hasExited) timer = setTimeout(lose, KILL_GRACE_MS);
@@ -170,8 +173,11 @@ export async function spawn(
       // A lost connection settles the exit.
       () => {},
     );
-    await exit.promise;
-    clearTimeout(timer);
+    try {
+      await exit.promise;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   return {

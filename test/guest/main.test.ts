@@ -126,8 +126,8 @@ describe("shutdown", () => {
   });
 
   it("is shortened by a second, shorter one", async () => {
-    await using guest = await startGuest(main("trap '' TERM; while :; do sleep 1; done"));
-    await guest.client.waitMain().started;
+    await using guest = await startGuest(main("trap '' TERM; echo up; while :; do sleep 1; done"));
+    await until(() => guest.stdout() === "up\n");
     await guest.client.shutdown(1_000_000);
     guest.process.kill("SIGTERM");
     expect(await guest.ended).toBe(137);

@@ -257,7 +257,10 @@ describe("stdin", () => {
     const session = await guest.client.spawn({ argv: ["sleep", "1000"], env: {}, stdin: true });
     const writing = session.write(Buffer.alloc(8 << 20)).catch(() => {});
     await session.kill();
-    expect(await session.exit).toMatchObject({ exit_code: 137, signal: "SIGKILL" });
+    const exit = await session.exit;
+    expect(exit).toMatchObject({ exit_code: 137, signal: "SIGKILL" });
+    // The guest's own account, which a lost connection would not have brought.
+    expect(exit.cpuTimeUs).toBeGreaterThan(0);
     await writing;
   });
 });

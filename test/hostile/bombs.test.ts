@@ -74,7 +74,9 @@ describe("processes", () => {
   });
 
   it("a fork bomb of an ordinary user likewise", async () => {
-    expect(await whileProbing(bomb(["fork"], { timeout: 2, user: "mallory" }))).toMatchObject({ timed_out: true });
+    expect(await whileProbing(bomb(["fork"], { timeout: 2, user: "mallory" }))).toMatchObject({
+      timed_out: true,
+    });
     await expect.poll(processesInside, { timeout: 10_000 }).toBeLessThan(5);
     await answers();
   });
@@ -97,12 +99,16 @@ describe("processes", () => {
 
   it("more threads than that start without the guard", async () => {
     // Each ends with its process; the host's own limit is far above.
-    const threads = Number(/threads (\d+)/.exec(outputOf(await lab.attack(neighbour, "bomb", ["threads"])))?.[1]);
+    const threads = Number(
+      /threads (\d+)/.exec(outputOf(await lab.attack(neighbour, "bomb", ["threads"])))?.[1],
+    );
     expect(threads).toBeGreaterThan(limits.pid_limit);
   });
 
   it("at the limit, a command is refused with a code or waits its turn; it is never half started", async () => {
-    await using session = await lab.engine.execStream(victim, { cmd: [`${ATTACKS}/bomb`, "threads", "hold"] });
+    await using session = await lab.engine.execStream(victim, {
+      cmd: [`${ATTACKS}/bomb`, "threads", "hold"],
+    });
     await firstLine(session);
     const outcomes = await Promise.all(
       Array.from({ length: 8 }, () =>
@@ -163,19 +169,27 @@ describe("memory", () => {
   });
 
   const places = { "/dev/shm": {}, "/tmp": { readonly_fs: true } };
-  it.each(Object.entries(places))("%s filled with bytes counts as the sandbox's memory", async (dir, request) => {
-    const id = await lab.sandbox({ ...limits, ...request });
-    const result = await whileProbing(lab.attack(id, "bomb", ["fill", dir]).catch((error: unknown) => error));
-    await expectBounded(id, result);
-  });
+  it.each(Object.entries(places))(
+    "%s filled with bytes counts as the sandbox's memory",
+    async (dir, request) => {
+      const id = await lab.sandbox({ ...limits, ...request });
+      const result = await whileProbing(
+        lab.attack(id, "bomb", ["fill", dir]).catch((error: unknown) => error),
+      );
+      await expectBounded(id, result);
+    },
+  );
 
-  it.each(Object.entries(places))("%s filled with empty files counts as the sandbox's memory", async (dir, request) => {
-    const id = await lab.sandbox({ ...limits, memory: 32 * MIB, ...request });
-    const result = await whileProbing(
-      lab.attack(id, "bomb", ["inodes", dir], { timeout: 15 }).catch((error: unknown) => error),
-    );
-    await expectBounded(id, result);
-  });
+  it.each(Object.entries(places))(
+    "%s filled with empty files counts as the sandbox's memory",
+    async (dir, request) => {
+      const id = await lab.sandbox({ ...limits, memory: 32 * MIB, ...request });
+      const result = await whileProbing(
+        lab.attack(id, "bomb", ["inodes", dir], { timeout: 15 }).catch((error: unknown) => error),
+      );
+      await expectBounded(id, result);
+    },
+  );
 
   /** Full: the filler was told ENOSPC or ENOMEM, or died of it; the sandbox lives or is told to be dead; the rest is freed. */
   async function expectBounded(id: string, result: unknown): Promise<void> {
@@ -191,7 +205,8 @@ describe("memory", () => {
       const { memory_usage, memory_limit } = await lab.engine.stats(id);
       expect(memory_usage).toBeLessThanOrEqual(memory_limit);
     }
-    const shmem = async () => Number(/^Shmem:\s+(\d+)/m.exec(await readFile("/proc/meminfo", "utf8"))?.[1]) / 1024;
+    const shmem = async () =>
+      Number(/^Shmem:\s+(\d+)/m.exec(await readFile("/proc/meminfo", "utf8"))?.[1]) / 1024;
     const full = await shmem();
     await whileProbing(lab.engine.remove(id));
     expect(await shmem()).toBeLessThanOrEqual(full + 16);

@@ -45,13 +45,21 @@ describe("inherited descriptors", () => {
       const text = outputOf(await lab.attack(sandbox, "fds", [], { user }));
       expect(parseFds(text)).toEqual({ 0: "/dev/null", 1: pipe, 2: pipe });
     }
-    expect(parseFds(outputOf(await lab.attack(sandbox, "fds", [], { stdin: "x" })))).toEqual({ 0: pipe, 1: pipe, 2: pipe });
+    expect(parseFds(outputOf(await lab.attack(sandbox, "fds", [], { stdin: "x" })))).toEqual({
+      0: pipe,
+      1: pipe,
+      2: pipe,
+    });
   });
 
   it("a command on a terminal has only its terminal", async () => {
     await using session = await lab.engine.execStream(sandbox, { cmd: [`${ATTACKS}/fds`], tty: true });
     const terminal = expect.stringMatching(/^\/dev\/pts\/\d+$/);
-    expect(parseFds((await textOf(session)).replaceAll("\r", ""))).toEqual({ 0: terminal, 1: terminal, 2: terminal });
+    expect(parseFds((await textOf(session)).replaceAll("\r", ""))).toEqual({
+      0: terminal,
+      1: terminal,
+      2: terminal,
+    });
   });
 
   it("the main command has its three standard ones and no others", async () => {
@@ -79,7 +87,9 @@ describe("a working directory that leads out (CVE-2024-21626)", () => {
 
   it.each(workdirs)("as the directory of a command: %s", async (workdir) => {
     for (const user of ["root", "mallory"]) {
-      const result = await lab.attack(sandbox, "climb", [canary.file], { workdir, user }).catch((e: unknown) => e);
+      const result = await lab
+        .attack(sandbox, "climb", [canary.file], { workdir, user })
+        .catch((e: unknown) => e);
       if (result instanceof WarrenError) continue; // there is no such directory: as it should be
       expect(result).toMatchObject({ exit_code: 0, stdout: expect.stringMatching(/^inside /) });
       expect(JSON.stringify(result)).not.toContain(canary.token);
@@ -90,10 +100,12 @@ describe("a working directory that leads out (CVE-2024-21626)", () => {
     // One for each descriptor that launcher, runtime or guest may hold open while they start it.
     const ids = await Promise.all(
       workdirs.slice(0, 18).map((workdir) =>
-        lab.sandbox({ workdir, cmd: [`${ATTACKS}/climb`, canary.file, "/tmp/climbed"] }).catch((error: unknown) => {
-          expect(error).toBeInstanceOf(WarrenError);
-          return undefined;
-        }),
+        lab
+          .sandbox({ workdir, cmd: [`${ATTACKS}/climb`, canary.file, "/tmp/climbed"] })
+          .catch((error: unknown) => {
+            expect(error).toBeInstanceOf(WarrenError);
+            return undefined;
+          }),
       ),
     );
     for (const id of ids.filter((id) => id !== undefined)) {
@@ -114,7 +126,10 @@ describe("a working directory that leads out (CVE-2024-21626)", () => {
 });
 
 describe("the guest's program (CVE-2019-5736)", () => {
-  const digest = async (path: string) => createHash("sha256").update(await readFile(path)).digest("hex");
+  const digest = async (path: string) =>
+    createHash("sha256")
+      .update(await readFile(path))
+      .digest("hex");
   const guestInside = "/.warren/guest";
   let before: string;
   let shared: string;
@@ -131,14 +146,23 @@ describe("the guest's program (CVE-2019-5736)", () => {
   });
 
   async function digestOfShared(): Promise<string> {
-    const result = await run("find", [join(lab.stateDir, "oci", "shared"), "-type", "f", "-exec", "sha256sum", "{}", "+"]);
+    const result = await run("find", [
+      join(lab.stateDir, "oci", "shared"),
+      "-type",
+      "f",
+      "-exec",
+      "sha256sum",
+      "{}",
+      "+",
+    ]);
     return result.stdout.toString();
   }
 
   it.each(["root", "mallory"])("can't be changed by %s inside, by any of its names", async (user) => {
     for (const name of [guestInside, "/proc/1/exe", `/proc/1/root${guestInside}`]) {
       const outcomes = outcomesOf(await lab.attack(sandbox, "overwrite", [name], { user }));
-      for (const [attempt, outcome] of outcomes) expect([name, attempt, outcome]).not.toEqual([name, attempt, "ok"]);
+      for (const [attempt, outcome] of outcomes)
+        expect([name, attempt, outcome]).not.toEqual([name, attempt, "ok"]);
     }
   });
 

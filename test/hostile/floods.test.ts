@@ -122,7 +122,9 @@ describe("files without an end", () => {
   it("a directory 10 000 levels deep is removed", async () => {
     outputOf(await lab.attack(sandbox, "tree", ["deep", "/tmp/deep", "10000"], { timeout: 60 }));
     await lab.engine.files.remove(sandbox, "/tmp/deep");
-    await expect(lab.engine.files.stat(sandbox, "/tmp/deep")).rejects.toMatchObject({ code: "file_not_found" });
+    await expect(lab.engine.files.stat(sandbox, "/tmp/deep")).rejects.toMatchObject({
+      code: "file_not_found",
+    });
   }, 90_000);
 
   it("a path of such a depth is refused by every call", async () => {
@@ -187,7 +189,9 @@ describe("files without an end", () => {
     })();
     await expect(reading).rejects.toMatchObject({ code: "cancelled" });
     // Nothing inside goes on reading for nobody.
-    await expect.poll(async () => (await lab.engine.stats(sandbox)).pid_count, { timeout: 10_000 }).toBeLessThan(3);
+    await expect
+      .poll(async () => (await lab.engine.stats(sandbox)).pid_count, { timeout: 10_000 })
+      .toBeLessThan(3);
     await files.remove(sandbox, path);
   });
 });

@@ -38,19 +38,31 @@ async function imageWithLinks(paths: readonly string[], target: string): Promise
 }
 
 /** Starts it, uses it, starts it again. Either that works, or it is refused with a sentence; never with the host's files. */
-async function live(request: Partial<CreateSandbox>, change?: (id: string) => Promise<void>): Promise<string> {
+async function live(
+  request: Partial<CreateSandbox>,
+  change?: (id: string) => Promise<void>,
+): Promise<string> {
   let id: string | undefined;
   let seen = "";
   try {
     id = await lab.sandbox(request);
     await change?.(id);
     for (let i = 0; i < 2; i++) {
-      for (const path of ["/etc/passwd", "/etc/hosts", "/etc/hostname", "/tmp/secret", "/proc/secret", "/work/secret"]) {
+      for (const path of [
+        "/etc/passwd",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/tmp/secret",
+        "/proc/secret",
+        "/work/secret",
+      ]) {
         const file = await lab.attack(id, "cat", [path]).catch((error: unknown) => refusal(error));
         seen += typeof file === "string" ? file : file.stdout;
       }
       for (const user of ["root", "mallory"]) {
-        const climbed = await lab.attack(id, "climb", [canary.file], { user }).catch((error: unknown) => refusal(error));
+        const climbed = await lab
+          .attack(id, "climb", [canary.file], { user })
+          .catch((error: unknown) => refusal(error));
         if (typeof climbed !== "string") seen += climbed.exit_code === 0 ? climbed.stdout : "";
       }
       await lab.engine.files.write(id, "/tmp/written", Buffer.from("x")).catch(refusal);
@@ -106,7 +118,10 @@ describe("an image whose place for a mount is a link out (CVE-2023-27561, CVE-20
   });
 
   it("all of them at once, with a read-only root and its memory file systems", async () => {
-    await live({ image: await imageWithLinks(["proc", "sys", "dev", "tmp", "run", "var/tmp"], canary.dir), readonly_fs: true });
+    await live({
+      image: await imageWithLinks(["proc", "sys", "dev", "tmp", "run", "var/tmp"], canary.dir),
+      readonly_fs: true,
+    });
   });
 
   it("an ordinary image of this kind does start", async () => {
@@ -162,7 +177,13 @@ function tar(entries: readonly Entry[]): Buffer {
     head.write(`${content.length.toString(8).padStart(11, "0")}\0${"0".repeat(11)}\0        `, 124);
     head.write({ file: "0", hardlink: "1", link: "2" }[type] + target, 156);
     head.write("ustar\x0000", 257);
-    head.write(`${head.reduce((sum, byte) => sum + byte, 0).toString(8).padStart(6, "0")}\0 `, 148);
+    head.write(
+      `${head
+        .reduce((sum, byte) => sum + byte, 0)
+        .toString(8)
+        .padStart(6, "0")}\0 `,
+      148,
+    );
     blocks.push(head, Buffer.concat([content, Buffer.alloc(content.length > 0 ? 512 - content.length : 0)]));
   }
   return Buffer.concat([...blocks, Buffer.alloc(1024)]);
@@ -172,8 +193,14 @@ describe("a tar file that writes outside of where it is unpacked", () => {
   const archives = (): Record<string, { entries: Entry[]; escaped: string }> => {
     const up = `${"../".repeat(20)}${lab.dir.slice(1)}`;
     return {
-      "a name with ..": { entries: [{ name: `${up}/dotdot`, type: "file" }], escaped: join(lab.dir, "dotdot") },
-      "an absolute name": { entries: [{ name: `${lab.dir}/absolute`, type: "file" }], escaped: join(lab.dir, "absolute") },
+      "a name with ..": {
+        entries: [{ name: `${up}/dotdot`, type: "file" }],
+        escaped: join(lab.dir, "dotdot"),
+      },
+      "an absolute name": {
+        entries: [{ name: `${lab.dir}/absolute`, type: "file" }],
+        escaped: join(lab.dir, "absolute"),
+      },
       "a file behind a link": {
         entries: [
           { name: "out", type: "link", target: lab.dir },
@@ -198,17 +225,20 @@ describe("a tar file that writes outside of where it is unpacked", () => {
     };
   };
 
-  it.each(["a name with ..", "an absolute name", "a file behind a link", "a file in place of a link", "a hard link to a file of the host"])(
-    "%s",
-    async (kind) => {
-      const archive = archives()[kind];
-      if (!archive) throw new Error(kind);
-      const path = join(lab.dir, `${randomBytes(4).toString("hex")}.tar`);
-      await writeFile(path, tar([{ name: "etc/passwd", type: "file" }, ...archive.entries]));
-      await live({ image: path });
-      await expect(lstat(archive.escaped)).rejects.toThrow("ENOENT");
-    },
-  );
+  it.each([
+    "a name with ..",
+    "an absolute name",
+    "a file behind a link",
+    "a file in place of a link",
+    "a hard link to a file of the host",
+  ])("%s", async (kind) => {
+    const archive = archives()[kind];
+    if (!archive) throw new Error(kind);
+    const path = join(lab.dir, `${randomBytes(4).toString("hex")}.tar`);
+    await writeFile(path, tar([{ name: "etc/passwd", type: "file" }, ...archive.entries]));
+    await live({ image: path });
+    await expect(lstat(archive.escaped)).rejects.toThrow("ENOENT");
+  });
 
   it("does so without the guard", async () => {
     const root = join(lab.dir, "naive");

@@ -72,10 +72,14 @@ async function callAll(path: string): Promise<string[]> {
     () => files.write(sandbox, path, Buffer.from("x"), { parents: false }),
     () => files.write(sandbox, path, Buffer.from("x"), { append: true }),
     () => files.rename(sandbox, `${path}/secret`, scratch),
-    () => files.rename(sandbox, "/etc/group", `${path}/group`).then(() => files.rename(sandbox, `${path}/group`, "/etc/group")),
+    () =>
+      files
+        .rename(sandbox, "/etc/group", `${path}/group`)
+        .then(() => files.rename(sandbox, `${path}/group`, "/etc/group")),
     async () => {
       const events: unknown[] = [];
-      for await (const event of files.watch(sandbox, path, { recursive: true, signal: watching })) events.push(event);
+      for await (const event of files.watch(sandbox, path, { recursive: true, signal: watching }))
+        events.push(event);
       return events;
     },
     () => files.remove(sandbox, `${path}/secret`),
@@ -99,23 +103,31 @@ async function callAll(path: string): Promise<string[]> {
 }
 
 describe("links made inside", () => {
-  it.each(prefixes)("to `%s` + a path of the host lead to nothing of the host, in any call", async (prefix) => {
-    const turn = prefixes.indexOf(prefix);
-    for (const canary of someOf(canaries, turn, 2)) {
-      for (const target of someOf([canary.dir, canary.file], turn)) {
-        const [link, through] = [`/tmp/l${randomBytes(4).toString("hex")}`, `/tmp/t${randomBytes(4).toString("hex")}`];
-        outputOf(await lab.attack(sandbox, "links", [prefix + target, link, prefix + dirname(target), through]));
-        for (const path of [link, `${through}/${target.split("/").at(-1)}`]) {
-          const results = await callAll(path);
-          expect(results.join()).not.toContain(canary.token);
-          expect(results).not.toContain("internal");
+  it.each(prefixes)(
+    "to `%s` + a path of the host lead to nothing of the host, in any call",
+    async (prefix) => {
+      const turn = prefixes.indexOf(prefix);
+      for (const canary of someOf(canaries, turn, 2)) {
+        for (const target of someOf([canary.dir, canary.file], turn)) {
+          const [link, through] = [
+            `/tmp/l${randomBytes(4).toString("hex")}`,
+            `/tmp/t${randomBytes(4).toString("hex")}`,
+          ];
+          outputOf(
+            await lab.attack(sandbox, "links", [prefix + target, link, prefix + dirname(target), through]),
+          );
+          for (const path of [link, `${through}/${target.split("/").at(-1)}`]) {
+            const results = await callAll(path);
+            expect(results.join()).not.toContain(canary.token);
+            expect(results).not.toContain("internal");
+          }
+          await lab.engine.files.remove(sandbox, link);
+          await lab.engine.files.remove(sandbox, through);
         }
-        await lab.engine.files.remove(sandbox, link);
-        await lab.engine.files.remove(sandbox, through);
       }
-    }
-    outputOf(await lab.attack(sandbox, "cat", ["/etc/passwd"]));
-  });
+      outputOf(await lab.attack(sandbox, "cat", ["/etc/passwd"]));
+    },
+  );
 
   it("lead there without the guard: a host that opens the path itself is had", async () => {
     const [canary] = canaries;
@@ -167,7 +179,12 @@ describe("paths that are links by nature", () => {
   it("/etc/shadow of the host is never what is read inside", async () => {
     const onHost = await readFile("/etc/shadow", "utf8");
     const id = await lab.sandbox({ image: "host" });
-    for (const path of ["/etc/shadow", "/proc/1/root/etc/shadow", "/proc/self/root/etc/shadow", "/etc/shadow-"]) {
+    for (const path of [
+      "/etc/shadow",
+      "/proc/1/root/etc/shadow",
+      "/proc/self/root/etc/shadow",
+      "/etc/shadow-",
+    ]) {
       const text = await lab.engine.files.read(id, path).then(
         async ({ body }) => {
           let all = "";

@@ -27,7 +27,13 @@ const none = "0".repeat(16);
 /** Of every process inside. Seccomp 2 is a filter. */
 const locked = { CapInh: none, CapBnd: mask, CapAmb: none, NoNewPrivs: "1", Seccomp: "2" };
 const rootInside = { ...locked, CapPrm: mask, CapEff: mask, Uid: "0\t0\t0\t0" };
-const userInside = { ...locked, CapPrm: none, CapEff: none, Uid: "1000\t1000\t1000\t1000", Gid: "1000\t1000\t1000\t1000" };
+const userInside = {
+  ...locked,
+  CapPrm: none,
+  CapEff: none,
+  Uid: "1000\t1000\t1000\t1000",
+  Gid: "1000\t1000\t1000\t1000",
+};
 
 function statusOf(text: string): Record<string, string> {
   return Object.fromEntries([...text.matchAll(/^(\w+):\t(.*)$/gm)].map(([, name, value]) => [name, value]));
@@ -58,7 +64,9 @@ it("PID 1 has the documented capabilities, no_new_privs and a seccomp filter", a
 });
 
 it("a command as root has the documented capabilities, no_new_privs and a seccomp filter", async () => {
-  expect(statusOf(outputOf(await lab.attack(sandbox, "cat", ["/proc/self/status"])))).toMatchObject(rootInside);
+  expect(statusOf(outputOf(await lab.attack(sandbox, "cat", ["/proc/self/status"])))).toMatchObject(
+    rootInside,
+  );
 });
 
 it("a command as another user has no capability at all", async () => {
@@ -70,14 +78,18 @@ it("a command as another user has no capability at all", async () => {
 
 it("a command on a terminal is as locked as one without", async () => {
   expect(statusOf(await inTerminal(lab.engine, { cmd: ownStatus }))).toMatchObject(rootInside);
-  expect(statusOf(await inTerminal(lab.engine, { cmd: ownStatus, user: "mallory" }))).toMatchObject(userInside);
+  expect(statusOf(await inTerminal(lab.engine, { cmd: ownStatus, user: "mallory" }))).toMatchObject(
+    userInside,
+  );
 });
 
 it("the main command is as locked as the others, and so is every process inside", async () => {
   const cmd = [`${ATTACKS}/bomb`, "none", "hold"];
   for (const [user, expected] of Object.entries({ root: rootInside, mallory: userInside })) {
     const id = await lab.sandbox({ cmd, user });
-    const pids = (await lab.engine.files.list(id, "/proc")).map(({ name }) => name).filter((n) => /^\d+$/.test(n));
+    const pids = (await lab.engine.files.list(id, "/proc"))
+      .map(({ name }) => name)
+      .filter((n) => /^\d+$/.test(n));
     const found: Record<string, string>[] = [];
     for (const pid of pids) {
       const result = await lab.attack(id, "cat", [`/proc/${pid}/status`]);
@@ -101,7 +113,10 @@ it("without the guard a container has every capability, may gain privileges and 
 it("root inside is nobody outside: its ids lie in a range of its own", async () => {
   const other = await lab.sandbox();
   const mapOf = async (id: string) =>
-    outputOf(await lab.attack(id, "cat", ["/proc/self/uid_map"])).trim().split(/\s+/).map(Number);
+    outputOf(await lab.attack(id, "cat", ["/proc/self/uid_map"]))
+      .trim()
+      .split(/\s+/)
+      .map(Number);
   const [first, second] = [await mapOf(sandbox), await mapOf(other)];
   expect(first).toEqual([0, expect.any(Number), 65_536]);
   expect(first[1]).toBeGreaterThanOrEqual(65_536);
@@ -120,14 +135,18 @@ it("a set-user-id program gives a user inside nothing", async () => {
     timeout: 20,
   });
   expect(statusOf(outputOf(result))).toMatchObject(userInside);
-  const bare = await runBare(lab.dir, lab.program("cat"), ["/proc/self/status"], { user: 1000, mode: 0o4755 });
+  const bare = await runBare(lab.dir, lab.program("cat"), ["/proc/self/status"], {
+    user: 1000,
+    mode: 0o4755,
+  });
   expect(statusOf(outputOf(bare))["Uid"]).toBe("1000\t0\t0\t0");
 });
 
 /** Outcomes of the attempts that `devices` makes on its terminal, inside as each user and without the guard. */
 async function terminalAttempts() {
   const cmd = [`${ATTACKS}/devices`, "terminal"];
-  const parse = (text: string) => new Map(text.split("\n").map((line) => line.split("\t") as [string, string]));
+  const parse = (text: string) =>
+    new Map(text.split("\n").map((line) => line.split("\t") as [string, string]));
   return {
     inside: [
       parse(await inTerminal(lab.engine, { cmd })),

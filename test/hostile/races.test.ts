@@ -66,7 +66,8 @@ async function callMany(count: number, dir: string): Promise<Map<string, number>
       const call = list[i % list.length] as (i: number) => Promise<unknown>;
       const outcome = await call(Math.floor(i / list.length)).then(
         (value) => {
-          if (JSON.stringify(value ?? "").includes(canary.token)) throw new Error(`call ${i} gave the host's secret`);
+          if (JSON.stringify(value ?? "").includes(canary.token))
+            throw new Error(`call ${i} gave the host's secret`);
           return "ok";
         },
         (error: unknown) => {

@@ -23,7 +23,9 @@ it.each(["dir", "host"])("no socket lies anywhere inside the image `%s`", async 
 
 async function copyAttacks(id: string): Promise<void> {
   for (const name of ["walk", "cat"]) {
-    await lab.engine.files.write(id, `${ATTACKS}/${name}`, await readFile(lab.program(name)), { mode: 0o755 });
+    await lab.engine.files.write(id, `${ATTACKS}/${name}`, await readFile(lab.program(name)), {
+      mode: 0o755,
+    });
   }
 }
 

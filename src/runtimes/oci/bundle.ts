@@ -84,7 +84,7 @@ export function bundleConfig(options: BundleOptions): object {
     root: { path: options.rootfs, readonly: spec.readonlyRoot },
     process: {
       terminal: false,
-      user: { uid: 0, gid: 0 },
+      user: { uid: 0, gid: 0, umask: 0o022 },
       cwd: "/",
       args: options.args ?? guestArgs(spec),
       env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { chmod, copyFile, readFile, rename, writeFile } from "node:fs/promises";
+import { chmod, copyFile, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import { nativeProgram } from "../../lib/native.ts";
@@ -46,6 +46,11 @@ export async function makeSharedFiles(dir: string): Promise<SharedFiles> {
     await copyFile(program, temporary);
     await chmod(temporary, 0o555);
     await rename(temporary, join(guestDir, "guest"));
+  }
+  // Older guests, and what a probe that was interrupted left. A mount keeps what running sandboxes have of them.
+  const current = [emptyDir, emptyFile, guestDir];
+  for (const name of await readdir(dir)) {
+    if (!current.includes(join(dir, name))) await rm(join(dir, name), { recursive: true, force: true });
   }
   return { emptyDir, emptyFile, guestDir };
 }

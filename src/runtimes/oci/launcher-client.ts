@@ -5,7 +5,7 @@ import { getSystemErrorName } from "node:util";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { Logger } from "../../lib/log.ts";
 import { nativeProgram } from "../../lib/native.ts";
-import { type Decoder, decoder, encoder, launcherOps, MAX_ANSWER, MAX_REQUEST } from "./wire.ts";
+import { type Decoder, decoder, encoder, launcherOps, MAX_ANSWER, MAX_REQUEST, PROTOCOL } from "./wire.ts";
 
 export interface LauncherRun {
   /** `argv[0]` is an absolute path. */
@@ -218,35 +218,22 @@ function openLink(program: string, log: Logger): Link {
     lost(new WarrenError("runtime_failed", "the launcher broke its protocol", { cause })),
   );
   hold(false);
+  call(launcherOps.hello, Buffer.alloc(0)).then(
+    (answer) => {
+      if (answer.u32() !== PROTOCOL) {
+        lost(
+          new WarrenError("runtime_failed", "the launcher is of another version", { hint: "make -C native" }),
+        );
+      }
+    },
+    () => {}, // whoever called meanwhile is told
+  );
 
   return {
     get alive() {
       return alive;
     },
-    call(op, body, signal) {
-      if (body.length + 5 > MAX_REQUEST)
-        return Promise.reject(new WarrenError("too_large", "a request to the launcher is too large"));
-      if (signal?.aborted) return Promise.reject(new WarrenError("cancelled", "the call was cancelled"));
-      const id = nextId;
-      nextId = (nextId % 0xffff_fff0) + 1;
-      return new Promise<Decoder>((resolve, reject) => {
-        const onAbort = () => send(launcherOps.cancel, 0, encoder().u32(id).finish());
-        const done = () => signal?.removeEventListener("abort", onAbort);
-        signal?.addEventListener("abort", onAbort, { once: true });
-        if (pending.size === 0) hold(true);
-        pending.set(id, {
-          resolve: (answer) => {
-            done();
-            resolve(answer);
-          },
-          reject: (error) => {
-            done();
-            reject(error);
-          },
-        });
-        send(op, id, body);
-      });
-    },
+    call,
     async end() {
       ending = true;
       hold(true);
@@ -254,6 +241,31 @@ function openLink(program: string, log: Logger): Link {
       await exited;
     },
   };
+
+  function call(op: number, body: Buffer, signal?: AbortSignal): Promise<Decoder> {
+    if (body.length + 5 > MAX_REQUEST)
+      return Promise.reject(new WarrenError("too_large", "a request to the launcher is too large"));
+    if (signal?.aborted) return Promise.reject(new WarrenError("cancelled", "the call was cancelled"));
+    const id = nextId;
+    nextId = (nextId % 0xffff_fff0) + 1;
+    return new Promise<Decoder>((resolve, reject) => {
+      const onAbort = () => send(launcherOps.cancel, 0, encoder().u32(id).finish());
+      const done = () => signal?.removeEventListener("abort", onAbort);
+      signal?.addEventListener("abort", onAbort, { once: true });
+      if (pending.size === 0) hold(true);
+      pending.set(id, {
+        resolve: (answer) => {
+          done();
+          resolve(answer);
+        },
+        reject: (error) => {
+          done();
+          reject(error);
+        },
+      });
+      send(op, id, body);
+    });
+  }
 
   function send(op: number, id: number, body: Buffer): void {
     const head = Buffer.allocUnsafe(9);

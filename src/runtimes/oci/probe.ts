@@ -193,7 +193,7 @@ const remedies: { pattern: RegExp; fix: string }[] = [
   },
   {
     pattern: /could not mount the overlay/,
-    fix: "modprobe overlay",
+    fix: "modprobe overlay; if that is loaded, put the state directory on ext4, xfs or btrfs (--state-dir)",
   },
   {
     pattern: /could not make a user namespace/,

@@ -1,4 +1,4 @@
-import { access, constants } from "node:fs/promises";
+import { access, constants, stat } from "node:fs/promises";
 import { delimiter, isAbsolute, join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { ProbeFinding } from "../../contracts/runtime.ts";
@@ -18,18 +18,27 @@ export interface OciProgram {
 /** Where system programs live; used beside PATH, because a service's PATH may lack sbin. */
 const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/** Absolute path of a program on PATH; relative entries of PATH are passed over, since anybody could write there. */
+/**
+ * Absolute path of a program on PATH that nobody but root can have put there: relative entries of PATH, and programs and
+ * directories that others may write to, are passed over.
+ */
 export async function findProgram(name: string): Promise<string | undefined> {
   const dirs = `${process.env.PATH ?? ""}${delimiter}${systemPath}`.split(delimiter);
   for (const dir of dirs.filter(isAbsolute)) {
     const path = join(dir, name);
-    const found = await access(path, constants.X_OK).then(
-      () => true,
-      () => false,
-    );
-    if (found) return path;
+    if (await isTrustedProgram(dir, path)) return path;
   }
   return undefined;
+}
+
+async function isTrustedProgram(dir: string, path: string): Promise<boolean> {
+  try {
+    await access(path, constants.X_OK);
+    const [place, file] = await Promise.all([stat(dir), stat(path)]);
+    return file.isFile() && file.uid === 0 && ((place.mode | file.mode) & 0o002) === 0;
+  } catch {
+    return false;
+  }
 }
 
 /** A program that must be there. @throws WarrenError `unsupported` that says how to install it. */

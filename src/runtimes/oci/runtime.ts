@@ -26,6 +26,8 @@ import { createTrash } from "./trash.ts";
 
 /** Beyond the grace that the guest was asked to give: it needs a moment to end itself. */
 const SHUTDOWN_SLACK_MS = 250;
+/** The launcher's longest wait. */
+const MAX_STOP_MS = 3_600_000;
 
 /**
  * The embedded runtime: sandboxes are containers of crun or runc, without a daemon. Needs root so far; when we are not root
@@ -88,6 +90,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
   }
   await recordBoot(bootFile);
   await trash.sweep();
+  await images.sweep();
   for (const id of await store.list()) {
     if (isProbeId(id)) {
       // An earlier engine was killed while it probed.
@@ -128,7 +131,8 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
           () => true,
           () => false, // a guest that doesn't answer is killed
         );
-      const gone = lifecycle.waitGone(guest, timeoutMs + SHUTDOWN_SLACK_MS);
+      const waitMs = Math.min(timeoutMs + SHUTDOWN_SLACK_MS, MAX_STOP_MS);
+      const gone = lifecycle.waitGone(guest, waitMs).catch(() => false);
       await Promise.race([gone, asked.then((ok) => (ok ? gone : undefined))]);
     }
     if (guest || lifecycle.hasRemains(id)) await lifecycle.finish(id);

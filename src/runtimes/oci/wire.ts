@@ -1,4 +1,6 @@
 /** The bytes of the launcher protocol: docs/wire/launcher.md. */
+export const PROTOCOL = 1;
+
 export const launcherOps = {
   hello: 1,
   run: 2,

@@ -1,5 +1,5 @@
 import { chmod } from "node:fs/promises";
-import { createServer, createConnection, type Socket } from "node:net";
+import { createConnection, createServer, type Socket } from "node:net";
 
 /** What an impostor does with a connection once the first request is there. */
 export type Behaviour = (socket: Socket, request: { type: number; payload: Buffer }) => void;
@@ -81,7 +81,9 @@ export function str(text: string | Uint8Array): Buffer {
 }
 
 /** A stat record of docs/wire/guest.md. */
-export function stat(record: { mode?: number; size?: bigint; seconds?: bigint; ns?: number; target?: string } = {}): Buffer {
+export function stat(
+  record: { mode?: number; size?: bigint; seconds?: bigint; ns?: number; target?: string } = {},
+): Buffer {
   const { mode = 0o100644, size = 0n, seconds = 0n, ns = 0, target = "" } = record;
   const seconds64 = u64(BigInt.asUintN(64, seconds));
   return Buffer.concat([u32(mode), u32(0), u32(0), u64(size), seconds64, u32(ns), str(target)]);

@@ -153,6 +153,30 @@ describe.each(ociPrograms)("lifecycle, with %s", (program) => {
     }
   });
 
+  it("starts a sandbox whose main command is missing, and tells so", async () => {
+    const box = await made.box({ cmd: ["/nonexistent/program"] });
+    expect(await box.guest.waitMain().exit).toMatchObject({ exit_code: 127 });
+    await made.runtime.remove(box.id);
+    expect(made.leftovers(box.id)).toEqual([]);
+  });
+
+  it("deletes at its open what an engine left that was killed", async () => {
+    const oci = join(made.stateDir, "oci");
+    const left = [
+      "trash/abc/deep",
+      "images/oci/.new-x/y",
+      "images/tar/.new-x",
+      "sandboxes/probe-left",
+      "shared/guest-old",
+    ];
+    for (const path of left) mkdirSync(join(oci, path), { recursive: true });
+    await made.runtime.close();
+    await made.reopen();
+    expect(await made.runtime.list()).toEqual([]);
+    for (const path of left.slice(1)) expect(existsSync(join(oci, path)), path).toBe(false);
+    await eventually("an empty trash", () => readdirSync(join(oci, "trash")).length === 0);
+  });
+
   it("refuses what it can't do, before anything is made", async () => {
     const tmpfs = (path: string) => [{ path, sizeBytes: 1 << 20, readonly: false, exec: true, mode: 0o755 }];
     const refused = [

@@ -1,4 +1,4 @@
-import { stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
@@ -17,6 +17,8 @@ export interface Images {
   lower(imageId: string): Promise<string>;
   /** What is mounted over that layer when a sandbox of this image starts. */
   binds(imageId: string): Promise<ReadonlyBind[]>;
+  /** Discards what an earlier engine was fetching when it was killed. */
+  sweep(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -77,6 +79,12 @@ export function createImages(options: ImagesOptions): Images {
       return path;
     },
     binds: async (id) => (id === "host" ? host.binds() : []),
+    async sweep() {
+      for (const parent of [tarDir, ociDir]) {
+        const names = (await statOrUndefined(parent)) ? await readdir(parent) : [];
+        for (const name of names) if (name.startsWith(".new-")) await discard(join(parent, name));
+      }
+    },
     async close() {
       await Promise.all([flights.close(), host.idle()]);
     },

@@ -1,0 +1,60 @@
+// One connection to the guest: a request, and all that the host sends after it. With ONLY_SPAWN, SPAWN requests; without,
+// all others.
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../fuzz.h"
+#include "../../guest/guest.h"
+#include "box.h"
+#include "redirect-prototypes.h"
+
+void fuzz_reset_supervise(void);
+void fuzz_reset_remove(void);
+void fuzz_reset_watch(void);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+  enum { PREFIX = 17 };
+  char *writable[16];
+  size_t count = 0;
+  (void)argc;
+  // The product's fixed descriptors, before libFuzzer opens any.
+  int fd;
+  while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd < FD_FREE) continue;
+  close(fd);
+  // Directories among the arguments: the corpus, and where reproducers go.
+  for (char **arg = *argv + 1; *arg != NULL && count < 15; arg++) {
+    const char *dir = strncmp(*arg, "-artifact_prefix=", PREFIX) == 0 ? *arg + PREFIX : *arg;
+    char *real = dir[0] == '-' ? NULL : realpath(dir, NULL);
+    struct stat st;
+    if (real != NULL && stat(real, &st) == 0 && S_ISDIR(st.st_mode)) writable[count++] = real;
+  }
+  writable[count] = NULL;
+  box_open(writable);
+  return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  struct fuzz_input peer = fuzz_begin(data, size);
+#ifdef ONLY_SPAWN
+  if (peer.left < HEADER_BYTES || peer.at[4] != REQ_SPAWN) return -1;
+#else
+  if (peer.left >= HEADER_BYTES && peer.at[4] == REQ_SPAWN) return -1;
+#endif
+  box_reset();
+  kernel_reset(peer.at, peer.left);
+  replies_reset(peer.left >= HEADER_BYTES ? peer.at[4] : 0);
+  fuzz_reset_supervise();
+  fuzz_reset_remove();
+  fuzz_reset_watch();
+  if (setjmp(fuzz_process[fuzz_new_process()]) == 0) serve(FD_CONN);
+  kernel_check_connection();
+  box_close_all();
+  fuzz_free_all();
+  return 0;
+}

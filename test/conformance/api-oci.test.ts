@@ -1,0 +1,90 @@
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { createNodeClient } from "../../src/client/node/index.ts";
+import type { SandboxApi } from "../../src/contracts/api.ts";
+import { type Engine, openEngine } from "../../src/engine/engine.ts";
+import { silentLogger } from "../../src/lib/log.ts";
+import { type OciProgramName, ociPrograms } from "../../src/runtimes/oci/programs.ts";
+import { createServer } from "../../src/server/server.ts";
+import { testApi } from "../../src/testing/index.ts";
+import { openTestRuntime, type TestRuntime } from "../runtimes/oci/support/open.ts";
+
+const MIB = 1024 * 1024;
+
+async function engineOn(program: OciProgramName): Promise<{ engine: Engine; test: TestRuntime }> {
+  const test = await openTestRuntime(program);
+  const engine = await openEngine({
+    stateDir: test.stateDir,
+    runtimes: { oci: test.runtime },
+    defaultRuntime: "oci",
+    log: silentLogger,
+  });
+  return { engine, test };
+}
+
+testApi("engine on oci with crun", async () => {
+  const { engine, test } = await engineOn("crun");
+  return {
+    api: engine,
+    close: async () => {
+      await engine.close();
+      await test.reopen();
+      await test.close();
+    },
+  };
+});
+
+testApi("over HTTP, on oci with runc", async () => {
+  const { engine, test } = await engineOn("runc");
+  const server = createServer(engine, { log: silentLogger });
+  const socket = join(test.stateDir, "engine.sock");
+  await server.listenUnix(socket);
+  return {
+    api: createNodeClient({ url: `unix:${socket}` }),
+    close: async () => {
+      await server.close();
+      await engine.close();
+      await test.reopen();
+      await test.close();
+    },
+  };
+});
+
+// Only a runtime that enforces limits can show these, so they are not in the suite for all.
+describe.each(ociPrograms)("memory that runs out, with %s", (program) => {
+  let made: { engine: Engine; test: TestRuntime };
+  let api: SandboxApi;
+  // Doubles a string until the kernel steps in.
+  const hog = ["perl", "-e", 'my $x = "x" x 1048576; $x .= $x while 1;'];
+  beforeAll(async () => {
+    made = await engineOn(program);
+    api = made.engine;
+  });
+  afterAll(async () => {
+    for (const { id } of await api.list()) await api.remove(id);
+    await made.engine.close();
+    await made.test.reopen();
+    await made.test.close();
+  });
+
+  it("is told of a command, whose sandbox goes on", async () => {
+    const { id } = await api.create({ memory: 64 * MIB });
+    const result = await api.exec(id, { cmd: hog, timeout: 60 });
+    expect(result).toMatchObject({ exit_code: 137, signal: "SIGKILL", oom_killed: true });
+    expect(await api.exec(id, { cmd: ["echo", "still here"] })).toMatchObject({ stdout: "still here\n" });
+    expect((await api.get(id)).status).toBe("running");
+  });
+
+  it("is told of the main command, and the sandbox has stopped", async () => {
+    const { id } = await api.create({ memory: 64 * MIB, cmd: hog });
+    await expect.poll(async () => (await api.get(id)).status, { timeout: 20_000 }).toBe("stopped");
+    expect(await api.get(id)).toMatchObject({ exit_code: 137, oom_killed: true });
+  });
+
+  it("is not claimed of a command that somebody killed", async () => {
+    const { id } = await api.create({ memory: 64 * MIB });
+    const result = await api.exec(id, { cmd: ["sh", "-c", "kill -9 $$"] });
+    expect(result).toMatchObject({ exit_code: 137, signal: "SIGKILL" });
+    expect(result.oom_killed).not.toBe(true);
+  });
+});
