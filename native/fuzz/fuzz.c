@@ -38,10 +38,8 @@ void fuzz_finding(const char *what) {
 }
 
 void fuzz_look_at(const void *data, size_t bytes) {
-  static volatile unsigned sum;
-  unsigned total = 0;
-  for (size_t i = 0; i < bytes; i++) total += ((const unsigned char *)data)[i];
-  sum = total;
+  const volatile unsigned char *at = data;
+  for (size_t i = 0; i < bytes; i++) (void)at[i];
 }
 
 void fuzz_look_at_text(const char *text) { fuzz_look_at(text, strlen(text)); }
@@ -89,6 +87,41 @@ void fuzz_free(void *p) {
 
 void fuzz_free_all(void) {
   while (memory.count > 0) free(memory.all[--memory.count]);
+}
+
+// AddressSanitizer's list of what it guards is also a list of all variables (compiler-rt/lib/asan/asan_interface_internal.h).
+struct asan_global {
+  char *begin;
+  size_t bytes, bytes_with_redzone;
+  const char *name, *source;
+  uintptr_t others[3];
+};
+extern struct asan_global __start_asan_globals[], __stop_asan_globals[];
+extern char __data_start[], _end[];
+
+static struct {
+  char *begin, *copy;
+  size_t bytes;
+} statics[512];
+static size_t static_count;
+
+// The list itself lies among what is guarded.
+__attribute__((no_sanitize("address"))) void fuzz_save_statics(const char *source_prefix) {
+  for (struct asan_global *g = __start_asan_globals; g < __stop_asan_globals; g++) {
+    bool writable = g->begin >= __data_start && g->begin < _end;
+    if (g->begin == NULL || !writable || strncmp(g->source, source_prefix, strlen(source_prefix)) != 0) continue;
+    if (static_count == sizeof statics / sizeof *statics) abort();
+    statics[static_count].begin = g->begin;
+    statics[static_count].bytes = g->bytes;
+    statics[static_count].copy = malloc(g->bytes);
+    if (statics[static_count].copy == NULL) abort();
+    memcpy(statics[static_count++].copy, g->begin, g->bytes);
+  }
+  if (static_count == 0) fuzz_finding("the product has no variables: the list of them was not found");
+}
+
+void fuzz_restore_statics(void) {
+  for (size_t i = 0; i < static_count; i++) memcpy(statics[i].begin, statics[i].copy, statics[i].bytes);
 }
 
 int fuzz_clock_gettime(clockid_t clock, struct timespec *now) {

@@ -34,6 +34,10 @@ char *fuzz_strdup(const char *text);
 void fuzz_free(void *memory);
 void fuzz_free_all(void);
 
+// Variables of the source files whose name begins so: a request finds them as its process would, whatever came before.
+void fuzz_save_statics(const char *source_prefix);
+void fuzz_restore_statics(void);
+
 // A clock that goes on by a millisecond whenever it is read, so that no loop waits for real time.
 struct timespec;
 int fuzz_clock_gettime(clockid_t clock, struct timespec *now);

@@ -22,8 +22,8 @@ Without a command: the conformance suite and the tests of the oci runtime.
   -h, --help
 
 The exit status is the command's; 124 when the time is up, 125 when the machine gave no result.
-Environment: WARREN_VM_CACHE (default ${XDG_CACHE_HOME:-~/.cache}/warren-vm), WARREN_VM_ACCEL (default tcg,thread=multi),
-WARREN_VM_SOURCES (a sources.list, instead of the Debian sources of this machine's apt).
+Environment: WARREN_VM_CACHE (default ${XDG_CACHE_HOME:-~/.cache}/warren-vm), WARREN_VM_SOURCES (a sources.list, instead of
+the Debian sources of this machine's apt).
 USAGE
 }
 
@@ -45,7 +45,8 @@ while [ $# -gt 0 ]; do
 done
 # Emulation is 10 to 20 times slower than the machine it runs on, so a test gets that much longer.
 if [ ${#command[@]} -eq 0 ]; then
-  command=(node node_modules/vitest/vitest.mjs run --no-color --testTimeout=600000 --hookTimeout=900000 --teardownTimeout=120000
+  command=(env NO_COLOR=1 node node_modules/vitest/vitest.mjs run
+    --testTimeout=600000 --hookTimeout=900000 --teardownTimeout=120000
     --reporter=verbose --reporter=json --outputFile.json=/run/warren-results/report.json
     test/conformance test/runtimes/oci)
 fi
@@ -128,7 +129,7 @@ printer=$!
 ln -s "$base_dir/root.ext4" "$base_dir/vmlinuz" "$last/console.log" "$work"
 TMPDIR=$work nice -n 10 env --chdir="$work" setpriv --pdeathsig TERM timeout --kill-after=10 "$timeout_s" \
   qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none -nic none \
-  -machine q35 -accel "${WARREN_VM_ACCEL:-tcg,thread=multi}" -cpu max -smp "$cpus" -m "$memory_mib" \
+  -machine q35 -accel tcg,thread=multi -cpu max -smp "$cpus" -m "$memory_mib" \
   -kernel vmlinuz -initrd initrd.gz -append "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on" \
   -drive file=root.ext4,format=raw,if=virtio,cache=unsafe,snapshot=on \
   -drive file=checkout.ext4,format=raw,if=virtio,cache=unsafe \

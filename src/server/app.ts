@@ -11,6 +11,7 @@ import { execHandlers } from "./handlers/exec.ts";
 import { fileHandlers } from "./handlers/files.ts";
 import { type Call, type Handler, isReply, type Limits, sent } from "./handlers/handler.ts";
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
+import { breakOff } from "./outgoing.ts";
 import { parseQuery } from "./query.ts";
 import { type Operation, PREFIX, type Route, routes } from "./routes.ts";
 import { sendError } from "./send-error.ts";
@@ -76,7 +77,7 @@ function failure(c: Context<Env>, cause: unknown, { log }: AppOptions): Response
   const error = toWarrenError(cause, log);
   const { incoming, outgoing } = c.env;
   // What has begun as a success can only be broken off.
-  if (outgoing.headersSent) outgoing.destroy();
+  if (outgoing.headersSent) breakOff(outgoing);
   else sendError(incoming, outgoing, error);
   return RESPONSE_ALREADY_SENT;
 }

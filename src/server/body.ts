@@ -21,7 +21,11 @@ export async function* bodyBytes(incoming: IncomingMessage, maxBytes: number): A
   try {
     while (true) {
       const next = await beforeDeadline(chunks.next(), BODY_IDLE_MS);
-      if (next.done) return;
+      if (next.done) {
+        // Over HTTP/2 a body that breaks off ends like a whole one.
+        if (incoming.aborted) throw new WarrenError("cancelled", "the client went away");
+        return;
+      }
       total += next.value.length;
       if (total > maxBytes) throw tooLarge(maxBytes);
       yield next.value;

@@ -12,7 +12,7 @@ export interface GateOptions {
 }
 
 /** Which way a request came in. The Unix socket's file mode is its authentication. */
-export type Entrance = "tcp" | "unix";
+export type Entrance = "tcp" | "tls" | "unix";
 
 /**
  * Who may come in. Without API keys anything that reaches the port is let in, and a page in a browser on this machine
@@ -29,7 +29,7 @@ export class Gate {
   check(request: IncomingMessage, entrance: Entrance, open: boolean): void {
     if (entrance === "unix") return;
     const { keys } = this.#options;
-    if (!keys.required) this.#checkBrowser(request);
+    if (!keys.required) this.#checkBrowser(request, entrance === "tls");
     else if (!open) keys.check(request);
   }
 
@@ -39,29 +39,38 @@ export class Gate {
     return origin !== undefined && this.#options.allowedOrigins.includes(origin) ? origin : undefined;
   }
 
-  #checkBrowser(request: IncomingMessage): void {
-    const { host, origin } = request.headers;
-    if (host === undefined || !this.#isOurHost(host, request.socket.localPort)) {
+  #checkBrowser(request: IncomingMessage, secure: boolean): void {
+    const { origin } = request.headers;
+    const host = hostOf(request);
+    if (host === undefined || !this.#isOurHost(host, request.socket.localPort, secure)) {
       throw new WarrenError("forbidden", "this Host is not ours", {
         hint: "without API keys the server answers only to its loopback address and to allowed hosts",
       });
     }
-    if (origin !== undefined && origin !== `http://${host}` && this.readableOrigin(request) === undefined) {
+    const own = `${secure ? "https" : "http"}://${host}`;
+    if (origin !== undefined && origin !== own && this.readableOrigin(request) === undefined) {
       throw new WarrenError("forbidden", "this Origin is not allowed", {
         hint: "add it to the allowed origins of the server",
       });
     }
   }
 
-  #isOurHost(host: string, port: number | undefined): boolean {
+  #isOurHost(host: string, port: number | undefined, secure: boolean): boolean {
     const wanted = host.toLowerCase();
     const split = /^(\[[0-9a-f:.]+\]|[^:[\]]+)(?::(\d{1,5}))?$/.exec(wanted);
     if (!split?.[1]) return false;
     if (this.#options.allowedHosts.some((allowed) => [wanted, split[1]].includes(allowed.toLowerCase()))) {
       return true;
     }
-    return Number(split[2] ?? 80) === port && isLoopbackName(split[1]);
+    return Number(split[2] ?? (secure ? 443 : 80)) === port && isLoopbackName(split[1]);
   }
+}
+
+/** HTTP/2 has a field of its own for it, which may come beside a Host header and then must say the same (RFC 9113, 8.3.1). */
+function hostOf({ headers }: IncomingMessage): string | undefined {
+  const authority = headers[":authority"];
+  if (typeof authority !== "string") return headers.host;
+  return headers.host === undefined || headers.host === authority ? authority : undefined;
 }
 
 /** CORS headers for an allowed origin: den's methods, headers and age. */

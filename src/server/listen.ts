@@ -1,8 +1,7 @@
 import { lookup } from "node:dns/promises";
 import { chmodSync } from "node:fs";
 import { lstat, unlink } from "node:fs/promises";
-import type { Server } from "node:http";
-import { connect } from "node:net";
+import { connect, type Server } from "node:net";
 import { WarrenError } from "../contracts/errors.ts";
 
 /** sun_path of unix(7) holds 108 bytes, a closing NUL among them. */

@@ -1,5 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { constants } from "node:http2";
 import { errorBody, type WarrenError } from "../contracts/errors.ts";
+import { http2Stream } from "./outgoing.ts";
 
 /** How long what a refused client still sends is read and thrown away. */
 const DISCARD_MS = 1_000;
@@ -14,22 +16,26 @@ export function sendError(
   error: WarrenError,
   status = error.status,
 ): void {
-  const isSending = hasBody(request) && !request.complete;
+  const stream = http2Stream(response);
+  const isSending = stream ? !stream.readableEnded : hasBody(request) && !request.complete;
   const body = JSON.stringify(errorBody(error));
   response.writeHead(status, {
     "content-type": "application/json",
     "content-length": Buffer.byteLength(body),
     ...(error.code === "unauthenticated" ? { "www-authenticate": "Bearer" } : {}),
-    ...(isSending ? { connection: "close" } : {}),
+    ...(isSending && !stream ? { connection: "close" } : {}),
   });
   if (!isSending) {
     response.end(body);
     return;
   }
-  response.write(body);
+  // Over HTTP/2 the answer can be whole while the request is not; then only this request ends, not the connection.
+  if (stream) response.end(body);
+  else response.write(body);
   const end = () => {
     clearTimeout(timer);
-    response.end();
+    if (stream) stream.close(constants.NGHTTP2_NO_ERROR);
+    else response.end();
   };
   const timer = setTimeout(end, DISCARD_MS);
   request.once("end", end);

@@ -4,6 +4,7 @@ import type { WatchEvent } from "../contracts/files.ts";
 import type { Logger } from "../lib/log.ts";
 import { toWarrenError } from "./failure.ts";
 import { flushed } from "./flushed.ts";
+import { writableOf } from "./outgoing.ts";
 
 /** Keeps proxies from closing a stream on which nothing happens. */
 const KEEPALIVE_MS = 15_000;
@@ -16,6 +17,7 @@ export async function sendEvents(
   events: AsyncIterable<WatchEvent>,
   log: Logger,
 ): Promise<void> {
+  const stream = writableOf(outgoing);
   const source = events[Symbol.asyncIterator]();
   // Asked for before anything is sent, so that the watch is on its way when the client hears from us.
   let next = source.next();
@@ -26,12 +28,12 @@ export async function sendEvents(
   try {
     for (let event = await next; !event.done; event = await next) {
       if (!outgoing.write(`data: ${JSON.stringify(event.value)}\n\n`)) await flushed(outgoing);
-      if (outgoing.destroyed) break;
+      if (stream.destroyed) break;
       next = source.next();
     }
     await source.return?.();
   } catch (cause) {
-    if (!outgoing.destroyed) {
+    if (!stream.destroyed) {
       outgoing.write(`event: error\ndata: ${JSON.stringify(errorBody(toWarrenError(cause, log)))}\n\n`);
     }
   } finally {

@@ -1,6 +1,7 @@
 import type { ServerResponse } from "node:http";
 import type { FileDownload, FileInfo } from "../contracts/files.ts";
 import { flushed } from "./flushed.ts";
+import { breakOff, writableOf } from "./outgoing.ts";
 
 /** Carries what `FileDownload.info` holds beside name and path, which the client knows. ASCII by construction. */
 const FILE_INFO_HEADER = "x-warren-file-info";
@@ -33,7 +34,7 @@ export async function sendFile(
         : { "content-disposition": `attachment; filename="${safeName(attachmentPath)}"` }),
     });
     let left = length ?? Number.POSITIVE_INFINITY;
-    while (!headOnly && !next.done && left > 0 && !outgoing.destroyed) {
+    while (!headOnly && !next.done && left > 0 && !writableOf(outgoing).destroyed) {
       const chunk = next.value;
       // A file that grows meanwhile is sent as long as it was when the length was announced.
       const part = chunk.length > left ? chunk.subarray(0, left) : chunk;
@@ -43,7 +44,7 @@ export async function sendFile(
     }
     const isWhole = headOnly || length === undefined || left === 0;
     if (isWhole) outgoing.end();
-    else outgoing.destroy();
+    else breakOff(outgoing);
   } finally {
     await chunks.return?.();
   }

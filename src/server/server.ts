@@ -1,10 +1,4 @@
-import {
-  createServer as createHttpServer,
-  type IncomingMessage,
-  type Server,
-  type ServerResponse,
-} from "node:http";
-import type { Duplex } from "node:stream";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { getRequestListener } from "@hono/node-server";
 import type { SandboxApi } from "../contracts/api.ts";
 import { errorBody, WarrenError } from "../contracts/errors.ts";
@@ -14,10 +8,11 @@ import { ApiKeys } from "./auth.ts";
 import { toWarrenError } from "./failure.ts";
 import { corsHeaders, type Entrance, Gate } from "./gate.ts";
 import { listenOnTcp, listenOnUnix, resolveHost } from "./listen.ts";
+import { type Listener, openListener, type TlsIdentity } from "./listener.ts";
 import { isLoopbackAddress } from "./loopback.ts";
 import { PREFIX, routes } from "./routes.ts";
 import { sendError } from "./send-error.ts";
-import { answerRaw, Sockets } from "./sockets.ts";
+import { Sockets } from "./sockets.ts";
 
 export interface ServerOptions {
   /** Plain keys; hashed at once and not kept. None: every request on TCP must come from this machine. */
@@ -35,22 +30,37 @@ export interface ServerOptions {
   headersTimeoutMs?: number;
 }
 
+export interface TcpOptions {
+  host: string;
+  /** 0 picks a free one. */
+  port: number;
+  /** HTTPS, from TLS 1.2 on, and nothing else. */
+  tls?: TlsIdentity;
+  /** With TLS: HTTP/2 for clients that offer it. Others, and WebSockets, go on over HTTP/1.1. */
+  http2?: boolean;
+}
+
+export interface TcpListener {
+  url: string;
+  /** With TLS: the identity for new connections, such as a renewed certificate. @throws WarrenError `invalid_request` */
+  replaceIdentity(tls: TlsIdentity): void;
+}
+
 export interface WarrenServer {
-  /** Port 0 picks a free one. @throws WarrenError `forbidden` for an address beyond loopback without API keys. */
-  listenTcp(at: { host: string; port: number }): Promise<{ url: string }>;
+  /**
+   * @throws WarrenError `forbidden` for an address beyond loopback without API keys; `invalid_request` for a certificate
+   * and a key that can't be used.
+   */
+  listenTcp(options: TcpOptions): Promise<TcpListener>;
   /** For our own user only, without a key. @throws WarrenError `engine_locked` when another server answers there. */
   listenUnix(path: string): Promise<void>;
   /** Stops listening, ends streams, gives requests that run a moment and cuts off the rest. */
   close(): Promise<void>;
 }
 
+type Secured = { tls?: TlsIdentity | undefined; http2?: boolean | undefined };
+
 const DEFAULT_HEADERS_MS = 15_000;
-/** Longer than clients keep idle connections, so that it's they who close them and no request runs into a closing one. */
-const KEEP_ALIVE_MS = 75_000;
-const MAX_CONNECTIONS = 4096;
-/** How long running requests may take once the server closes. */
-const CLOSE_GRACE_MS = 2_000;
-const CLOSE_SWEEP_MS = 20;
 
 const openPaths = new Set(routes.filter((route) => "open" in route).map((route) => PREFIX + route.path));
 
@@ -83,47 +93,26 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       }),
   });
   const sockets = new Sockets({ api, gate, log });
-  const servers: Server[] = [];
-  /** Connections that speak HTTP, and those among them on which a request runs. */
-  const connections = new Set<Duplex>();
-  const busy = new WeakSet<Duplex>();
+  const listeners: Listener[] = [];
 
-  function open(entrance: Entrance): Server {
-    const headersTimeout = options.headersTimeoutMs ?? DEFAULT_HEADERS_MS;
-    const server = createHttpServer({
-      headersTimeout,
-      // Long uploads and long commands are legitimate; bodies have time limits of their own.
-      requestTimeout: 0,
-      connectionsCheckingInterval: headersTimeout / 3,
-      keepAliveTimeout: KEEP_ALIVE_MS,
-      keepAlive: true,
-      noDelay: true,
-    });
-    server.maxConnections = MAX_CONNECTIONS;
-    server.on("connection", (socket) => {
-      connections.add(socket);
-      socket.once("close", () => connections.delete(socket));
-    });
-    server.on("request", (request, response) => handle(request, response, entrance));
-    server.on("upgrade", (request, socket, head) => {
-      connections.delete(socket);
-      sockets.upgrade(request, socket, head, entrance);
-    });
-    server.on("clientError", (error: NodeJS.ErrnoException, socket) => {
-      // An answer that is under way must not get another one mixed into it.
-      if (busy.has(socket)) socket.destroy();
-      else answerRaw(socket, parserError(error));
-    });
-    servers.push(server);
-    return server;
+  function open(entrance: Entrance, { tls, http2 }: Secured = {}): Listener {
+    const listener = usable(() =>
+      openListener({
+        tls,
+        http2,
+        headersTimeoutMs: options.headersTimeoutMs ?? DEFAULT_HEADERS_MS,
+        onRequest: (request, response) => handle(request, response, entrance),
+        onUpgrade: (request, socket, head) => sockets.upgrade(request, socket, head, entrance),
+      }),
+    );
+    listeners.push(listener);
+    return listener;
   }
 
   function handle(request: IncomingMessage, response: ServerResponse, entrance: Entrance): void {
     const startedAt = performance.now();
     const path = (request.url ?? "").split("?", 1)[0] ?? "";
-    busy.add(request.socket);
     response.once("close", () => {
-      busy.delete(request.socket);
       const ms = Math.round(performance.now() - startedAt);
       log.debug({ method: request.method, path, status: response.statusCode, ms }, "request");
     });
@@ -147,7 +136,7 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
   }
 
   return {
-    async listenTcp({ host, port }) {
+    async listenTcp({ host, port, tls, http2 }) {
       const address = await resolveHost(host);
       if (!keys.required && !isLoopbackAddress(address)) {
         throw new WarrenError(
@@ -158,32 +147,32 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
           },
         );
       }
-      const bound = await listenOnTcp(open("tcp"), address, port);
-      return { url: `http://${urlHost(address)}:${bound}` };
+      if (http2 && !tls) throw new WarrenError("invalid_request", "HTTP/2 needs TLS");
+      const listener = open(tls ? "tls" : "tcp", { tls, http2 });
+      const bound = await listenOnTcp(listener.server, address, port);
+      return {
+        url: `${tls ? "https" : "http"}://${urlHost(address)}:${bound}`,
+        replaceIdentity: (identity) => usable(() => listener.replaceIdentity(identity)),
+      };
     },
     async listenUnix(path) {
-      await listenOnUnix(open("unix"), path);
+      await listenOnUnix(open("unix").server, path);
     },
     async close() {
-      const closed = servers.map((server) => new Promise<void>((resolve) => server.close(() => resolve())));
-      const giveUpAt = performance.now() + CLOSE_GRACE_MS;
-      const sweep = setInterval(() => {
-        const all = performance.now() > giveUpAt;
-        for (const socket of connections) if (all || !busy.has(socket)) socket.destroy();
-      }, CLOSE_SWEEP_MS);
+      const closed = listeners.map((listener) => listener.close());
       await sockets.close();
       await Promise.all(closed);
-      clearInterval(sweep);
     },
   };
 }
 
-function parserError(error: NodeJS.ErrnoException): WarrenError {
-  if (error.code === "HPE_HEADER_OVERFLOW") return new WarrenError("too_large", "the headers are too large");
-  if (error.code === "ERR_HTTP_REQUEST_TIMEOUT") {
-    return new WarrenError("cancelled", "the request's headers took too long");
+/** Node's own errors for a certificate or key say little. */
+function usable<T>(use: () => T): T {
+  try {
+    return use();
+  } catch (cause) {
+    throw new WarrenError("invalid_request", "the TLS certificate and key can't be used", { cause });
   }
-  return new WarrenError("invalid_request", "this is not a valid HTTP request");
 }
 
 /** A wildcard address can't be dialled everywhere; the loopback one always reaches it. */

@@ -119,7 +119,7 @@ describe("links made inside", () => {
           for (const path of [link, `${through}/${target.split("/").at(-1)}`]) {
             const results = await callAll(path);
             expect(results.join()).not.toContain(canary.token);
-            expect(results).not.toContain("internal");
+            expect(results.includes("internal")).toBe(false);
           }
           await lab.engine.files.remove(sandbox, link);
           await lab.engine.files.remove(sandbox, through);
@@ -172,7 +172,7 @@ describe("paths that are links by nature", () => {
         )),
       ];
       expect(results.join()).not.toContain(canary.token);
-      expect(results).not.toContain("internal");
+      expect(results.includes("internal")).toBe(false);
     }
   });
 

@@ -12,9 +12,6 @@
 #include "box.h"
 #include "redirect-prototypes.h"
 
-void fuzz_reset_supervise(void);
-void fuzz_reset_remove(void);
-void fuzz_reset_watch(void);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -36,6 +33,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
   }
   writable[count] = NULL;
   box_open(writable);
+  fuzz_save_statics("../guest/");
   return 0;
 }
 
@@ -49,9 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   box_reset();
   kernel_reset(peer.at, peer.left);
   replies_reset(peer.left >= HEADER_BYTES ? peer.at[4] : 0);
-  fuzz_reset_supervise();
-  fuzz_reset_remove();
-  fuzz_reset_watch();
+  fuzz_restore_statics();
   if (setjmp(fuzz_process[fuzz_new_process()]) == 0) serve(FD_CONN);
   kernel_check_connection();
   box_close_all();
