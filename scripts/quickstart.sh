@@ -19,7 +19,18 @@ step "what this machine can do"
 step "a first sandbox"
 name="hello-$$"
 trap '"${warren[@]}" rm "$name" >/dev/null 2>&1 || true' EXIT
-run() { printf '$ npx warren %s\n' "$*"; "${warren[@]}" "$@"; }
+run() {
+  local word
+  printf '\n$ npx warren'
+  for word in "$@"; do
+    case $word in
+      *[!A-Za-z0-9_./:=-]*) printf ' %s' "${word@Q}" ;;
+      *) printf ' %s' "$word" ;;
+    esac
+  done
+  echo
+  "${warren[@]}" "$@"
+}
 run create --name "$name"
 # shellcheck disable=SC2016  # expanded inside, not here
 run exec "$name" -- sh -c 'echo "hello from inside: I am $(id -un) on $(hostname), pid 1 is $(cat /proc/1/comm)"'

@@ -2,10 +2,8 @@ import { chmod, mkdir, realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 
-/** sun_path is 108 bytes with its NUL (unix(7)). */
-const MAX_SOCKET_PATH = 107;
 /** Longest sandbox id; ids become directory, cgroup and container names. */
-const MAX_ID = 32;
+const MAX_ID = 64;
 
 /** Where the runtime keeps its files, all below `<stateDir>/oci`, which nobody else on the host can enter. */
 export interface Layout {
@@ -82,21 +80,13 @@ export function sandboxPaths(dir: string): SandboxPaths {
 
 /**
  * Makes the directories that are missing, closed to everybody else.
- * @throws WarrenError `invalid_request` when the state directory's path is too long for a Unix socket below it, or
- * belongs to somebody else.
+ * @throws WarrenError `permission_denied` when it belongs to somebody else.
  */
 export async function openLayout(stateDir: string): Promise<Layout> {
   await mkdir(stateDir, { recursive: true, mode: 0o700 });
   // runc refuses paths with symbolic links.
   const resolved = await realpath(stateDir);
   const root = join(resolved, "oci");
-  const longest = Buffer.byteLength(sandboxPaths(join(root, "sandboxes", "x".repeat(MAX_ID))).socket);
-  if (longest > MAX_SOCKET_PATH) {
-    const most = MAX_SOCKET_PATH - (longest - Buffer.byteLength(resolved));
-    throw new WarrenError("invalid_request", `the state directory's path is longer than ${most} bytes`, {
-      hint: `Unix sockets below it could not be reached; choose a shorter path than ${resolved}`,
-    });
-  }
   const layout = layoutOf(root);
   await mkdir(root, { recursive: true, mode: 0o700 });
   const owner = (await stat(root)).uid;

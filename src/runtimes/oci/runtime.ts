@@ -1,6 +1,7 @@
+import { closeSync, constants, openSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { connect as connectSocket } from "node:net";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import type { Duplex } from "node:stream";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { Capabilities, Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
@@ -11,6 +12,7 @@ import { capabilities as linuxCapabilities } from "./bundle.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
 import { checkSpec } from "./check-spec.ts";
 import { isGone, statOrUndefined } from "./files.ts";
+import { createFreezer } from "./freezer.ts";
 import { liveGuest, mappedBase, networkBytes } from "./guest-process.ts";
 import { chooseStage, makeSharedFiles, readHardLimits, recordBoot, wasRebooted } from "./host-facts.ts";
 import { openIdRanges } from "./id-ranges.ts";
@@ -18,6 +20,7 @@ import { createImages } from "./images/images.ts";
 import { createLauncher } from "./launcher-client.ts";
 import { isSandboxId, openLayout } from "./layout.ts";
 import { createLifecycle } from "./lifecycle.ts";
+import { createLiveLimits } from "./live-limits.ts";
 import { createProber, isProbeId } from "./probe.ts";
 import { ociPrograms } from "./programs.ts";
 import { createSandboxStore } from "./sandbox-store.ts";
@@ -52,6 +55,8 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
   ]);
   const launcher = createLauncher({ log });
   const cgroups = createCgroups(cgroupHost, ownerId);
+  const freezer = createFreezer(cgroupHost, cgroups);
+  const liveLimits = createLiveLimits(cgroupHost, cgroups);
   const store = createSandboxStore(layout);
   const trash = createTrash({ dir: layout.trash, launcher, log });
   const lifecycle = createLifecycle({
@@ -59,6 +64,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     layout,
     launcher,
     cgroups,
+    freezer,
     ids,
     stage,
     hardLimits,
@@ -107,14 +113,19 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
   images.ensure("host").catch(() => {});
   prober.program().catch(() => {});
 
-  const connect = (id: string): Promise<Duplex> => connectGuest(layout.sandbox(id).socket, id);
+  // A socket's path may be 107 bytes long (unix(7)); by way of this descriptor it is short wherever the state directory is.
+  const sandboxesFd = openSync(layout.sandboxes, constants.O_RDONLY | constants.O_DIRECTORY);
+  const connect = (id: string): Promise<Duplex> => {
+    const path = join(`/proc/self/fd/${sandboxesFd}`, relative(layout.sandboxes, layout.sandbox(id).socket));
+    return connectGuest(path, id);
+  };
   const guestOf = (id: string) => createGuestClient(() => connect(id));
 
   const inspect = async (id: string): Promise<RuntimeSandbox | undefined> => {
     if (!isSandboxId(id)) return undefined;
     const paths = layout.sandbox(id);
     const guest = await liveGuest(paths.guestPid);
-    if (guest) return { id, state: "running", pid: guest.pid };
+    if (guest) return { id, state: freezer.isFrozen(id) ? "paused" : "running", pid: guest.pid };
     if ((await store.dirs(id)).length > 0) {
       return { id, state: (await statOrUndefined(paths.config)) ? "stopped" : "created" };
     }
@@ -125,6 +136,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
   const stop = async (id: string, timeoutMs: number): Promise<void> => {
     const guest = await liveGuest(layout.sandbox(id).guestPid);
     if (guest && timeoutMs > 0) {
+      await freezer.thaw(id);
       const asked = guestOf(id)
         .shutdown(timeoutMs)
         .then(
@@ -138,9 +150,14 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     if (guest || lifecycle.hasRemains(id)) await lifecycle.finish(id);
   };
 
+  const requireGuest = async (id: string): Promise<void> => {
+    if (await liveGuest(layout.sandbox(id).guestPid)) return;
+    throw new WarrenError("sandbox_wrong_state", `sandbox ${id} is not running`);
+  };
+
   return {
     name: "oci",
-    capabilities: { ...staticCapabilities, limits: cgroupHost.limits },
+    capabilities: { ...staticCapabilities, limits: cgroupHost.limits, pause: freezer.isAvailable },
     probe: prober.probe,
     images: { ensure: images.ensure },
     async create(spec, { signal } = {}) {
@@ -178,6 +195,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       try {
         await guestOf(id).hello();
         await makeWorkdirInTmpfs(guestOf(id), sandbox.spec);
+        if (sandbox.spec.limits.memoryHighBytes) await liveLimits.applyMemoryHigh(id, sandbox.spec.limits);
         if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       } catch (error) {
         await lifecycle.finish(id);
@@ -190,6 +208,37 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
         throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
       }
       await stop(id, timeoutMs);
+    },
+    async pause(id) {
+      if (!freezer.isAvailable) {
+        throw new WarrenError("unsupported", "this host can't pause sandboxes", {
+          hint: "mount the freezer: mount -t cgroup -o freezer cgroup /sys/fs/cgroup/freezer",
+        });
+      }
+      await requireGuest(id);
+      await freezer.freeze(id);
+    },
+    async resume(id) {
+      await requireGuest(id);
+      await freezer.thaw(id);
+    },
+    async updateLimits(id, limits) {
+      const before = await store.read(id);
+      const after = { ...before, spec: { ...before.spec, limits } };
+      checkSpec(after.spec);
+      checkLimits(cgroupHost, limits);
+      await store.rewrite(after);
+      if (!(await liveGuest(layout.sandbox(id).guestPid))) return;
+      try {
+        await liveLimits.apply(id, limits);
+      } catch (error) {
+        await store.rewrite(before);
+        await liveLimits.apply(id, before.spec.limits).catch((cause: unknown) => {
+          log.warn({ err: cause, sandbox: id }, "the limits before a failed change could not be put back");
+        });
+        if (error instanceof WarrenError) throw error;
+        throw new WarrenError("runtime_failed", `the limits of sandbox ${id} can't be changed`, { cause: error });
+      }
     },
     async remove(id) {
       if (!isSandboxId(id)) return;
@@ -224,6 +273,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       await prober.idle();
       await trash.idle();
       await launcher.close();
+      closeSync(sandboxesFd);
       await ids.close();
       await cgroups.removeParent();
     },
@@ -294,6 +344,9 @@ function refusingRuntime(): Runtime {
     create: refuse,
     start: refuse,
     stop: refuse,
+    pause: refuse,
+    resume: refuse,
+    updateLimits: refuse,
     remove: refuse,
     inspect: refuse,
     list: async () => [],

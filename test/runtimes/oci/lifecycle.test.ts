@@ -54,6 +54,18 @@ describe.each(ociPrograms)("lifecycle, with %s", (program) => {
     expect(await made.runtime.inspect(box.id)).toEqual({ id: box.id, state: "stopped" });
   });
 
+  it("works below a path that is longer than a Unix socket's may be", async () => {
+    const deep = await openTestRuntime(program, join("a-long-name".repeat(8), "and-another".repeat(8)));
+    try {
+      expect(deep.stateDir.length).toBeGreaterThan(150);
+      const box = await deep.box();
+      expect(await box.sh("echo deep")).toBe("deep\n");
+      await deep.runtime.stop(box.id, { timeoutMs: 0 });
+    } finally {
+      await deep.close();
+    }
+  });
+
   it("gives each sandbox ids of its own, and writes ids from 0 to the disk", async () => {
     const [one, two] = await Promise.all([made.box(), made.box()]);
     const [a, b] = [await mappedBase(one.pid), await mappedBase(two.pid)];

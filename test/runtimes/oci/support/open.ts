@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
@@ -41,8 +41,10 @@ export function shortId(): string {
   return `t${randomBytes(6).toString("hex")}`;
 }
 
-export async function openTestRuntime(ociProgram: OciProgramName): Promise<TestRuntime> {
-  const stateDir = mkdtempSync(join(tmpdir(), "woci-"));
+export async function openTestRuntime(ociProgram: OciProgramName, below = "."): Promise<TestRuntime> {
+  const top = mkdtempSync(join(tmpdir(), "woci-"));
+  const stateDir = join(top, below);
+  mkdirSync(stateDir, { recursive: true });
   const ownerId = `t${randomBytes(5).toString("hex")}`;
   const open = () => openOciRuntime({ stateDir, ownerId, log: silentLogger, ociProgram });
   let runtime = await open();
@@ -91,7 +93,7 @@ export async function openTestRuntime(ociProgram: OciProgramName): Promise<TestR
         expect(readdirSync(join(stateDir, "oci", "sandboxes"))).toEqual([]);
         expect(readdirSync(join(stateDir, "oci", "trash"))).toEqual([]);
       } finally {
-        rmSync(stateDir, { recursive: true });
+        rmSync(top, { recursive: true });
       }
     },
   };
