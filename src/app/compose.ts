@@ -6,11 +6,12 @@ import type { Runtime } from "../contracts/runtime.ts";
 import { openEngine } from "../engine/engine.ts";
 import type { Logger } from "../lib/log.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
-import { createServer } from "../server/server.ts";
+import { createServer, type TcpListener } from "../server/server.ts";
 import { waitForEngine } from "./daemon.ts";
 import { ownerIdOf } from "./owner-id.ts";
 import type { ServeConfig } from "./serve-config.ts";
 import { enginePidFile, engineSocket, prepareStateDir } from "./state-dir.ts";
+import { readTlsFiles, type TlsFiles } from "./tls.ts";
 
 export interface RunningWarren {
   /** Where TCP clients connect; absent when the configuration names no listener. */
@@ -19,6 +20,8 @@ export interface RunningWarren {
   socket: string;
   /** False when another process runs the engine of this state directory, and we only serve it. */
   ownsEngine: boolean;
+  /** With TLS: reads certificate and key again, for new connections. What can't be used is logged, and the old stays. */
+  reloadTls?(): void;
   /** Ends the listeners, then the engine. Sandboxes keep running. */
   close(): Promise<void>;
 }
@@ -29,6 +32,8 @@ export function compose(config: ServeConfig, log: Logger): { start(): Promise<Ru
 }
 
 async function start(config: ServeConfig, log: Logger): Promise<RunningWarren> {
+  // First, so that an engine need not start for a server that can't.
+  const identity = config.tls && readTlsFiles(config.tls);
   prepareStateDir(config.stateDir);
   const socket = engineSocket(config.stateDir);
   const undo: (() => Promise<void> | void)[] = [];
@@ -49,12 +54,30 @@ async function start(config: ServeConfig, log: Logger): Promise<RunningWarren> {
       writeFileSync(enginePidFile(config.stateDir), `${process.pid}\n`, { mode: 0o600 });
       undo.push(() => rmSync(enginePidFile(config.stateDir), { force: true }));
     }
-    const url = config.tcp ? (await server.listenTcp(config.tcp)).url : undefined;
+    const secured = identity ? { tls: identity, http2: config.http2 } : {};
+    const tcp = config.tcp && (await server.listenTcp({ ...config.tcp, ...secured }));
+    const url = tcp?.url;
     log.info({ url, socket, stateDir: config.stateDir, ownsEngine: own !== undefined }, "ready");
-    return { socket, ownsEngine: own !== undefined, close, ...(url === undefined ? {} : { url }) };
+    const { tls } = config;
+    return {
+      socket,
+      ownsEngine: own !== undefined,
+      close,
+      ...(url === undefined ? {} : { url }),
+      ...(tcp && tls ? { reloadTls: () => reloadTls(tcp, tls, log) } : {}),
+    };
   } catch (error) {
     await close();
     throw error;
+  }
+}
+
+function reloadTls(listener: TcpListener, files: TlsFiles, log: Logger): void {
+  try {
+    listener.replaceIdentity(readTlsFiles(files));
+    log.info(files, "certificate and key were read again");
+  } catch (error) {
+    log.error({ err: error }, "the new certificate and key can't be used; the old ones stay");
   }
 }
 
@@ -97,7 +120,7 @@ async function sharedEngine(config: ServeConfig, log: Logger): Promise<SandboxAp
 /** One runtime driver, loaded now. */
 export async function openRuntime(
   name: RuntimeName,
-  config: Pick<ServeConfig, "stateDir" | "ociProgram">,
+  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "strict">,
   log: Logger,
 ): Promise<Runtime> {
   const open = await runtimes[name]();
@@ -105,6 +128,7 @@ export async function openRuntime(
     stateDir: config.stateDir,
     ownerId: ownerIdOf(config.stateDir),
     log: log.child({ part: name }),
+    strict: config.strict,
     ...(config.ociProgram === undefined ? {} : { ociProgram: config.ociProgram }),
   });
 }

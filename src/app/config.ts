@@ -13,14 +13,22 @@ export interface Environment {
   url?: string;
   /** WARREN_API_KEY: the key that the CLI sends. */
   apiKey?: string;
+  /** WARREN_CA_FILE: certificates that the CLI trusts, instead of the system's. */
+  caFile?: string;
   /** WARREN_STATE_DIR */
   stateDir?: string;
   /** WARREN_API_KEYS: the keys that a server accepts. */
   apiKeys?: string;
+  /** WARREN_TLS_CERT, WARREN_TLS_KEY: a server's files. */
+  tlsCert?: string;
+  tlsKey?: string;
+  /** WARREN_HTTP2 */
+  http2?: string;
   /** WARREN_RUNTIME */
   runtime?: string;
   /** WARREN_OCI_PROGRAM */
   ociProgram?: string;
+  strict?: string;
   /** WARREN_MAX_SANDBOXES */
   maxSandboxes?: string;
   /** WARREN_DEFAULT_TIMEOUT */
@@ -39,10 +47,15 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
   const settings: Record<string, string | undefined> = {
     url: env.WARREN_URL,
     apiKey: env.WARREN_API_KEY,
+    caFile: env.WARREN_CA_FILE,
     stateDir: env.WARREN_STATE_DIR,
     apiKeys: env.WARREN_API_KEYS,
+    tlsCert: env.WARREN_TLS_CERT,
+    tlsKey: env.WARREN_TLS_KEY,
+    http2: env.WARREN_HTTP2,
     runtime: env.WARREN_RUNTIME,
     ociProgram: env.WARREN_OCI_PROGRAM,
+    strict: env.WARREN_STRICT,
     maxSandboxes: env.WARREN_MAX_SANDBOXES,
     defaultTimeout: env.WARREN_DEFAULT_TIMEOUT,
     logLevel: env.WARREN_LOG_LEVEL,

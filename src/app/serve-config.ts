@@ -1,9 +1,11 @@
+import { resolve } from "node:path";
 import { z } from "zod";
 import { WarrenError } from "../contracts/errors.ts";
 import { parseDuration } from "../lib/units.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
 import { isLoopbackAddress } from "../server/loopback.ts";
 import { type Environment, readApiKeyFile, resolveStateDir, splitKeys } from "./config.ts";
+import type { TlsFiles } from "./tls.ts";
 
 /** What `warren serve` was given on its command line, unparsed. */
 export interface ServeFlags {
@@ -12,8 +14,12 @@ export interface ServeFlags {
   stateDir?: string;
   apiKeyFile?: string;
   allowedOrigin?: string[];
+  tlsCert?: string;
+  tlsKey?: string;
+  http2?: boolean;
   runtime?: string;
   ociProgram?: string;
+  strict?: boolean;
   maxSandboxes?: string;
   defaultTimeout?: string;
   logLevel?: string;
@@ -37,9 +43,14 @@ const ServeConfig = z.object({
   apiKeys: z.array(
     z.string().regex(/^[\x21-\x7e]{1,512}$/, "an API key is 1 to 512 printable ASCII characters"),
   ),
+  /** Files of certificate and key; absent: plain HTTP. */
+  tls: z.object({ cert: z.string(), key: z.string() }).optional(),
+  http2: z.boolean(),
   allowedOrigins: z.array(z.url({ error: "an allowed origin looks like https://example.org" })),
   runtime: z.enum(runtimeNames, { error: `the runtime is one of ${runtimeNames.join(", ")}` }),
   ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
+  /** Refuse container runtimes whose version has published escapes. */
+  strict: z.boolean(),
   maxSandboxes: wholeNumber("the most sandboxes").min(1, "at least one sandbox").optional(),
   /** Seconds; -1: never. */
   defaultTimeoutS: z.number().int().min(-1).max(315_360_000).optional(),
@@ -60,9 +71,12 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     tcp: flags.onDemand ? undefined : { host: flags.host ?? "127.0.0.1", port: flags.port ?? "8080" },
     // On demand there is no listener that a key could guard.
     apiKeys: flags.onDemand ? [] : apiKeys(flags, environment),
+    tls: flags.onDemand ? undefined : tlsFiles(flags, environment),
+    http2: !flags.onDemand && (flags.http2 ?? isOn(environment.http2)),
     allowedOrigins: flags.allowedOrigin ?? [],
     runtime: flags.runtime ?? environment.runtime ?? "oci",
     ociProgram: flags.ociProgram ?? environment.ociProgram,
+    strict: flags.strict ?? isOn(environment.strict),
     maxSandboxes: flags.maxSandboxes ?? environment.maxSandboxes,
     defaultTimeoutS: timeout === undefined ? undefined : wholeSeconds(timeout),
     logLevel: flags.logLevel ?? environment.logLevel ?? "info",
@@ -78,7 +92,28 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
       hint: "give --api-key-file or WARREN_API_KEYS, or listen on 127.0.0.1",
     });
   }
+  if (config.http2 && !config.tls) {
+    throw new WarrenError("invalid_request", "HTTP/2 is served with TLS only", {
+      hint: "give --tls-cert and --tls-key",
+    });
+  }
   return config;
+}
+
+function tlsFiles(flags: ServeFlags, environment: Environment): TlsFiles | undefined {
+  const cert = flags.tlsCert ?? environment.tlsCert;
+  const key = flags.tlsKey ?? environment.tlsKey;
+  if (cert === undefined && key === undefined) return undefined;
+  if (cert !== undefined && key !== undefined) return { cert: resolve(cert), key: resolve(key) };
+  throw new WarrenError("invalid_request", `a TLS ${cert ? "certificate" : "key"} comes alone`, {
+    hint: "give --tls-cert and --tls-key, or WARREN_TLS_CERT and WARREN_TLS_KEY",
+  });
+}
+
+function isOn(setting: string | undefined): boolean {
+  if (setting === undefined || setting === "0" || setting === "false") return false;
+  if (setting === "1" || setting === "true") return true;
+  throw new WarrenError("invalid_request", "WARREN_HTTP2 is 1 or 0");
 }
 
 function apiKeys(flags: ServeFlags, environment: Environment): string[] {

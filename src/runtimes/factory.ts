@@ -9,6 +9,8 @@ export interface RuntimeOptions {
   log: Logger;
   /** For `oci`: the program to run; default: the first of crun, runc that works here. */
   ociProgram?: "crun" | "runc";
+  /** Refuse programs underneath whose version has published escapes; else the probe warns of them. */
+  strict?: boolean;
 }
 
 /** What a driver exports. */

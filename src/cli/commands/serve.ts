@@ -24,6 +24,12 @@ export function define(command: Command): void {
       "--api-key-file <file>",
       "file with the accepted API keys, one a line (default: WARREN_API_KEYS); turns authentication on",
     )
+    .option(
+      "--tls-cert <file>",
+      "serve HTTPS with this certificate and its chain, PEM (default: WARREN_TLS_CERT)",
+    )
+    .option("--tls-key <file>", "its private key, PEM, which others may not read (default: WARREN_TLS_KEY)")
+    .option("--http2", "with TLS, speak HTTP/2 as well (default: WARREN_HTTP2, else off)")
     .option("--allowed-origin <origin>", "origin of web pages that may call the API (repeatable)", collect)
     .option("--max-sandboxes <number>", "most sandboxes at a time (default: WARREN_MAX_SANDBOXES)")
     .option(
@@ -36,6 +42,10 @@ export function define(command: Command): void {
     )
     .option("--oci-program <name>", "crun or runc (default: WARREN_OCI_PROGRAM, else the first that works)")
     .option(
+      "--strict",
+      "refuse crun and runc versions with published escapes (default: WARREN_STRICT, else warn)",
+    )
+    .option(
       "--log-level <level>",
       "debug, info, warn, error or silent (default: WARREN_LOG_LEVEL, else info)",
     )
@@ -44,7 +54,7 @@ export function define(command: Command): void {
     .addHelpText(
       "after",
       "\nThe log goes to stderr. SIGTERM and SIGINT end the server and leave sandboxes running; a second one ends it\n" +
-        "at once. When another process already runs the engine of the state directory, that engine is served.",
+        "at once. With TLS, SIGHUP reads certificate and key again; without, it is like SIGTERM. When another process already runs the engine of the state directory, that engine is served.",
     );
   command.action(async () => {
     const options = command.optsWithGlobals<ServeFlags & { json?: boolean }>();
@@ -53,12 +63,14 @@ export function define(command: Command): void {
     forgetSecrets();
     // Unpacked images must get the modes that they name, whatever the caller's umask is.
     process.umask(0o022);
-    const end = untilSignal();
+    let reload = () => {};
+    const end = untilSignal(config.tls === undefined ? undefined : () => reload());
     const running = await startOrGiveWay(config, options.onDemand ?? false);
     if (!running) {
       process.exitCode = EXIT_ENGINE_LOCKED;
       return;
     }
+    reload = () => running.reloadTls?.();
     await announce(running, config, options.json ?? false);
     await end;
     await running.close();
@@ -104,11 +116,13 @@ async function announce(running: RunningWarren, config: ServeConfig, asJson: boo
   }
 }
 
-/** Settles with the first signal that asks us to end. The next one ends the process at once. */
-function untilSignal(): Promise<void> {
+/** Settles with the first signal that asks us to end. The next one ends the process at once. `hangUp` takes SIGHUP over. */
+function untilSignal(hangUp: (() => void) | undefined): Promise<void> {
   return new Promise((resolve) => {
     let asked = false;
+    if (hangUp) process.on("SIGHUP", hangUp);
     for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+      if (name === "SIGHUP" && hangUp) continue;
       process.on(name, () => {
         if (asked) process.exit(128 + signals[name]);
         asked = true;

@@ -7,12 +7,12 @@ import { nativeProgram } from "../../lib/native.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import type { CgroupHost } from "./cgroup.ts";
 import { makeDir } from "./files.ts";
+import { knownWeaknesses, weaknessFinding } from "./known-weaknesses.ts";
 import type { Layout } from "./layout.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import {
   findOciProgram,
   findProgram,
-  knownWeakness,
   type OciProgram,
   type OciProgramName,
   ociPrograms,
@@ -71,6 +71,15 @@ export function createProber(context: ProberOptions): Prober {
         hint: `apt-get install ${name}`,
       });
       return { name, error };
+    }
+    const cves = options.strict ? knownWeaknesses(program) : [];
+    if (cves.length > 0) {
+      const error = new WarrenError(
+        "runtime_unavailable",
+        `${name} ${program.version} has published escapes (${cves.join(", ")}), and --strict refuses it`,
+        { hint: weaknessFinding(program)?.fix ?? `install a newer ${name}` },
+      );
+      return { name, program, error };
     }
     try {
       await startNothing(program);
@@ -144,7 +153,7 @@ export function createProber(context: ProberOptions): Prober {
       }
       if (good) {
         findings.push({ level: "ok", message: `${good.name} ${good.version} starts sandboxes` });
-        const weakness = knownWeakness(good);
+        const weakness = weaknessFinding(good);
         if (weakness) findings.push(weakness);
       }
       findings.push(...(await hostFindings(cgroupHost)));

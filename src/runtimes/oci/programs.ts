@@ -1,7 +1,6 @@
 import { access, constants, stat } from "node:fs/promises";
 import { delimiter, isAbsolute, join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { ProbeFinding } from "../../contracts/runtime.ts";
 import { run } from "../../lib/run.ts";
 
 export const ociPrograms = ["crun", "runc"] as const;
@@ -13,6 +12,8 @@ export interface OciProgram {
   path: string;
   /** As it says itself: `1.8.1`, `1.1.5+ds1`. */
   version: string;
+  /** What it was built from: a commit, or a distributor's own revision. */
+  revision?: string;
 }
 
 /** Where system programs live; used beside PATH, because a service's PATH may lack sbin. */
@@ -55,31 +56,9 @@ export async function findOciProgram(name: OciProgramName): Promise<OciProgram |
   const path = await findProgram(name);
   if (!path) return undefined;
   const result = await run(path, ["--version"], { timeoutMs: 10_000 }).catch(() => undefined);
-  const version = /version (\S+)/.exec(result?.stdout.toString("utf8") ?? "")?.[1];
-  return result?.code === 0 && version ? { name, path, version } : undefined;
-}
-
-/**
- * Releases with the fixes for CVE-2025-31133, CVE-2025-52565 and CVE-2025-52881 (races on masked paths and /dev/console
- * that redirect writes to the host's procfs).
- * https://github.com/opencontainers/runc/security/advisories
- */
-const runcFixed: [number, number, number][] = [
-  [1, 2, 8],
-  [1, 3, 3],
-];
-
-/** A warning for a version with known holes; undefined when none is known. */
-export function knownWeakness(program: OciProgram): ProbeFinding | undefined {
-  const match = /^v?(\d+)\.(\d+)\.(\d+)/.exec(program.version);
-  if (program.name !== "runc" || !match) return undefined;
-  const [major, minor, patch] = match.slice(1).map(Number) as [number, number, number];
-  const fixed = runcFixed.find(([a, b]) => a === major && b === minor);
-  const newer = major > 1 || (major === 1 && minor > 3);
-  if (newer || (fixed && patch >= fixed[2])) return undefined;
-  return {
-    level: "warning",
-    message: `runc ${program.version} lacks upstream's fixes for CVE-2025-31133, CVE-2025-52565 and CVE-2025-52881, unless the distributor added them; sandboxes run in a user namespace, which keeps these from being root on the host`,
-    fix: "use crun, or runc 1.2.8, 1.3.3 or newer",
-  };
+  const text = result?.stdout.toString("utf8") ?? "";
+  const version = /version (\S+)/.exec(text)?.[1];
+  const revision = /^commit: (\S+)/m.exec(text)?.[1];
+  if (result?.code !== 0 || !version) return undefined;
+  return { name, path, version, ...(revision === undefined ? {} : { revision }) };
 }

@@ -3,7 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { silentLogger } from "../../../src/lib/log.ts";
-import { knownWeakness, ociPrograms } from "../../../src/runtimes/oci/programs.ts";
+import { knownWeaknesses } from "../../../src/runtimes/oci/known-weaknesses.ts";
+import { findOciProgram, ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { openOciRuntime } from "../../../src/runtimes/oci/runtime.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { openTestRuntime } from "./support/open.ts";
@@ -112,23 +113,42 @@ exit 1
     await runtime.close();
   });
 
-  it("refuses a state directory that no socket fits into", async () => {
-    const long = join(tmpdir(), "x".repeat(80));
+  it("refuses a version with published escapes when it is to be strict", async () => {
+    const stateDir = mkdtempSync(join(tmpdir(), "woci-"));
+    const runtime = await openOciRuntime({
+      ...{ stateDir, ownerId: "strict", log: silentLogger },
+      ...{ ociProgram: "runc", strict: true },
+    });
     try {
-      await expectFailure(
-        openOciRuntime({ stateDir: long, ownerId: "x", log: silentLogger }),
-        "invalid_request",
-      );
+      // Debian 12's runc has none of the fixes of 2025.
+      const program = await findOciProgram("runc");
+      const isWeak = program !== undefined && knownWeaknesses(program).length > 0;
+      const report = await runtime.probe();
+      expect(report.usable).toBe(!isWeak);
+      if (isWeak) expect(report.findings[0]).toMatchObject({ level: "error" });
     } finally {
-      rmSync(long, { recursive: true, force: true });
+      await runtime.close();
+      rmSync(stateDir, { recursive: true });
     }
   });
 
-  it("warns of versions with known holes", () => {
-    const runc = (version: string) => knownWeakness({ name: "runc", path: "/x", version });
-    for (const version of ["1.1.5+ds1", "1.0.0", "1.2.7", "1.3.2"])
-      expect(runc(version)?.level).toBe("warning");
-    for (const version of ["1.2.8", "1.3.3", "1.4.0", "2.0.0"]) expect(runc(version)).toBeUndefined();
-    expect(knownWeakness({ name: "crun", path: "/x", version: "1.8.1" })).toBeUndefined();
+  it("knows which versions have which published escapes", () => {
+    const runc = (version: string, revision?: string) =>
+      knownWeaknesses({ name: "runc", version, ...(revision === undefined ? {} : { revision }) });
+    const of2025 = ["CVE-2025-31133", "CVE-2025-52565", "CVE-2025-52881", "CVE-2026-41579"];
+    expect(runc("1.0.0-rc94")).toContain("CVE-2021-30465");
+    expect(runc("1.1.4")).toContain("CVE-2023-27561");
+    expect(runc("1.1.11")).toContain("CVE-2024-21626");
+    expect(runc("1.1.12")).not.toContain("CVE-2024-21626");
+    expect(runc("1.1.5+ds1", "1.1.5+ds1-1+deb12u1")).toEqual(["CVE-2024-45310", ...of2025]);
+    expect(runc("1.2.7")).toEqual(of2025);
+    expect(runc("1.2.8")).toEqual(["CVE-2026-41579"]);
+    expect(runc("1.4.0-rc.2")).toEqual(of2025);
+    expect(runc("1.3.6")).toEqual([]);
+    expect(runc("1.5.0")).toEqual([]);
+    expect(runc("2.0.0")).toEqual([]);
+    expect(runc("unknown")).toEqual([]);
+    expect(knownWeaknesses({ name: "crun", version: "1.4.3" })).toEqual(["CVE-2022-27650"]);
+    expect(knownWeaknesses({ name: "crun", version: "1.8.1" })).toEqual([]);
   });
 });
