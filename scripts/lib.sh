@@ -78,3 +78,14 @@ build_all() {
   npm run --silent build
   touch $stamp
 }
+
+# clang with its sanitizer and fuzzer runtimes, which Debian keeps in a package of their own.
+has_libfuzzer() {
+  # Where there is none, clang prints the name as it is.
+  case $(clang -print-file-name="libclang_rt.fuzzer-$(uname -m).a" 2>/dev/null) in /*) ;; *) return 1 ;; esac
+}
+need_libfuzzer() {
+  need_programs clang=clang make=make
+  if has_libfuzzer; then return 0; fi
+  need_programs "$(clang -print-resource-dir)/lib/linux/libclang_rt.fuzzer-$(uname -m).a=libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+}

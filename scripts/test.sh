@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 need_node
 need_programs gcc=gcc make=make musl-gcc=musl-tools crun=crun runc=runc skopeo=skopeo umoci=umoci \
   /usr/include/seccomp.h=libseccomp-dev bwrap=bubblewrap docker-registry=docker-registry tmux=tmux shellcheck=shellcheck \
-  setpriv=util-linux /bin/busybox=busybox-static
+  setpriv=util-linux /bin/busybox=busybox-static openssl=openssl curl=curl
+need_libfuzzer
 [ "$(id -u)" = 0 ] || fail "the tests create real sandboxes and need root so far" "sudo scripts/test.sh"
 mend_hybrid_cgroups
 install_node_modules

@@ -37,6 +37,10 @@ void fuzz_free_all(void);
 // Variables of the source files whose name begins so: a request finds them as its process would, whatever came before.
 void fuzz_save_statics(const char *source_prefix);
 void fuzz_restore_statics(void);
+#ifdef FUZZ_ANCHOR
+// A variable that no other file has: without one clang does not list a file's variables in a way that can be read.
+char FUZZ_ANCHOR;
+#endif
 
 // A clock that goes on by a millisecond whenever it is read, so that no loop waits for real time.
 struct timespec;

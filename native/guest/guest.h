@@ -4,6 +4,7 @@
 //   serve.c      one forked process per connection: reads the request, answers it
 //   spawn.c      the SPAWN request and the main command: launch.c starts a command, supervise.c and input.c look
 //                after it, tree.c kills all that it started
+//   mainlog.c    what the main command wrote last, and the LOGS request
 //   files.c path.c write.c remove.c watch.c dial.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
 #define WARREN_GUEST_H
@@ -37,6 +38,7 @@ enum request_type {
   REQ_SPAWN = 0x02,
   REQ_WAIT = 0x03,
   REQ_SHUTDOWN = 0x04,
+  REQ_LOGS = 0x05,
   REQ_READ = 0x10,
   REQ_WRITE = 0x11,
   REQ_STAT = 0x12,
@@ -67,6 +69,7 @@ enum reply_type {
   OUT_DATA = 0x89,
   OUT_END = 0x8a,
   OUT_EVENT = 0x8b,
+  OUT_LOG = 0x8c,
 };
 
 // ---- frame.c: bytes on the wire
@@ -157,6 +160,7 @@ struct command {
   int err_fd;
   bool tty;
   bool detached;
+  bool logged; // its output goes to the main log
   uint64_t deadline_ns; // CLOCK_MONOTONIC; 0: none
   uint64_t most_output; // per stream; 0: no limit
   const char *complaint; // goes to stderr first; may be NULL
@@ -166,6 +170,15 @@ _Noreturn void supervise(const struct command *c);
 uint64_t now_ns(void);
 /// Makes this process the reaper of its descendants and opens a signalfd for SIGCHLD and the death of PID 1. -1: failed.
 int become_supervisor(void);
+
+// ---- mainlog.c
+
+/// In PID 1, before the main command is started. False: no memory.
+bool main_log_open(void);
+/// Keeps output of the main command: stream 0 is stdout, 1 stderr. At most 128 KiB at a time, or nothing is kept.
+void main_log_append(int stream, const void *bytes, size_t count);
+/// Nothing more will come.
+void main_log_end(void);
 
 // ---- tree.c
 
@@ -214,6 +227,7 @@ void do_remove(struct fields *f);
 void do_watch(struct fields *f);
 void do_dial(struct fields *f);
 void do_spawn(struct fields *f);
+void do_logs(struct fields *f);
 
 // ---- serve.c, main.c
 

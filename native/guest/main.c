@@ -157,6 +157,7 @@ static bool drop_handler(pid_t pid) {
 static bool start_main(const struct options *o) {
   extern char **environ;
   if (o->main_argv == NULL) return true;
+  if (!main_log_open()) return false;
   pid_t pid = fork();
   if (pid < 0) return false;
   if (pid == 0) {
@@ -197,6 +198,7 @@ static void tell_waiters(void) {
 static void end_main(int status, uint64_t cpu_us) {
   if (g.main_ended) return;
   g.main_ended = true;
+  main_log_end();
   g.main_status = status;
   g.main_cpu_us = cpu_us;
   tell_waiters();

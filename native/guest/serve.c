@@ -66,6 +66,7 @@ static void answer(unsigned type, struct fields *f) {
     case REQ_WAIT: tell_init(&(struct control){.kind = CONTROL_WAIT}, FD_CONN); _exit(0);
     case REQ_SHUTDOWN: begin_shutdown(f); break;
     case REQ_SPAWN: do_spawn(f); break;
+    case REQ_LOGS: do_logs(f); break;
     case REQ_READ: do_read(f); break;
     case REQ_WRITE: do_write(f); break;
     case REQ_STAT: do_stat(f); break;

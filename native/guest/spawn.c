@@ -179,19 +179,18 @@ void do_spawn(struct fields *f) {
 void run_main(char **argv, char **env, const char *cwd, const char *user) {
   static struct account account;
   struct outcome outcome = {.failed = STAGE_SETUP, .error = ENOMEM};
-  struct command c = {.conn = -1, .status = -1, .in_fd = -1, .out_fd = -1, .err_fd = -1, .detached = true};
+  struct command c = {.conn = -1, .status = -1, .in_fd = -1, .out_fd = -1, .err_fd = -1, .detached = true, .logged = true};
   struct launch l = {.argv = argv, .cwd = cwd, .account = &account};
   int error = find_account(user, &account);
   size_t count = 0;
   while (env[count] != NULL) count++;
   l.env = complete_env(env, count, &account);
   l.fd[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  l.fd[1] = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, FD_FREE);
-  l.fd[2] = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, FD_FREE);
+  bool piped = open_pipe(&c.out_fd, &l.fd[1]) && open_pipe(&c.err_fd, &l.fd[2]) && nonblocking(c.out_fd) && nonblocking(c.err_fd);
   c.signals = become_supervisor();
   c.pid = -1;
   if (error != 0) outcome = (struct outcome){.failed = STAGE_USER, .error = error};
-  else if (l.env != NULL) c.pid = launch(&l, &outcome);
+  else if (l.env != NULL && piped) c.pid = launch(&l, &outcome);
   close(l.fd[0]);
   close(l.fd[1]);
   close(l.fd[2]);
@@ -202,7 +201,7 @@ void run_main(char **argv, char **env, const char *cwd, const char *user) {
     if (outcome.failed == STAGE_EXEC) code = explain_exec_failure(&outcome, argv[0], line, sizeof line);
     else snprintf(line, sizeof line, "warren: starting the main command: %s\n", strerror(outcome.error));
     c.status = code << 8;
-    if (write(STDERR_FILENO, line, strlen(line)) < 0) errno = 0;
+    main_log_append(1, line, strlen(line));
   }
   tell_init(&(struct control){.kind = CONTROL_MAIN_STARTED, .value = (uint32_t)(c.pid > 0 ? c.pid : getpid())}, -1);
   supervise(&c);

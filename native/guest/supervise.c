@@ -137,6 +137,11 @@ static bool is_sending(const struct stream *t) {
   return job.conn >= 0 && !job.exit_sent && !t->cut && !(job.ended && t->left == 0);
 }
 
+/// True while they are kept for LOGS instead.
+static bool is_logging(const struct stream *t) {
+  return job.c->logged && !job.exit_sent && !(job.ended && t->left == 0);
+}
+
 static bool wants_read(const struct stream *t) {
   return t->fd >= 0 && t->rests_until_ns == 0 && (!is_sending(t) || room() >= CHUNK);
 }
@@ -145,8 +150,9 @@ static bool wants_read(const struct stream *t) {
 static bool pump(struct stream *t) {
   static unsigned char scrap[CHUNK];
   bool sending = is_sending(t);
+  bool logging = is_logging(t);
   size_t most = CHUNK;
-  if (sending && job.ended && t->left < most) most = (size_t)t->left;
+  if ((sending || logging) && job.ended && t->left < most) most = (size_t)t->left;
   unsigned char *to = sending ? job.out + job.out_to + HEADER_BYTES : scrap;
   ssize_t n = read(t->fd, to, most);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
@@ -162,9 +168,10 @@ static bool pump(struct stream *t) {
     t->left = 0;
     return false;
   }
-  if (!sending) return true;
   size_t bytes = (size_t)n;
-  if (job.ended) t->left -= bytes;
+  if ((sending || logging) && job.ended) t->left -= bytes;
+  if (logging) main_log_append((int)(t - job.stream), to, bytes);
+  if (!sending) return true;
   if (job.c->most_output > 0 && bytes > job.c->most_output - t->sent) {
     bytes = (size_t)(job.c->most_output - t->sent);
     t->cut = true;
@@ -199,6 +206,7 @@ static void send_exit(void) {
   if (job.stream[0].cut) job.exit_flags |= EXIT_STDOUT_CUT;
   if (job.stream[1].cut) job.exit_flags |= EXIT_STDERR_CUT;
   if (job.c->conn < 0) {
+    main_log_end();
     tell_init(&(struct control){.kind = CONTROL_MAIN_ENDED, .value = (uint32_t)job.status, .cpu_us = cpu_us}, -1);
     return;
   }
@@ -211,7 +219,7 @@ static void send_exit(void) {
 static void finish_output(void) {
   for (int i = 0; i < 2; i++) {
     struct stream *t = &job.stream[i];
-    while (t->fd >= 0 && is_sending(t)) {
+    while (t->fd >= 0 && (is_sending(t) || is_logging(t))) {
       if (room() < CHUNK) {
         flush();
         if (job.conn < 0) break;

@@ -139,6 +139,12 @@ static bool add_one(struct pending *p, const char *path, bool is_root, bool anno
     errno = ENOSPC;
     return false;
   }
+  if (is_root) {
+    // As every other request, not through a magic link.
+    int fd = open_plain(AT_FDCWD, path, O_PATH);
+    if (fd < 0) return false;
+    close(fd);
+  }
   int wd = inotify_add_watch(w.fd, path, MASK | (is_root ? 0 : IN_ONLYDIR | IN_DONT_FOLLOW));
   // What has gone meanwhile is passed over.
   if (wd < 0) return !is_root && errno != ENOSPC && errno != ENOMEM;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -24,7 +25,7 @@ struct start {
   uint32_t id_base, id_count;
   char **lowers, **sources, **targets, **argv, **env;
   uint32_t *bind_flags;
-  uint32_t timeout_ms;
+  uint32_t timeout_ms, open_files, core_bytes;
   // The sandbox's directory: every path of ours below is relative to it, so none is long or needs quoting.
   int dir_fd;
 };
@@ -53,6 +54,8 @@ static void parse(struct start *s, struct in *in) {
   s->argv = in_list(in);
   s->env = in_list(in);
   s->timeout_ms = in_u32(in);
+  s->open_files = in_u32(in);
+  s->core_bytes = in_u32(in);
   if (in->bad || in->left || s->dir[0] != '/' || s->stage[0] != '/' || !s->argv[0] || !s->lowers[0] || !s->id_base ||
       !s->id_count)
     answer_error(EBADMSG, "START");
@@ -127,6 +130,8 @@ static _Noreturn void exec_runtime(const struct start *s, int guest, int report)
   } else if (!error && dup2(guest, GUEST_FD) < 0) {
     error = errno;
   }
+  struct rlimit files = {s->open_files, s->open_files}, core = {s->core_bytes, s->core_bytes};
+  if (!error && (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &core) < 0)) error = errno;
   if (!error && chdir("/") < 0) error = errno;
   if (!error) {
     execve(s->argv[0], s->argv, s->env);
@@ -195,6 +200,7 @@ void op_start(struct in *in) {
   make_path(root, s.workdir, s.id_base);
   for (uint32_t i = 0; s.sources[i]; i++) bind_readonly(s.sources[i], root, s.targets[i], s.bind_flags[i]);
   close(root);
+  mount_userns(s.id_base, s.id_count, "userns");
   int guest = make_socket();
   int status = run_runtime(&s, guest);
   struct out out = {0};

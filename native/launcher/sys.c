@@ -15,6 +15,9 @@ enum {
   NR_PIDFD_SEND_SIGNAL = 424,
   NR_OPEN_TREE = 428,
   NR_MOVE_MOUNT = 429,
+  NR_FSOPEN = 430,
+  NR_FSCONFIG = 431,
+  NR_FSMOUNT = 432,
   NR_PIDFD_OPEN = 434,
   NR_CLOSE_RANGE = 436,
   NR_OPENAT2 = 437,
@@ -34,6 +37,20 @@ int sys_mount_setattr(int fd, uint64_t set, int userns_fd) {
     uint64_t set, clear, propagation, userns;
   } attr = {set, 0, 0, set & WARREN_MOUNT_ATTR_IDMAP ? (uint64_t)userns_fd : 0};
   return (int)syscall(NR_MOUNT_SETATTR, fd, "", AT_EMPTY_PATH, &attr, sizeof attr);
+}
+
+enum { FSOPEN_CLOEXEC_FLAG = 1, FSMOUNT_CLOEXEC_FLAG = 1, FSCONFIG_STRING = 1, FSCONFIG_CREATE = 6 };
+
+int sys_fsopen(const char *type) { return (int)syscall(NR_FSOPEN, type, FSOPEN_CLOEXEC_FLAG); }
+
+int sys_fsconfig_string(int fs, const char *key, const char *value) {
+  return (int)syscall(NR_FSCONFIG, fs, FSCONFIG_STRING, key, value, 0);
+}
+
+int sys_fsconfig_create(int fs) { return (int)syscall(NR_FSCONFIG, fs, FSCONFIG_CREATE, NULL, NULL, 0); }
+
+int sys_fsmount(int fs, unsigned attributes) {
+  return (int)syscall(NR_FSMOUNT, fs, FSMOUNT_CLOEXEC_FLAG, attributes);
 }
 
 int sys_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve) {

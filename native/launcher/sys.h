@@ -16,11 +16,17 @@
 #define WARREN_RESOLVE_NO_MAGICLINKS 0x2u
 #define WARREN_RESOLVE_NO_SYMLINKS 0x4u
 #define WARREN_RESOLVE_IN_ROOT 0x10u
+#define WARREN_SECBIT_NO_SETUID_FIXUP 0x4ul
 
 int sys_open_tree(int dirfd, const char *path, unsigned flags);
 int sys_move_mount(int from_fd, const char *from, int to_fd, const char *to, unsigned flags);
 // `userns_fd` is used when `set` has IDMAP, else ignored.
 int sys_mount_setattr(int fd, uint64_t set, int userns_fd);
+int sys_fsopen(const char *type);
+int sys_fsconfig_string(int fs, const char *key, const char *value);
+// Makes the filesystem that was configured.
+int sys_fsconfig_create(int fs);
+int sys_fsmount(int fs, unsigned attributes);
 int sys_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
 int sys_pidfd_open(pid_t pid);
 int sys_pidfd_kill(int pidfd, int signal);

@@ -14,7 +14,7 @@ usage: scripts/vm/cgroup2.sh [options] [-- COMMAND [ARG…]]
 
 Without a command: the conformance suite and the tests of the oci runtime.
 
-  --timeout SECONDS   for the machine as a whole, boot included (default 3600)
+  --timeout SECONDS   for the machine as a whole, boot included (default 7200)
   --memory MIB        of the machine (default 2048)
   --cpus N            of the machine (default 2)
   --no-build          take dist/ and native/build/ as they are
@@ -27,7 +27,7 @@ the Debian sources of this machine's apt).
 USAGE
 }
 
-timeout_s=3600 memory_mib=2048 cpus=2 build=yes rebuild=no command=()
+timeout_s=7200 memory_mib=2048 cpus=2 build=yes rebuild=no command=()
 while [ $# -gt 0 ]; do
   case $1 in
     --timeout | --memory | --cpus)

@@ -15,11 +15,12 @@ export interface CliContext {
 export interface GlobalOptions {
   server?: string;
   apiKeyFile?: string;
+  caFile?: string;
   stateDir?: string;
 }
 
 /** Global options whose next argument is their value. */
-export const globalFlags = ["--server", "--api-key-file", "--state-dir"] as const;
+export const globalFlags = ["--server", "--api-key-file", "--ca-file", "--state-dir"] as const;
 
 const GROUP = "Global options:";
 
@@ -36,6 +37,12 @@ export function addGlobalOptions(command: Command): Command {
     )
     .addOption(
       new Option(
+        "--ca-file <file>",
+        "certificates to trust for https://, PEM (default: WARREN_CA_FILE, else Node's own and NODE_EXTRA_CA_CERTS)",
+      ).helpGroup(GROUP),
+    )
+    .addOption(
+      new Option(
         "--state-dir <dir>",
         "state directory of this machine's engine (default: WARREN_STATE_DIR, else /var/lib/warren for root, ~/.local/state/warren for others)",
       ).helpGroup(GROUP),
@@ -46,6 +53,7 @@ export interface Target {
   /** Server URL that was chosen; undefined: this machine's engine. */
   url?: string;
   apiKey?: string;
+  caFile?: string;
   stateDir: string;
 }
 
@@ -61,11 +69,16 @@ export function resolveTarget(options: GlobalOptions): Target {
   if (url !== undefined && !/^(https?:\/\/|unix:\/)./.test(url)) {
     throw new UsageError(
       `${url} is not a server URL`,
-      "write it as http://host:port or unix:/path/to/engine.sock",
+      "write it as http://host:port, https://host:port or unix:/path/to/engine.sock",
     );
   }
+  if (options.caFile !== undefined && !url?.startsWith("https:")) {
+    throw new UsageError("--ca-file is for servers with https://", "name one with --server or WARREN_URL");
+  }
+  const caFile = options.caFile ?? environment.caFile;
   return {
     stateDir: resolveStateDir(options.stateDir, environment),
+    ...(caFile === undefined ? {} : { caFile }),
     ...(url === undefined ? {} : { url }),
     ...(apiKey === undefined ? {} : { apiKey }),
   };
@@ -76,7 +89,11 @@ export async function connectApi(command: Command, context: CliContext): Promise
   const target = resolveTarget(command.optsWithGlobals<GlobalOptions>());
   const url = target.url ?? `unix:${await ownEngine(target.stateDir, context)}`;
   const { createNodeClient } = await import("../client/node/index.ts");
-  return createNodeClient({ url, ...(target.apiKey === undefined ? {} : { apiKey: target.apiKey }) });
+  return createNodeClient({
+    url,
+    ...(target.apiKey === undefined ? {} : { apiKey: target.apiKey }),
+    ...(target.caFile === undefined ? {} : { caFile: target.caFile }),
+  });
 }
 
 async function ownEngine(stateDir: string, { mainFile }: CliContext): Promise<string> {

@@ -36,6 +36,17 @@ export const commands: Record<string, CommandEntry> = {
   },
   start: { summary: "start stopped sandboxes", load: () => import("./commands/start.ts") },
   stop: { summary: "stop sandboxes; their files stay", load: () => import("./commands/stop.ts") },
+  logs: {
+    summary: "print the output of a sandbox's main command",
+    load: () => import("./commands/logs.ts"),
+  },
+  wait: {
+    summary: "wait until a sandbox has stopped, and print its exit code",
+    load: () => import("./commands/wait.ts"),
+  },
+  pause: { summary: "freeze sandboxes where they are", load: () => import("./commands/pause.ts") },
+  resume: { summary: "let paused sandboxes go on", load: () => import("./commands/resume.ts") },
+  update: { summary: "change a sandbox's limits", load: () => import("./commands/update.ts") },
   extend: { summary: "move a sandbox's expiry", load: () => import("./commands/extend.ts") },
   rm: { summary: "remove sandboxes with everything in them", load: () => import("./commands/rm.ts") },
   cp: { summary: "copy files into a sandbox or out of it", load: () => import("./commands/cp.ts") },

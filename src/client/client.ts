@@ -1,4 +1,4 @@
-import type { Health, SandboxApi, VersionInfo } from "../contracts/api.ts";
+import type { Health, SandboxApi, VersionInfo, WaitResult } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { ExecResult } from "../contracts/exec.ts";
 import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
@@ -7,6 +7,7 @@ import { openExecSession } from "./exec-session.ts";
 import { parseObject, readText } from "./failures.ts";
 import { createFetchTransport } from "./fetch-transport.ts";
 import { createHttp, type Http, PREFIX, readEvents } from "./http.ts";
+import { openLogs } from "./logs.ts";
 import type { Transport, TransportResponse } from "./transport.ts";
 
 export interface ClientOptions {
@@ -36,6 +37,12 @@ export function createClient({
       http.json<SandboxInfo>("POST", at(id, "/stop"), {
         query: { timeout: options?.timeoutMs === undefined ? undefined : options.timeoutMs / 1000 },
       }),
+    logs: (id, options = {}) => openLogs(http, () => at(id, "/logs"), options),
+    wait: async (id, { timeoutS, signal } = {}) =>
+      http.json<WaitResult>("GET", at(id, "/wait"), { query: { timeout: timeoutS }, signal }),
+    pause: async (id) => http.json<SandboxInfo>("POST", at(id, "/pause")),
+    resume: async (id) => http.json<SandboxInfo>("POST", at(id, "/resume")),
+    update: async (id, changes) => http.json<SandboxInfo>("PATCH", at(id), { json: changes }),
     remove: async (id) => http.json<void>("DELETE", at(id)),
     extend: async (id, timeoutS) =>
       http.json<SandboxInfo>("POST", at(id, "/extend"), { json: { timeout: timeoutS } }),

@@ -4,6 +4,7 @@ export { execChannels, NO_EXPIRY, type SignalName, signals } from "../contracts/
 export { type ErrorCode, errorCatalogue, WarrenError } from "../contracts/errors.ts";
 export type * from "../contracts/exec.ts";
 export type * from "../contracts/files.ts";
+export type * from "../contracts/logs.ts";
 export type * from "../contracts/sandbox.ts";
 export { type ClientOptions, createClient } from "./client.ts";
 export {
@@ -20,5 +21,6 @@ export {
   type HandleOptions,
   type SandboxEntry,
   SandboxHandle,
+  type UpdateOptions,
 } from "./sandbox.ts";
 export type * from "./transport.ts";

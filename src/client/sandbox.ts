@@ -1,6 +1,13 @@
-import type { SandboxApi } from "../contracts/api.ts";
+import type { SandboxApi, WaitOptions, WaitResult } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
-import type { CreateSandbox, SandboxInfo, SandboxStats, SandboxStatus } from "../contracts/sandbox.ts";
+import type { LogOptions, LogStream } from "../contracts/logs.ts";
+import type {
+  CreateSandbox,
+  SandboxInfo,
+  SandboxStats,
+  SandboxStatus,
+  UpdateSandbox,
+} from "../contracts/sandbox.ts";
 import {
   CommandResult,
   type ExecOptions,
@@ -48,6 +55,17 @@ export interface CreateOptions extends HandleOptions {
   storage?: CreateSandbox["storage"];
   runtime?: string;
   signal?: AbortSignal;
+}
+
+export interface UpdateOptions {
+  /** Bytes, or a size such as `512m`. */
+  memory?: number | string;
+  /** Soft limit: above it memory is taken back, and nothing is killed. 0: none. */
+  memoryHigh?: number | string;
+  /** Cores, such as 0.5. 0: the server's default. */
+  cpus?: number;
+  /** Processes and threads. */
+  pidLimit?: number;
 }
 
 export interface SandboxEntry {
@@ -130,6 +148,33 @@ export class SandboxHandle implements AsyncDisposable {
     return this.#info;
   }
 
+  /** Output of the main command: what is kept, and with `follow` what comes. Leaving the loop ends it. */
+  logs(options?: LogOptions): LogStream {
+    return this.#api.logs(this.id, options);
+  }
+
+  /** Waits until it no longer runs: how its main command ended. */
+  wait(options?: WaitOptions): Promise<WaitResult> {
+    return this.#api.wait(this.id, options);
+  }
+
+  /** Freezes every process where it is. */
+  async pause(): Promise<SandboxInfo> {
+    this.#info = await this.#api.pause(this.id);
+    return this.#info;
+  }
+
+  async resume(): Promise<SandboxInfo> {
+    this.#info = await this.#api.resume(this.id);
+    return this.#info;
+  }
+
+  /** New limits, in force at once. What is absent stays. */
+  async update(changes: UpdateOptions): Promise<SandboxInfo> {
+    this.#info = await this.#api.update(this.id, updateRequest(changes));
+    return this.#info;
+  }
+
   /** New expiry in seconds from now; -1: never. */
   async extend(timeoutS: number): Promise<SandboxInfo> {
     this.#info = await this.#api.extend(this.id, timeoutS);
@@ -173,6 +218,18 @@ function createRequest(options: Omit<CreateOptions, "keep" | "signal">): CreateS
   return Object.fromEntries(
     Object.entries(request).filter(([, value]) => value !== undefined),
   ) as CreateSandbox;
+}
+
+function updateRequest({ memory, memoryHigh, cpus, pidLimit }: UpdateOptions): UpdateSandbox {
+  const request = {
+    memory: bytes(memory),
+    memory_high: bytes(memoryHigh),
+    cpu: cpus === undefined ? undefined : Math.round(cpus * NANO_CPUS),
+    pid_limit: pidLimit,
+  };
+  return Object.fromEntries(
+    Object.entries(request).filter(([, value]) => value !== undefined),
+  ) as UpdateSandbox;
 }
 
 /** Bytes of a size with a binary unit: `512m`, `1.5g`, `64 MiB`. */

@@ -9,7 +9,7 @@ export interface Transport {
 export type RequestBody = string | Uint8Array | AsyncIterable<Uint8Array>;
 
 export interface TransportRequest {
-  method: "GET" | "POST" | "PUT" | "DELETE";
+  method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   /** From `/api/v1` on, with its query. */
   path: string;
   headers: Readonly<Record<string, string>>;

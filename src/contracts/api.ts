@@ -1,10 +1,29 @@
 import type { ExecRequest, ExecResult, ExecSession, ExecStreamRequest } from "./exec.ts";
 import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOptions } from "./files.ts";
-import type { CreateSandbox, SandboxInfo, SandboxStats, SystemStats } from "./sandbox.ts";
+import type { LogOptions, LogStream } from "./logs.ts";
+import type {
+  CreateSandbox,
+  SandboxInfo,
+  SandboxStats,
+  SandboxStatus,
+  SystemStats,
+  UpdateSandbox,
+} from "./sandbox.ts";
 
 export interface CallOptions {
   /** Gives up on the call. What was half done is undone. */
   signal?: AbortSignal;
+}
+
+export interface WaitOptions extends CallOptions {
+  /** Seconds after which the answer is how things are then. Absent: as long as it takes. */
+  timeoutS?: number;
+}
+
+export interface WaitResult {
+  /** Of the main command; null when there is none, it was lost, or it still runs at the timeout. */
+  exit_code: number | null;
+  status: SandboxStatus;
 }
 
 export interface Health {
@@ -59,6 +78,16 @@ export interface SandboxApi {
   start(id: string): Promise<SandboxInfo>;
   /** SIGTERM to everything inside, SIGKILL after `timeoutMs` (default 2000). Stopping a stopped sandbox is success. */
   stop(id: string, options?: { timeoutMs?: number }): Promise<SandboxInfo>;
+  /** Waits until the sandbox has stopped, was lost or removed. At once when it does not run. */
+  wait(id: string, options?: WaitOptions): Promise<WaitResult>;
+  /** Output of the main command, of its last starts too, as far as it is kept. After its end and of a stopped one as well. */
+  logs(id: string, options?: LogOptions): LogStream;
+  /** Freezes every process where it is; memory and files stay. Pausing a paused sandbox is success. */
+  pause(id: string): Promise<SandboxInfo>;
+  /** Lets a paused sandbox go on. Resuming a running one is success. */
+  resume(id: string): Promise<SandboxInfo>;
+  /** New limits, of a running sandbox at once. What is absent stays; see `UpdateSandbox` for 0. */
+  update(id: string, changes: UpdateSandbox): Promise<SandboxInfo>;
   /** Stops and forgets, with everything that was written. */
   remove(id: string): Promise<void>;
   /** New expiry in seconds from now; -1: never. */

@@ -3,6 +3,7 @@ export * from "./constants.ts";
 export * from "./errors.ts";
 export * from "./exec.ts";
 export * from "./files.ts";
+export * from "./logs.ts";
 export * from "./network.ts";
 export * from "./runtime.ts";
 export * from "./sandbox.ts";

@@ -64,8 +64,16 @@ export interface RuntimeSpec {
   readonlyRoot: boolean;
   /** `sizeBytes` each; `exec` false mounts noexec. Always nosuid and nodev. */
   tmpfs: { path: string; sizeBytes: number; readonly: boolean; exec: boolean; mode: number }[];
-  /** 0: no limit. Memory in bytes with swap included, cpu in NanoCPUs. */
-  limits: { memoryBytes: number; cpuNano: number; pids: number };
+  limits: RuntimeLimits;
+}
+
+/** 0: no limit. Memory in bytes with swap included, cpu in NanoCPUs. */
+export interface RuntimeLimits {
+  memoryBytes: number;
+  /** Above it the kernel takes memory back and slows the sandbox down, and kills nothing. Absent: none. */
+  memoryHighBytes?: number;
+  cpuNano: number;
+  pids: number;
 }
 
 export interface RuntimeSandbox {
@@ -88,7 +96,7 @@ export interface RuntimeStats extends Omit<SandboxStats, "cpu_percent" | "memory
  * A driver that owns sandbox lifecycles. What happens inside a sandbox goes through the guest that `connect` reaches,
  * so a driver knows nothing of exec or files.
  *
- * `create`, `start`, `stop`, `remove` and `inspect` of one id come one at a time; `connect`, `stats`, `oomKills` and `list` at
+ * `create`, `start`, `stop`, `pause`, `resume`, `updateLimits`, `remove` and `inspect` of one id come one at a time; `connect`, `stats`, `oomKills` and `list` at
  * any moment; calls for different ids come side by side. Every host object that a driver
  * makes is labelled with the state directory's owner id and the sandbox id. Failures are `WarrenError`s.
  * Not promised: that a sandbox which was running is still running; callers ask `inspect`.
@@ -105,8 +113,23 @@ export interface Runtime {
   create(spec: RuntimeSpec, options?: { signal?: AbortSignal }): Promise<void>;
   /** Runs the guest; resolves when it answers. A failed start leaves the sandbox stopped and whole. */
   start(id: string, options?: { signal?: AbortSignal }): Promise<{ pid: number }>;
-  /** Ends everything inside, gracefully for at most `timeoutMs` (0: at once). Files stay. Stopped already is success. */
+  /**
+   * Ends everything inside, gracefully for at most `timeoutMs` (0: at once). Files stay. Stopped already is success.
+   * A paused one goes on for its end.
+   */
   stop(id: string, options: { timeoutMs: number }): Promise<void>;
+  /**
+   * Freezes all processes; none runs any more when it resolves. What can't be frozen in time goes on as before.
+   * Throws `sandbox_wrong_state` when it does not run, `runtime_failed`, and `unsupported` without the capability.
+   */
+  pause(id: string): Promise<void>;
+  /** Thaws them. Running already is success. Throws as `pause`. */
+  resume(id: string): Promise<void>;
+  /**
+   * New limits, kept for later starts, and of a running sandbox in force when it resolves. When it throws, the old ones
+   * hold. Throws `unsupported` for what can't be enforced, `sandbox_wrong_state` for less memory than is in use.
+   */
+  updateLimits(id: string, limits: RuntimeLimits): Promise<void>;
   /** Ends and deletes everything of this sandbox. Gone already is success. */
   remove(id: string): Promise<void>;
   inspect(id: string): Promise<RuntimeSandbox | undefined>;

@@ -80,6 +80,37 @@ export const CreateSandbox = z
 export type CreateSandbox = z.input<typeof CreateSandbox>;
 export type CreateSandboxParsed = z.output<typeof CreateSandbox>;
 
+/** What `PATCH /sandboxes/{id}` takes: new limits. What is absent stays as it is. */
+export const UpdateSandbox = z
+  .object({
+    memory: z
+      .number()
+      .int()
+      .nonnegative()
+      .optional()
+      .meta({ description: "Bytes, swap included. 0: the server's default" }),
+    memory_high: z.number().int().nonnegative().optional().meta({
+      description: "Soft limit in bytes: above it memory is taken back, and nothing is killed. 0: none",
+    }),
+    cpu: z
+      .number()
+      .int()
+      .nonnegative()
+      .optional()
+      .meta({ description: "NanoCPUs: 1e9 is one core. 0: the server's default" }),
+    pid_limit: z
+      .number()
+      .int()
+      .nonnegative()
+      .optional()
+      .meta({ description: "Processes and threads. 0: the server's default" }),
+  })
+  .refine((changes) => Object.values(changes).some((value) => value !== undefined), {
+    error: "at least one of memory, memory_high, cpu and pid_limit is needed",
+  })
+  .meta({ id: "UpdateSandbox" });
+export type UpdateSandbox = z.infer<typeof UpdateSandbox>;
+
 /** A sandbox on the wire. den's fields first. */
 export const SandboxInfo = z
   .object({
@@ -104,6 +135,7 @@ export const SandboxInfo = z
     oom_killed: z.boolean().optional(),
     error: z.string().optional().meta({ description: "Why the status is `error`, or why it stopped" }),
     memory: z.number().int().optional(),
+    memory_high: z.number().int().optional(),
     cpu: z.number().int().optional(),
     pid_limit: z.number().int().optional(),
     readonly_fs: z.boolean().optional(),

@@ -1,6 +1,6 @@
 import { WarrenError } from "../contracts/errors.ts";
-import type { Capabilities, Runtime } from "../contracts/runtime.ts";
-import { CreateSandbox, type CreateSandboxParsed } from "../contracts/sandbox.ts";
+import type { Capabilities, Runtime, RuntimeLimits } from "../contracts/runtime.ts";
+import { CreateSandbox, type CreateSandboxParsed, type UpdateSandbox } from "../contracts/sandbox.ts";
 import { parseInput } from "../lib/parse.ts";
 import type { EngineConfig } from "./config.ts";
 import { tmpfsMounts } from "./tmpfs.ts";
@@ -20,7 +20,7 @@ export interface Admitted {
   runtime: Runtime;
   readonlyRoot: boolean;
   tmpfs: ReturnType<typeof tmpfsMounts>;
-  limits: { memoryBytes: number; cpuNano: number; pids: number };
+  limits: RuntimeLimits;
   /** Absent: never expires. */
   timeoutS: number | undefined;
 }
@@ -39,6 +39,7 @@ export function admit(
   const request = parseInput(CreateSandbox, input);
   const runtime = chooseRuntime(request.runtime ?? defaultRuntime, runtimes);
   refuseWhatIsNotThereYet(request);
+  refuseLimitsTheRuntimeLacks(request, runtime);
   refuseWhatTheRuntimeLacks(request, runtime);
   if (request.readonly_fs === true && request.writable_rootfs === true) {
     throw refuse("writable_rootfs: contradicts readonly_fs");
@@ -99,19 +100,21 @@ function refuseWhatIsNotThereYet(request: CreateSandboxParsed): void {
   }
 }
 
-function refuseWhatTheRuntimeLacks(request: CreateSandboxParsed, runtime: Runtime): void {
-  const { capabilities } = runtime;
-  const asked = { memory: request.memory, cpu: request.cpu, pids: request.pid_limit };
-  for (const limit of ["memory", "cpu", "pids"] as const) {
-    if (asked[limit] && !capabilities.limits.includes(limit)) {
-      const field = limit === "pids" ? "pid_limit" : limit;
+function refuseLimitsTheRuntimeLacks(request: UpdateSandbox, { name, capabilities }: Runtime): void {
+  const controllers = { memory: "memory", memory_high: "memory", cpu: "cpu", pid_limit: "pids" } as const;
+  for (const field of ["memory", "memory_high", "cpu", "pid_limit"] as const) {
+    if (request[field] && !capabilities.limits.includes(controllers[field])) {
       throw unsupported(
         field,
-        `the runtime ${runtime.name} can't enforce it here`,
+        `the runtime ${name} can't enforce it here`,
         "leave it out, or see warren doctor",
       );
     }
   }
+}
+
+function refuseWhatTheRuntimeLacks(request: CreateSandboxParsed, runtime: Runtime): void {
+  const { capabilities } = runtime;
   if (request.storage?.tmpfs?.length && !capabilities.tmpfs) {
     throw unsupported("storage.tmpfs", `the runtime ${runtime.name} has no tmpfs`);
   }
@@ -132,11 +135,32 @@ function imageKind(reference: string): Capabilities["images"][number][] {
   return reference.startsWith("/") ? ["directory", "tar"] : ["oci"];
 }
 
-function limitsFor(
-  request: CreateSandboxParsed,
-  capabilities: Capabilities,
+/**
+ * The limits of a sandbox after a change: what the change leaves out stays.
+ * @throws WarrenError `invalid_request`, `unsupported`
+ */
+export function changedLimits(
+  changes: UpdateSandbox,
+  before: RuntimeLimits,
+  runtime: Runtime,
   config: EngineConfig,
-): Admitted["limits"] {
+): RuntimeLimits {
+  refuseLimitsTheRuntimeLacks(changes, runtime);
+  const asked = limitsFor(changes, runtime.capabilities, config);
+  const { memory, memory_high: high = before.memoryHighBytes ?? 0, cpu, pid_limit: pids } = changes;
+  const limits = {
+    memoryBytes: memory === undefined ? before.memoryBytes : asked.memoryBytes,
+    cpuNano: cpu === undefined ? before.cpuNano : asked.cpuNano,
+    pids: pids === undefined ? before.pids : asked.pids,
+  };
+  if (high !== 0 && high < MIN_MEMORY_BYTES) throw refuse("memory_high: must be at least 4 MiB");
+  if (high !== 0 && limits.memoryBytes !== 0 && high > limits.memoryBytes) {
+    throw refuse(`memory_high: ${high} is above the limit of memory, ${limits.memoryBytes}`);
+  }
+  return high === 0 ? limits : { ...limits, memoryHighBytes: high };
+}
+
+function limitsFor(request: UpdateSandbox, capabilities: Capabilities, config: EngineConfig): RuntimeLimits {
   const { memory = 0, cpu = 0, pid_limit: pids = 0 } = request;
   if (memory !== 0 && memory < MIN_MEMORY_BYTES) throw refuse("memory: must be at least 4 MiB");
   if (cpu !== 0 && (cpu < MIN_CPU_NANO || cpu > MAX_CPU_NANO)) {

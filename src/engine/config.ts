@@ -19,6 +19,12 @@ export interface EngineConfig {
   maxExecs: number;
   /** Bytes of output that all commands together may have kept here; what comes beyond is cut and flagged. */
   maxTotalOutputBytes: number;
+  /** Bytes of one file of a sandbox's log. */
+  logFileBytes: number;
+  /** Files of a sandbox's log; the oldest goes when another is begun. */
+  logFiles: number;
+  /** Bytes of a main command's output that are taken each second, once it has filled its files. */
+  logBytesPerS: number;
   /** Grace between SIGTERM and SIGKILL when a stop names none. */
   stopGraceMs: number;
   /** Grace when a sandbox is removed: its files go too, so there is little to save. 0: killed at once. */
@@ -37,6 +43,9 @@ export function defaultConfig(): EngineConfig {
     maxExecsPerSandbox: 64,
     maxExecs: 1024,
     maxTotalOutputBytes: 512 * MIB,
+    logFileBytes: 4 * MIB,
+    logFiles: 2,
+    logBytesPerS: MIB,
     stopGraceMs: 2000,
     removeGraceMs: 0,
   };

@@ -78,6 +78,7 @@ export async function inRunning<T>(
 export function notRunning(record: SandboxRecord): WarrenError {
   const hints: Partial<Record<SandboxRecord["state"], string>> = {
     stopped: `start it: warren start ${record.id}`,
+    paused: `let it go on: warren resume ${record.id}`,
     error: `see what happened: warren inspect ${record.id}`,
   };
   const hint = hints[record.state];

@@ -1,9 +1,11 @@
 import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
+import { LogRequest } from "../contracts/logs.ts";
 import type { Runtime } from "../contracts/runtime.ts";
 import { buildInfo } from "../lib/build-info.ts";
 import { createKeyedMutex } from "../lib/keyed-mutex.ts";
 import type { Logger } from "../lib/log.ts";
+import { parseInput } from "../lib/parse.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { defaultConfig, type EngineConfig } from "./config.ts";
 import { type Core, currentInfo, refuseWhenClosing } from "./core.ts";
@@ -14,12 +16,15 @@ import { createFiles } from "./files.ts";
 import { createHealthCheck } from "./health.ts";
 import { createLifecycle } from "./lifecycle.ts";
 import { lockStateDir } from "./lock.ts";
+import { createLogCollector } from "./logs/collector.ts";
+import { streamLog } from "./logs/stream.ts";
 import { createReaper } from "./reaper.ts";
 import { reconcile } from "./reconcile.ts";
 import { createStatsReader } from "./stats.ts";
 import { openStore } from "./store.ts";
 import { createSupervisor } from "./supervisor.ts";
 import { createTable } from "./table.ts";
+import { waitForEnd } from "./wait.ts";
 
 export interface EngineOptions {
   /** Absolute path of a directory that exists. One engine at a time uses it. */
@@ -68,8 +73,9 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     mutex: createKeyedMutex(),
     closing: closing.signal,
   };
-  const supervisor = createSupervisor(core);
-  const lifecycle = createLifecycle(core, supervisor);
+  const logs = createLogCollector(core, options.stateDir);
+  const supervisor = createSupervisor(core, logs);
+  const lifecycle = createLifecycle(core, supervisor, logs);
   const reaper = createReaper(core, lifecycle.expire);
   const execs = createExecs(core);
   const stats = createStatsReader(core);
@@ -78,6 +84,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     if (type === "created" || type === "extended") reaper.reschedule();
   });
   await reconcile(core, supervisor);
+  await logs.sweep();
   reaper.reschedule();
   const resources = undo.release();
 
@@ -90,7 +97,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     await execs.close();
     await core.mutex.idle();
     if (stopSandboxes) {
-      const running = core.table.all().filter((record) => record.state === "running");
+      const running = core.table.all().filter(({ state }) => state === "running" || state === "paused");
       const results = await Promise.allSettled(
         running.map((record) => lifecycle.stop(record.id, core.config.stopGraceMs)),
       );
@@ -100,6 +107,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     }
     supervisor.close();
     await core.mutex.idle();
+    await logs.close();
     await Promise.allSettled(Object.values(runtimes).map((runtime) => runtime.close()));
     resources[Symbol.dispose]();
   }
@@ -141,6 +149,29 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     async stop(id, { timeoutMs } = {}) {
       open();
       return await lifecycle.stop(id, timeoutMs ?? core.config.stopGraceMs);
+    },
+    logs(id, logOptions = {}) {
+      open();
+      const { signal, ...request } = logOptions;
+      const asked = parseInput(LogRequest, request);
+      const record = core.table.resolve(id);
+      return streamLog(logs.of(record.id), { ...asked, signal }, core.closing);
+    },
+    async wait(id, options = {}) {
+      open();
+      return await waitForEnd(core, id, options);
+    },
+    async pause(id) {
+      open();
+      return await lifecycle.pause(id);
+    },
+    async resume(id) {
+      open();
+      return await lifecycle.resume(id);
+    },
+    async update(id, changes) {
+      open();
+      return await lifecycle.update(id, changes);
     },
     async remove(id) {
       open();

@@ -1,7 +1,17 @@
 import type { SandboxInfo } from "../contracts/sandbox.ts";
 import type { Logger } from "../lib/log.ts";
 
-export const sandboxEventTypes = ["created", "started", "stopped", "extended", "failed", "removed"] as const;
+export const sandboxEventTypes = [
+  "created",
+  "started",
+  "paused",
+  "resumed",
+  "updated",
+  "stopped",
+  "extended",
+  "failed",
+  "removed",
+] as const;
 
 /** Told after the change is stored and done. */
 export interface SandboxEvent {

@@ -8,7 +8,7 @@ import {
 } from "../contracts/exec.ts";
 import type { GuestClient, GuestExit, GuestSession, SpawnRequest } from "../guest/types.ts";
 import { parseInput } from "../lib/parse.ts";
-import { cancelled, throwIfAborted } from "../lib/signals.ts";
+import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
 import { type Core, inRunning, notRunning, refuseWhenClosing, runtimeOf } from "./core.ts";
 import { createExecSlots } from "./exec-slots.ts";
 import { CappedOutput, createOutputBudget } from "./output.ts";
@@ -78,6 +78,7 @@ export function createExecs(core: Core): Execs {
       const maxOutput = request.max_output ?? DEFAULT_MAX_OUTPUT;
       return await inRunning(core, wanted, async (guest, record) => {
         const startedAt = performance.now();
+        using limit = timeLimit(request.timeout, signal);
         const { session, exit } = await spawn(
           guest,
           record,
@@ -87,18 +88,16 @@ export function createExecs(core: Core): Execs {
             // To the guest 0 means everything; what comes above our own cap is dropped here.
             maxOutputBytes: Math.max(maxOutput, 1),
           },
-          signal,
+          limit.signal,
         );
         await using _ = session;
         if (request.stdin !== undefined) {
           // Not waited for: a command need not read its input.
           feed(session, request.stdin).catch(() => {});
         }
-        const limit = timeLimit(request.timeout, signal);
-        using _limit = limit;
         using stdout = new CappedOutput(maxOutput, budget);
         using stderr = new CappedOutput(maxOutput, budget);
-        const how = await Promise.race([collect(session, exit, { stdout, stderr }), limit.passed]);
+        const how = await collect(session, exit, { stdout, stderr });
         if (signal?.aborted) throw cancelled(signal);
         // Killed by our own leave: not an end that the command came to.
         if (how.signal === "SIGKILL") refuseWhenClosing(core);
@@ -171,31 +170,24 @@ async function collect(
   return await exit;
 }
 
-/** Rejects when a guest answers neither to a timeout nor to a kill. */
-function timeLimit(timeoutS: number | undefined, signal: AbortSignal | undefined) {
-  let timer: NodeJS.Timeout | undefined;
-  let giveUp = () => {};
-  const passed = new Promise<never>((_, reject) => {
-    const failAfter = (ms: number, error: () => WarrenError) => {
-      clearTimeout(timer);
-      timer = setTimeout(() => reject(error()), ms);
-    };
-    giveUp = () => failAfter(GUEST_GRACE_MS, () => cancelled(signal));
-    if (timeoutS) {
-      failAfter(
-        timeoutS * 1000 + GUEST_GRACE_MS,
-        () => new WarrenError("guest_failed", "the sandbox did not end the command at its timeout"),
-      );
-    }
-    signal?.addEventListener("abort", giveUp, { once: true });
-    if (signal?.aborted) giveUp();
-  });
-  passed.catch(() => {}); // the race may be over
+/**
+ * Fires with the caller's signal, and with `guest_failed` when a guest neither starts the command nor ends it in time.
+ * It ends the session's connection, and so all that waits for the guest.
+ */
+function timeLimit(
+  timeoutS: number | undefined,
+  signal: AbortSignal | undefined,
+): Disposable & { signal: AbortSignal } {
+  const passed = new AbortController();
+  const giveUp = () =>
+    passed.abort(new WarrenError("guest_failed", "the sandbox did not end the command at its timeout"));
+  const timer = timeoutS ? setTimeout(giveUp, timeoutS * 1000 + GUEST_GRACE_MS) : undefined;
+  const link = linkSignals(signal, passed.signal);
   return {
-    passed,
+    signal: link.signal,
     [Symbol.dispose]() {
       clearTimeout(timer);
-      signal?.removeEventListener("abort", giveUp);
+      link[Symbol.dispose]();
     },
   };
 }

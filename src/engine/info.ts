@@ -24,6 +24,7 @@ export function sandboxInfo(record: SandboxRecord): SandboxInfo {
     oom_killed: record.oomKilled,
     error: record.error,
     memory: spec?.limits.memoryBytes || undefined,
+    memory_high: spec?.limits.memoryHighBytes || undefined,
     cpu: spec?.limits.cpuNano || undefined,
     pid_limit: spec?.limits.pids || undefined,
     readonly_fs: spec?.readonlyRoot,

@@ -1,11 +1,12 @@
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
-import { type CreateSandbox, ExtendRequest, type SandboxInfo } from "../contracts/sandbox.ts";
+import { type CreateSandbox, ExtendRequest, type SandboxInfo, UpdateSandbox } from "../contracts/sandbox.ts";
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
-import { type Admitted, admit } from "./admission.ts";
+import { type Admitted, admit, changedLimits } from "./admission.ts";
 import { announce, asWarrenError, type Core, currentInfo, notRunning, runtimeOf } from "./core.ts";
 import { newSandboxId } from "./ids.ts";
+import type { LogCollector } from "./logs/collector.ts";
 import type { SandboxRecord } from "./record.ts";
 import { runtimeSpec } from "./spec.ts";
 import { nameTaken } from "./store.ts";
@@ -19,13 +20,16 @@ export interface Lifecycle {
   create(input: CreateSandbox, options: { signal?: AbortSignal | undefined }): Promise<SandboxInfo>;
   start(wanted: string): Promise<SandboxInfo>;
   stop(wanted: string, graceMs: number): Promise<SandboxInfo>;
+  pause(wanted: string): Promise<SandboxInfo>;
+  resume(wanted: string): Promise<SandboxInfo>;
+  update(wanted: string, changes: UpdateSandbox): Promise<SandboxInfo>;
   remove(wanted: string): Promise<void>;
   extend(wanted: string, timeoutS: number): SandboxInfo;
   /** Removes the sandbox if its time has come, and is still come when its turn is there. */
   expire(id: string): Promise<void>;
 }
 
-export function createLifecycle(core: Core, supervisor: Supervisor): Lifecycle {
+export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCollector): Lifecycle {
   const { table, mutex, config, clock, log } = core;
 
   return {
@@ -47,7 +51,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor): Lifecycle {
     start: (wanted) =>
       inTurn(wanted, async (record) => {
         if (record.state === "running") return currentInfo(core, record);
-        if (record.spec === undefined) throw notRunning(record);
+        if (record.spec === undefined || record.state === "paused") throw notRunning(record);
         const { id } = record;
         const runtime = runtimeOf(core, record);
         const wasLost = record.state === "error";
@@ -85,6 +89,61 @@ export function createLifecycle(core: Core, supervisor: Supervisor): Lifecycle {
           ? currentInfo(core, record)
           : announce(core, "stopped", await supervisor.stop(record, graceMs)),
       );
+    },
+
+    pause: (wanted) =>
+      inTurn(wanted, async (record) => {
+        if (record.state === "paused") return currentInfo(core, record);
+        if (record.state !== "running") throw notRunning(record);
+        const { id } = record;
+        const runtime = runtimeOf(core, record);
+        if (!runtime.capabilities.pause) {
+          throw new WarrenError("unsupported", `the runtime ${runtime.name} can't pause sandboxes here`, {
+            hint: "stop it instead; see warren doctor",
+          });
+        }
+        // Stored first: what would go inside from here on is refused, instead of waiting for a frozen guest.
+        const paused = table.update(id, { state: "paused" });
+        try {
+          await runtime.pause(id);
+        } catch (cause) {
+          // What was told of it meanwhile waits for this step, and then finds it running.
+          table.update(id, { state: "running" });
+          throw asWarrenError(cause, `sandbox ${id} could not be paused`);
+        }
+        return announce(core, "paused", paused);
+      }),
+
+    resume: (wanted) =>
+      inTurn(wanted, async (record) => {
+        if (record.state === "running") return currentInfo(core, record);
+        if (record.state !== "paused") throw notRunning(record);
+        try {
+          await runtimeOf(core, record).resume(record.id);
+        } catch (cause) {
+          throw asWarrenError(cause, `sandbox ${record.id} could not be resumed`);
+        }
+        const running = table.update(record.id, { state: "running" });
+        supervisor.watch(running);
+        return announce(core, "resumed", running);
+      }),
+
+    update: (wanted, input) => {
+      const changes = parseInput(UpdateSandbox, input);
+      return inTurn(wanted, async (record) => {
+        const { id, spec } = record;
+        if (spec === undefined) throw notRunning(record);
+        const runtime = runtimeOf(core, record);
+        const limits = changedLimits(changes, spec.limits, runtime, config);
+        const updated = table.update(id, { spec: { ...spec, limits } });
+        try {
+          await runtime.updateLimits(id, limits);
+        } catch (cause) {
+          table.update(id, { spec });
+          throw asWarrenError(cause, `the limits of sandbox ${id} could not be changed`);
+        }
+        return announce(core, "updated", updated);
+      });
     },
 
     remove: (wanted) => (table.isSetAside(wanted) ? removeUnreadable(wanted) : inTurn(wanted, remove)),
@@ -164,6 +223,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor): Lifecycle {
   async function undo(id: string, runtime: Runtime): Promise<void> {
     try {
       await runtime.remove(id);
+      await logs.remove(id);
       table.delete(id);
     } catch (error) {
       log.error({ err: error, sandbox: id }, "a failed create could not be undone");
@@ -181,6 +241,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor): Lifecycle {
       }
       await supervisor.unwatch(id);
       await runtime.remove(id);
+      await logs.remove(id);
     } catch (cause) {
       const error = asWarrenError(cause, `sandbox ${id} could not be removed`);
       announce(core, "failed", table.update(id, { state: "error", error: error.message }));
@@ -194,6 +255,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor): Lifecycle {
   function removeUnreadable(id: string): Promise<void> {
     return mutex.run(id, async () => {
       for (const runtime of Object.values(core.runtimes)) await runtime.remove(id);
+      await logs.remove(id);
       table.forgetSetAside(id);
     });
   }

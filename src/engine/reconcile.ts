@@ -84,11 +84,14 @@ async function settle(
     }
     case "running":
     case "starting":
+    case "paused":
       if (lives) {
         const startedAt = record.startedAt ?? core.clock.now();
-        const running = table.update(id, { state: "running", pid: seen.pid, startedAt });
-        supervisor.watch(running);
-        log.info({ sandbox: id }, "adopted a running sandbox");
+        const state = seen.state === "paused" ? "paused" : "running";
+        const adopted = table.update(id, { state, pid: seen.pid, startedAt });
+        await keepLimits(core, runtime, adopted);
+        supervisor.watch(adopted);
+        log.info({ sandbox: id, state }, "adopted a running sandbox");
         return;
       }
       if (!seen) return lost(core, record);
@@ -101,9 +104,20 @@ async function settle(
     case "stopped":
     case "error":
       if (!seen) return lost(core, record);
+      await keepLimits(core, runtime, record);
       // Whoever stopped it was told so.
       if (lives) await runtime.stop(id, { timeoutMs: 0 });
       return;
+  }
+}
+
+/** A change of limits that was cut short is stored here, and may not be in force. */
+async function keepLimits(core: Core, runtime: Runtime, { id, spec }: SandboxRecord): Promise<void> {
+  if (!spec) return;
+  try {
+    await runtime.updateLimits(id, spec.limits);
+  } catch (error) {
+    core.log.warn({ err: error, sandbox: id }, "the stored limits of a sandbox could not be put in force");
   }
 }
 

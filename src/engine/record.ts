@@ -33,7 +33,12 @@ const StoredSpec: z.ZodType<RuntimeSpec> = z.object({
       mode: z.number().int(),
     }),
   ),
-  limits: z.object({ memoryBytes: z.number(), cpuNano: z.number(), pids: z.number() }),
+  limits: z.object({
+    memoryBytes: z.number(),
+    memoryHighBytes: z.number().exactOptional(),
+    cpuNano: z.number(),
+    pids: z.number(),
+  }),
 });
 
 const millis = z.number().int();

@@ -5,6 +5,7 @@ export const sandboxStates = [
   "creating",
   "starting",
   "running",
+  "paused",
   "stopping",
   "stopped",
   "removing",
@@ -16,9 +17,11 @@ export type SandboxState = (typeof sandboxStates)[number];
 export const nextStates: Record<SandboxState, readonly SandboxState[]> = {
   // To `error` only when a create that failed could not be undone.
   creating: ["running", "error"],
-  starting: ["running", "stopped", "error", "removing"],
+  // To `paused` when it was found so by the next engine.
+  starting: ["running", "paused", "stopped", "error", "removing"],
   // To `stopped` without `stopping` when it ended by itself.
-  running: ["stopping", "stopped", "error", "removing"],
+  running: ["paused", "stopping", "stopped", "error", "removing"],
+  paused: ["running", "stopping", "stopped", "error", "removing"],
   stopping: ["stopped", "error", "removing"],
   stopped: ["starting", "error", "removing"],
   // Back to `error` when the runtime could not remove it.
@@ -39,6 +42,7 @@ export const wireStatus: Record<SandboxState, SandboxStatus> = {
   creating: "creating",
   starting: "creating",
   running: "running",
+  paused: "paused",
   stopping: "stopped",
   stopped: "stopped",
   removing: "stopped",

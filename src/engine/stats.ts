@@ -2,6 +2,7 @@ import { WarrenError } from "../contracts/errors.ts";
 import type { RuntimeStats } from "../contracts/runtime.ts";
 import type { SandboxStats, SystemStats } from "../contracts/sandbox.ts";
 import { asWarrenError, type Core, notRunning, runtimeOf } from "./core.ts";
+import type { SandboxRecord } from "./record.ts";
 
 /** Shorter than this and the scheduler's ticks drown what is measured. */
 const SHORTEST_SPAN_MS = 100;
@@ -30,7 +31,8 @@ export function createStatsReader(core: Core): StatsReader {
   return {
     async sandbox(wanted) {
       const record = core.table.resolve(wanted);
-      if (record.state !== "running") throw notRunning(record);
+      // Of a paused one as well: the numbers are the kernel's.
+      if (!isLive(record)) throw notRunning(record);
       const runtime = runtimeOf(core, record);
       const read = async (): Promise<{ stats: RuntimeStats; reading: Reading }> => {
         const stats = await runtime.stats(record.id).catch((cause: unknown) => {
@@ -77,9 +79,13 @@ export function createStatsReader(core: Core): StatsReader {
   };
 }
 
+function isLive(record: SandboxRecord): boolean {
+  return record.state === "running" || record.state === "paused";
+}
+
 function explain(cause: unknown, core: Core, id: string): WarrenError {
   const record = core.table.get(id);
-  if (record?.state !== "running") {
+  if (!record || !isLive(record)) {
     return record ? notRunning(record) : new WarrenError("sandbox_wrong_state", `sandbox ${id} has ended`);
   }
   return asWarrenError(cause, `the statistics of sandbox ${id} can't be read`);

@@ -1,5 +1,6 @@
 import type { GuestExit } from "../guest/types.ts";
 import { announce, asWarrenError, type Core, guestOf, runtimeOf } from "./core.ts";
+import type { LogCollector } from "./logs/collector.ts";
 import type { SandboxRecord } from "./record.ts";
 import type { RecordPatch } from "./table.ts";
 import { createWatches, type Ending } from "./watch.ts";
@@ -14,6 +15,8 @@ const EXIT_WAIT_MS = 500;
 const retryDelaysMs = [10, 100, 1000, 5000] as const;
 /** So many fruitless tries, and the sandbox shows as in error. */
 const PATIENT_TRIES = 3;
+/** How often a paused sandbox, whose guest can't answer, is looked at. */
+const PAUSED_LOOK_MS = 5000;
 /** A watch that lasted so long was a good one: what follows is a new trouble. */
 const GOOD_WATCH_MS = 60_000;
 
@@ -27,13 +30,17 @@ export interface Supervisor {
   close(): void;
 }
 
-export function createSupervisor(core: Core): Supervisor {
+export function createSupervisor(core: Core, logs: LogCollector): Supervisor {
   const { table, mutex, log, clock, config } = core;
   const watches = createWatches();
   const retries = new Map<string, { cancel(): void }>();
 
   return {
-    watch: (record) => follow(record, 0),
+    watch(record) {
+      logs.follow(record);
+      if (record.state === "paused") lookLater(record);
+      else follow(record, 0);
+    },
     async unwatch(id) {
       forget(id);
       await watches.finish(id, 0);
@@ -64,11 +71,16 @@ export function createSupervisor(core: Core): Supervisor {
     // Stopped, removed or started anew while this waited for its turn.
     if (record?.startedAt !== watched.startedAt || !isAlive(record)) return;
     if ("exit" in ending) {
+      await logs.drain(record.id);
       announce(core, "stopped", await stop(record, config.stopGraceMs, endOfMain(record, ending.exit)));
       return;
     }
     const runtime = runtimeOf(core, record);
     const seen = await runtime.inspect(record.id).catch(() => "unknown" as const);
+    if (record.state === "paused" && seen !== "unknown" && seen?.state === "paused") {
+      lookLater(record);
+      return;
+    }
     if (seen === "unknown" || seen?.state === "running" || seen?.state === "paused") {
       onSilence(record, ending.lost, tries);
       return;
@@ -84,6 +96,22 @@ export function createSupervisor(core: Core): Supervisor {
       ? "the kernel killed its first process for want of memory"
       : "its first process was killed";
     announce(core, "stopped", await stop(record, 0, { error, ...(oomKilled ? { oomKilled } : {}) }));
+  }
+
+  /** The guest of a paused sandbox can't answer, so its runtime is asked whether it still is there. */
+  function lookLater(record: SandboxRecord): void {
+    forget(record.id);
+    const look = () => {
+      mutex
+        .run(record.id, async () => {
+          if (core.closing.aborted || table.get(record.id)?.state !== "paused") return;
+          await onEnding(record, { lost: undefined }, 0);
+        })
+        .catch((error: unknown) => {
+          log.error({ err: error, sandbox: record.id }, "a paused sandbox could not be looked at");
+        });
+    };
+    retries.set(record.id, clock.after(PAUSED_LOOK_MS, look));
   }
 
   /** It lives but can't be reached: perhaps our fault (no file descriptors left), so it is not killed for that. */
@@ -129,6 +157,7 @@ export function createSupervisor(core: Core): Supervisor {
       throw error;
     }
     const exit = await watches.finish(id, EXIT_WAIT_MS);
+    await logs.finish(id);
     return table.update(id, {
       state: "stopped",
       pid: undefined,
@@ -155,6 +184,10 @@ export function createSupervisor(core: Core): Supervisor {
 
   /** Runs as far as anybody knows: in error only for its silence. */
   function isAlive(record: SandboxRecord | undefined): record is SandboxRecord {
-    return record?.state === "running" || (record?.state === "error" && record.pid !== undefined);
+    return (
+      record?.state === "running" ||
+      record?.state === "paused" ||
+      (record?.state === "error" && record.pid !== undefined)
+    );
   }
 }

@@ -6,6 +6,7 @@ import { type ErrnoOverrides, linuxErrno } from "./errors.ts";
 import { readStat, toFileInfo } from "./file-info.ts";
 import { PROTOCOL, replies, requests } from "./frames.ts";
 import { list } from "./list.ts";
+import { logs } from "./logs.ts";
 import { waitMain } from "./main-command.ts";
 import { baseName, checkPath, quote } from "./path.ts";
 import { readFile } from "./read-file.ts";
@@ -24,11 +25,19 @@ export interface GuestTimeouts {
   spawnMs: number;
   /** For the next bytes of a transfer. */
   stallMs: number;
+  /** For a whole listing, however steadily it comes. */
+  listMs: number;
   /** For the removal of a tree, which has no answer before its end. */
   removeMs: number;
 }
 
-const defaults: GuestTimeouts = { answerMs: 10_000, spawnMs: 30_000, stallMs: 60_000, removeMs: 600_000 };
+const defaults: GuestTimeouts = {
+  answerMs: 10_000,
+  spawnMs: 30_000,
+  stallMs: 60_000,
+  listMs: 300_000,
+  removeMs: 600_000,
+};
 
 const RENAME_NO_REPLACE = 1;
 const MKDIR_PARENTS = 1;
@@ -47,7 +56,7 @@ const removeOverrides: ErrnoOverrides = {
 
 /** A `CreateGuestClient`; tests give shorter times. */
 export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeouts> = {}): GuestClient {
-  const { answerMs, spawnMs, stallMs, removeMs } = { ...defaults, ...timeouts };
+  const { answerMs, spawnMs, stallMs, listMs, removeMs } = { ...defaults, ...timeouts };
   const answer = { answerTimeoutMs: answerMs };
   const transfer = { answerTimeoutMs: answerMs, stallTimeoutMs: stallMs };
 
@@ -73,7 +82,7 @@ export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeo
       const r = readPayload(await ask(connect, { ...answer, frame, reply: replies.info, subject: "hello" }));
       const protocol = r.u32();
       r.u32();
-      const version = r.bytes().toString("utf8").slice(0, 64);
+      const version = r.str().toString("utf8").slice(0, 64);
       r.end();
       if (protocol !== PROTOCOL) throw brokenProtocol(`version ${protocol} of it`);
       return { protocol, version };
@@ -81,6 +90,7 @@ export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeo
     spawn: (request, options) =>
       spawn(connect, request, { signal: options?.signal, answerTimeoutMs: spawnMs }),
     waitMain: (options) => waitMain(connect, { ...answer, signal: options?.signal }),
+    logs: (from, options) => logs(connect, from, { ...answer, signal: options.signal }),
     async shutdown(graceMs) {
       const ms = Math.min(Math.max(Math.ceil(graceMs), 0), MAX_GRACE_MS);
       await order(encodeFrame(requests.shutdown).u32(ms).finish(), "shutdown");
@@ -101,7 +111,7 @@ export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeo
       r.end();
       return toFileInfo(path, baseName(path), record);
     },
-    list: (path) => list(connect, path, transfer),
+    list: (path) => list(connect, path, { ...transfer, totalTimeoutMs: listMs }),
     async mkdir(path, options) {
       const flags = options?.parents ? MKDIR_PARENTS : 0;
       const mode = options?.mode ?? DIRECTORY_MODE;

@@ -16,7 +16,7 @@ export interface ConnectionOptions {
   signal?: AbortSignal | undefined;
   /** Milliseconds until there is a connection, and again until the first whole frame has come. */
   answerTimeoutMs: number;
-  /** Milliseconds that a guest may let us wait later, with neither bytes for us nor room for ours. Absent: for ever. */
+  /** Milliseconds that a guest may let us wait later, with neither news for us nor room for our bytes. Absent: for ever. */
   stallTimeoutMs?: number | undefined;
   /** The guest owes no answer before `expectAnswer`: we send first, for as long as we like. */
   isUpload?: boolean;
@@ -34,7 +34,7 @@ export interface Connection {
   readonly isPaused: boolean;
   /** Ends an upload: from here on the guest's silence is a stall. */
   expectAnswer(): void;
-  /** Milliseconds since bytes last came. */
+  /** Milliseconds since a whole frame, or a piece of a streamed one, last came. */
   quietMs(): number;
   /** Ends it: done, no more callbacks. */
   close(): void;
@@ -63,7 +63,7 @@ export async function openConnection(
   let isPaused = false;
   let hasAnswered = false;
   let pendingWrites = 0;
-  let lastBytesAt = performance.now();
+  let lastNewsAt = performance.now();
 
   let isOwed = options.isUpload !== true;
 
@@ -87,8 +87,6 @@ export async function openConnection(
 
   const onAbort = (): void => fail(cancelled(options.signal));
   const onData = (chunk: Buffer): void => {
-    lastBytesAt = performance.now();
-    guardStall();
     try {
       decoder.push(chunk);
     } catch (error) {
@@ -104,6 +102,9 @@ export async function openConnection(
       hasAnswered = true;
       clearTimeout(answerTimer);
     }
+    // Not for any byte: a frame that comes in drops is no news before its end.
+    lastNewsAt = performance.now();
+    guardStall();
     sink.frame(type, payload);
   });
 
@@ -160,7 +161,7 @@ export async function openConnection(
     resume() {
       if (!isPaused || isOver) return;
       isPaused = false;
-      lastBytesAt = performance.now();
+      lastNewsAt = performance.now();
       socket.resume();
       guardStall();
     },
@@ -171,7 +172,7 @@ export async function openConnection(
     get isPaused() {
       return isPaused;
     },
-    quietMs: () => performance.now() - lastBytesAt,
+    quietMs: () => performance.now() - lastNewsAt,
     close,
     fail,
   };

@@ -3,7 +3,7 @@ import { HEADER_BYTES, isStreamed, MAX_DATA_BYTES, MAX_REPLY_BYTES, replies } fr
 
 export type OnFrame = (type: number, payload: Buffer) => void;
 
-/** Types of which a frame without payload means nothing and is passed over. */
+/** What a guest may send. */
 const known: ReadonlySet<number> = new Set(Object.values(replies));
 
 /** The guest broke the protocol. */
@@ -36,9 +36,11 @@ export function createDecoder(onFrame: OnFrame): FrameDecoder {
     if (length > (isStreamed(newType) ? MAX_DATA_BYTES : MAX_REPLY_BYTES)) {
       throw brokenProtocol(`a frame of ${length} bytes`);
     }
+    // It would cost us time and bring nothing, as often as the guest likes.
+    if (length === 0 && isStreamed(newType)) throw brokenProtocol("output or data without a byte");
     type = newType;
     left = length;
-    if (left === 0 && !isStreamed(type)) onFrame(type, Buffer.alloc(0));
+    if (left === 0) onFrame(type, Buffer.alloc(0));
   }
 
   function take(piece: Buffer): void {

@@ -16,6 +16,8 @@ export const linuxErrno = {
   ENOTDIR: 20,
   EISDIR: 21,
   EINVAL: 22,
+  ENFILE: 23,
+  EMFILE: 24,
   EFBIG: 27,
   ENOSPC: 28,
   EROFS: 30,
@@ -30,6 +32,7 @@ export const linuxErrno = {
 
 type Meaning = readonly [code: ErrorCode, sentence: string, hint?: string];
 
+const descriptorHint = "end programs inside that hold many files open or watch many directories (inotify)";
 const startHint = "raise the sandbox's pid_limit or memory, or end some of its processes";
 
 /** How a failed call reads: "<subject>: <sentence>". */
@@ -51,6 +54,12 @@ const meanings: Readonly<Record<number, Meaning>> = {
   [linuxErrno.ENOTDIR]: ["not_a_directory", "not a directory"],
   [linuxErrno.EISDIR]: ["not_a_file", "it is a directory"],
   [linuxErrno.EINVAL]: ["invalid_request", "the operation can't be done with it"],
+  [linuxErrno.ENFILE]: ["guest_failed", "the host's limit of open files is reached", descriptorHint],
+  [linuxErrno.EMFILE]: [
+    "guest_failed",
+    "the sandbox's limit of open files or of inotify instances is reached",
+    descriptorHint,
+  ],
   [linuxErrno.EFBIG]: ["too_large", "the file is too large"],
   [linuxErrno.ENOSPC]: ["no_space", "no space is left in the sandbox"],
   [linuxErrno.EROFS]: ["permission_denied", "it is on a read-only file system"],
@@ -82,7 +91,7 @@ export function errnoError(errno: number, subject: string, overrides: ErrnoOverr
 export function parseError(payload: Buffer): { errno: number; what: string } {
   const r = readPayload(payload);
   const errno = r.u32();
-  const text = r.bytes().toString("utf8");
+  const text = r.str().toString("utf8");
   r.end();
   return { errno, what: text.slice(0, 1024).replaceAll(/\p{Cc}/gu, "?") };
 }

@@ -24,7 +24,7 @@ export function readStat(r: PayloadReader): StatRecord {
     size: r.u64(),
     mtimeSeconds: r.i64(),
     mtimeNanoseconds: r.u32(),
-    target: r.bytes(),
+    target: r.str(),
   };
   if (record.target.length > MAX_TARGET_BYTES) throw brokenProtocol("a link target that is too long");
   return record;

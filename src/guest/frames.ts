@@ -15,6 +15,7 @@ export const requests = {
   spawn: 0x02,
   wait: 0x03,
   shutdown: 0x04,
+  logs: 0x05,
   read: 0x10,
   write: 0x11,
   stat: 0x12,
@@ -43,6 +44,7 @@ export const replies = {
   data: 0x89,
   end: 0x8a,
   event: 0x8b,
+  log: 0x8c,
 } as const;
 
 export const spawnFlags = { tty: 1, stdin: 2, detached: 4 } as const;

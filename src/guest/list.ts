@@ -4,7 +4,7 @@ import { createDeferred } from "../lib/deferred.ts";
 import { type Connect, type ConnectionOptions, openConnection } from "./connection.ts";
 import { brokenProtocol } from "./decoder.ts";
 import { encodeFrame } from "./encoder.ts";
-import { errnoError, linuxErrno, parseError } from "./errors.ts";
+import { errnoError, guestSilent, linuxErrno, parseError } from "./errors.ts";
 import { readStat, toFileInfo } from "./file-info.ts";
 import { replies, requests } from "./frames.ts";
 import { checkPath, joinPath, quote } from "./path.ts";
@@ -14,8 +14,16 @@ import { readPayload } from "./reader.ts";
 const MAX_ENTRIES = 100_000;
 const MAX_LISTING_BYTES = 64 << 20;
 
+/** The kernel's NAME_MAX. */
+const MAX_NAME_BYTES = 255;
+
+export interface ListOptions extends ConnectionOptions {
+  /** Milliseconds for the whole of it: a guest that sends an entry now and then never stalls. */
+  totalTimeoutMs: number;
+}
+
 /** The directory's entries, in the byte order of their names. */
-export async function list(connect: Connect, path: string, options: ConnectionOptions): Promise<FileInfo[]> {
+export async function list(connect: Connect, path: string, options: ListOptions): Promise<FileInfo[]> {
   const directory = checkPath(path);
   const tooLarge = `it has more than ${MAX_ENTRIES} entries`;
   const entries: { name: Buffer; info: FileInfo }[] = [];
@@ -36,9 +44,8 @@ export async function list(connect: Connect, path: string, options: ConnectionOp
           if (bytes > MAX_LISTING_BYTES) {
             throw new WarrenError("too_large", `the listing of ${quote(directory)} is over 64 MiB`);
           }
-          const name = r.bytes();
-          if (name.length === 0 || name.includes("/"))
-            throw brokenProtocol("an entry with a path for a name");
+          const name = r.str();
+          if (!isName(name)) throw brokenProtocol("an entry of a name that no file can have");
           const record = readStat(r);
           r.end();
           const text = name.toString("utf8");
@@ -56,6 +63,16 @@ export async function list(connect: Connect, path: string, options: ConnectionOp
     },
     options,
   );
-  await done.promise;
+  const timer = setTimeout(
+    () => connection.fail(guestSilent(options.totalTimeoutMs)),
+    options.totalTimeoutMs,
+  );
+  await done.promise.finally(() => clearTimeout(timer));
   return entries.sort((a, b) => Buffer.compare(a.name, b.name)).map((entry) => entry.info);
+}
+
+/** Whether it names one entry: no path, and neither the directory nor its parent. */
+function isName(name: Buffer): boolean {
+  if (name.length === 0 || name.length > MAX_NAME_BYTES || name.includes("/")) return false;
+  return !name.equals(Buffer.from(".")) && !name.equals(Buffer.from(".."));
 }

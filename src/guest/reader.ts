@@ -5,8 +5,8 @@ export interface PayloadReader {
   u32(): number;
   u64(): number;
   i64(): number;
-  /** A u32 length and that many bytes. */
-  bytes(): Buffer;
+  /** A u32 length and that many bytes, none of them NUL. */
+  str(): Buffer;
   /** Throws `guest_failed` when bytes are left over. */
   end(): void;
 }
@@ -30,10 +30,12 @@ export function readPayload(payload: Buffer): PayloadReader {
     u32: () => payload.readUInt32LE(take(4)),
     u64: () => safe(payload.readBigUInt64LE(take(8))),
     i64: () => safe(payload.readBigInt64LE(take(8))),
-    bytes() {
+    str() {
       const length = reader.u32();
       const from = take(length);
-      return payload.subarray(from, from + length);
+      const bytes = payload.subarray(from, from + length);
+      if (bytes.includes(0)) throw brokenProtocol("a string with a NUL byte");
+      return bytes;
     },
     end() {
       if (at !== payload.length) throw brokenProtocol("a reply that is too long");

@@ -43,6 +43,19 @@ export interface GuestSession extends ExecSession {
   kill(): Promise<void>;
 }
 
+/** Bytes of each stream that are known already. */
+export interface LogOffsets {
+  stdout: number;
+  stderr: number;
+}
+
+export interface GuestLogChunk {
+  stream: "stdout" | "stderr";
+  /** Of its first byte, in its stream, counted from the start of the command. */
+  offset: number;
+  data: Uint8Array;
+}
+
 export interface GuestInfo {
   protocol: number;
   version: string;
@@ -65,6 +78,11 @@ export interface GuestClient {
     started: Promise<{ hasMain: boolean }>;
     exit: Promise<GuestExit>;
   };
+  /**
+   * The main command's output from these offsets on, live; ends when the command has ended and all has come. A gap in the
+   * offsets was lost inside: the guest keeps the last 128 KiB of each stream. Fails with `guest_failed` when it goes away.
+   */
+  logs(from: LogOffsets, options: { signal: AbortSignal }): AsyncIterable<GuestLogChunk>;
   shutdown(graceMs: number): Promise<void>;
   readFile(path: string, options?: ReadFileOptions): Promise<FileDownload>;
   writeFile(

@@ -81,7 +81,7 @@ export function watch(
 function parseEvent(payload: Buffer): WatchEvent {
   const r = readPayload(payload);
   const type = types[r.u32()];
-  const path = r.bytes().toString("utf8");
+  const path = r.str().toString("utf8");
   r.end();
   if (type === undefined) throw brokenProtocol("an event of unknown kind");
   return { type, path };

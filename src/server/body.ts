@@ -1,4 +1,5 @@
 import type { IncomingMessage } from "node:http";
+import { setImmediate } from "node:timers/promises";
 import type { z } from "zod";
 import { WarrenError } from "../contracts/errors.ts";
 import { describeIssues } from "../lib/parse.ts";
@@ -22,7 +23,8 @@ export async function* bodyBytes(incoming: IncomingMessage, maxBytes: number): A
     while (true) {
       const next = await beforeDeadline(chunks.next(), BODY_IDLE_MS);
       if (next.done) {
-        // Over HTTP/2 a body that breaks off ends like a whole one.
+        // Over HTTP/2 a body that breaks off may end like a whole one, and the reset comes right behind.
+        if (incoming.httpVersionMajor === 2) await setImmediate();
         if (incoming.aborted) throw new WarrenError("cancelled", "the client went away");
         return;
       }

@@ -81,7 +81,7 @@ export function corsHeaders(origin: string, preflight: boolean): Record<string, 
     "access-control-expose-headers": "Content-Disposition, X-Warren-File-Info",
     ...(preflight
       ? {
-          "access-control-allow-methods": "GET, POST, PUT, DELETE, OPTIONS",
+          "access-control-allow-methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
           "access-control-allow-headers": "Accept, Authorization, Content-Type, X-API-Key",
           "access-control-max-age": "300",
         }

@@ -3,7 +3,7 @@ import { createSecureServer as createHttp2Server, type ServerHttp2Session } from
 import { createServer as createHttpsServer } from "node:https";
 import type { Server, Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import type { Server as TlsServer, TLSSocket } from "node:tls";
+import type { TLSSocket, Server as TlsServer } from "node:tls";
 import { WarrenError } from "../contracts/errors.ts";
 import { answerRaw } from "./sockets.ts";
 
@@ -54,7 +54,8 @@ export function openListener(options: ListenerOptions): Listener {
   /** Connections that speak HTTP/1.1, and those among them on which a request runs. */
   const connections = new Set<Duplex>();
   const busy = new WeakSet<Duplex>();
-  const sessions = new Set<ServerHttp2Session>();
+  /** Connections that speak HTTP/2, and how many requests run on each. */
+  const sessions = new Map<ServerHttp2Session, () => number>();
   const handshakes = tls ? trackHandshakes(server) : new Map<string, Socket>();
 
   server.maxConnections = MAX_CONNECTIONS;
@@ -64,10 +65,11 @@ export function openListener(options: ListenerOptions): Listener {
     socket.once("close", () => connections.delete(socket));
   });
   server.on("session", (session: ServerHttp2Session) => {
-    sessions.add(session);
+    const streams = countStreams(session);
+    sessions.set(session, streams);
     session.once("close", () => sessions.delete(session));
     session.setLocalWindowSize(SESSION_WINDOW_BYTES);
-    endWhenIdle(session);
+    endWhenIdle(session, streams);
   });
   server.on("request", (request: IncomingMessage, response: ServerResponse) => {
     // Over HTTP/2 a stream that breaks is told here as well, and unheard it would end the process.
@@ -96,13 +98,13 @@ export function openListener(options: ListenerOptions): Listener {
     },
     async close() {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const session of sessions) session.close();
+      for (const session of sessions.keys()) session.close();
       const giveUpAt = performance.now() + CLOSE_GRACE_MS;
       const sweep = setInterval(() => {
         const all = performance.now() > giveUpAt;
         for (const socket of handshakes.values()) socket.destroy();
         for (const socket of connections) if (all || !busy.has(socket)) socket.destroy();
-        if (all) for (const session of sessions) session.destroy();
+        for (const [session, streams] of sessions) if (all || streams() === 0) session.destroy();
       }, CLOSE_SWEEP_MS);
       await closed;
       clearInterval(sweep);
@@ -147,18 +149,22 @@ function trackHandshakes(server: Server): Map<string, Socket> {
   return handshakes;
 }
 
-function endWhenIdle(session: ServerHttp2Session): void {
-  let streams = 0;
+function countStreams(session: ServerHttp2Session): () => number {
+  let count = 0;
   session.on("stream", (stream) => {
-    streams++;
+    count++;
     stream.once("close", () => {
-      streams--;
+      count--;
     });
   });
+  return () => count;
+}
+
+function endWhenIdle(session: ServerHttp2Session, streams: () => number): void {
   const wait = () =>
     session.setTimeout(KEEP_ALIVE_MS, () => {
       // A long command says nothing for as long as it runs.
-      if (streams > 0) wait();
+      if (streams() > 0) wait();
       else session.close();
     });
   wait();

@@ -33,6 +33,14 @@ export const StopQuery = z.object({
     .transform(Number)
     .optional(),
 });
+export const LogsQuery = z.object({
+  tail: count,
+  follow: flag,
+  until: z.string().optional(),
+  stream: z.enum(["stdout", "stderr"]).optional(),
+  timeout: StopQuery.shape.timeout,
+});
+export const WaitQuery = z.object({ timeout: StopQuery.shape.timeout });
 export const ListSandboxesQuery = z.object({
   label: z.string().optional().meta({ description: "`name=value`; may be given more than once" }),
 });

@@ -8,15 +8,26 @@ import {
   ExtendRequest,
   SandboxInfo,
   SandboxStats,
+  SandboxStatus,
   SystemStats,
+  UpdateSandbox,
 } from "../contracts/sandbox.ts";
-import { ListSandboxesQuery, PathQuery, ReadQuery, StopQuery, WatchQuery, WriteQuery } from "./query.ts";
+import {
+  ListSandboxesQuery,
+  LogsQuery,
+  PathQuery,
+  ReadQuery,
+  StopQuery,
+  WaitQuery,
+  WatchQuery,
+  WriteQuery,
+} from "./query.ts";
 
 /** Where all routes are below. */
 export const PREFIX = "/api/v1";
 
 export interface Route {
-  method: "GET" | "POST" | "PUT" | "DELETE";
+  method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   /** Below `PREFIX`, in Hono's notation. */
   path: `/${string}`;
   /** Name of the handler. */
@@ -45,6 +56,7 @@ const Version = z.object({
   build_date: z.string(),
   features: z.array(z.string()),
 });
+const WaitAnswer = z.object({ exit_code: z.number().int().nullable(), status: SandboxStatus });
 const Success = z.object({ success: z.literal(true) });
 const Written = Success.extend({ bytes: z.number().int() });
 
@@ -183,6 +195,54 @@ export const routes = [
     status: 200,
     response: SandboxInfo,
     errors: [...lifecycle, "sandbox_wrong_state"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/logs",
+    operation: "readLogs",
+    summary: "Output of the main command, kept and coming, as server-sent events",
+    query: LogsQuery,
+    status: 200,
+    response: "events",
+    errors: ["sandbox_not_found"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/wait",
+    operation: "waitSandbox",
+    summary: "Answers when the sandbox no longer runs, or the timeout is over",
+    query: WaitQuery,
+    status: 200,
+    response: WaitAnswer,
+    errors: ["sandbox_not_found", "cancelled"],
+  },
+  {
+    method: "POST",
+    path: "/sandboxes/:id/pause",
+    operation: "pauseSandbox",
+    summary: "Freezes a running sandbox; a paused one is success",
+    status: 200,
+    response: SandboxInfo,
+    errors: [...lifecycle, "sandbox_wrong_state", "unsupported"],
+  },
+  {
+    method: "POST",
+    path: "/sandboxes/:id/resume",
+    operation: "resumeSandbox",
+    summary: "Lets a paused sandbox go on; a running one is success",
+    status: 200,
+    response: SandboxInfo,
+    errors: [...lifecycle, "sandbox_wrong_state"],
+  },
+  {
+    method: "PATCH",
+    path: "/sandboxes/:id",
+    operation: "updateSandbox",
+    summary: "Changes limits, of a running sandbox at once; what is absent stays",
+    request: UpdateSandbox,
+    status: 200,
+    response: SandboxInfo,
+    errors: [...lifecycle, "sandbox_wrong_state", "unsupported"],
   },
   {
     method: "POST",

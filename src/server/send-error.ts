@@ -17,7 +17,9 @@ export function sendError(
   status = error.status,
 ): void {
   const stream = http2Stream(response);
-  const isSending = stream ? !stream.readableEnded : hasBody(request) && !request.complete;
+  const isSending = stream
+    ? !stream.endAfterHeaders && !stream.readableEnded
+    : hasBody(request) && !request.complete;
   const body = JSON.stringify(errorBody(error));
   response.writeHead(status, {
     "content-type": "application/json",
@@ -34,10 +36,12 @@ export function sendError(
   else response.write(body);
   const end = () => {
     clearTimeout(timer);
-    if (stream) stream.close(constants.NGHTTP2_NO_ERROR);
-    else response.end();
+    if (!stream) response.end();
   };
-  const timer = setTimeout(end, DISCARD_MS);
+  const timer = setTimeout(() => {
+    stream?.close(constants.NGHTTP2_NO_ERROR);
+    end();
+  }, DISCARD_MS);
   request.once("end", end);
   request.once("close", end);
   request.resume();

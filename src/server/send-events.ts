@@ -1,6 +1,5 @@
 import type { ServerResponse } from "node:http";
 import { errorBody } from "../contracts/errors.ts";
-import type { WatchEvent } from "../contracts/files.ts";
 import type { Logger } from "../lib/log.ts";
 import { toWarrenError } from "./failure.ts";
 import { flushed } from "./flushed.ts";
@@ -14,7 +13,7 @@ const KEEPALIVE_MS = 15_000;
  */
 export async function sendEvents(
   outgoing: ServerResponse,
-  events: AsyncIterable<WatchEvent>,
+  events: AsyncIterable<unknown>,
   log: Logger,
 ): Promise<void> {
   const stream = writableOf(outgoing);

@@ -14,8 +14,12 @@ export interface ApiFixture {
 
 export type ShellRequest = Partial<ExecRequest> & { args?: readonly string[] };
 
+export type ApiAbility = "pause" | "limits";
+
 export interface ApiContext {
   test: DefineTest;
+  /** The first of these that the subject lacks. */
+  unless: (...abilities: ApiAbility[]) => ApiAbility | undefined;
   fixture: () => ApiFixture;
   /** Ends the sandbox's first process from outside, as the kernel would. */
   killGuest: (pid: number) => void;

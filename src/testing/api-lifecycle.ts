@@ -53,6 +53,13 @@ export function testApiLifecycle({ test, fixture }: ApiContext): void {
       get: (id) => api.get(id),
       start: (id) => api.start(id),
       stop: (id) => api.stop(id),
+      logs: async (id) => {
+        for await (const _ of api.logs(id)) return;
+      },
+      wait: (id) => api.wait(id),
+      pause: (id) => api.pause(id),
+      resume: (id) => api.resume(id),
+      update: (id) => api.update(id, { pid_limit: 100 }),
       remove: (id) => api.remove(id),
       extend: (id) => api.extend(id, 60),
       exec: (id) => api.exec(id, { cmd: ["true"] }),

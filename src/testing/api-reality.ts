@@ -19,6 +19,36 @@ export function testApiReality({ test, fixture, killGuest, freezeGuest }: ApiCon
     expect(await stopped(fixture(), missing)).toMatchObject({ exit_code: 127 });
   });
 
+  test("tells all who wait how the main command ended", async () => {
+    const { api, box, shell } = fixture();
+    const { id } = await box({ cmd: ["sh", "-c", "until [ -e /tmp/go ]; do sleep 0.01; done; exit 9"] });
+    expect(await api.wait(id, { timeoutS: 0.05 })).toEqual({ exit_code: null, status: "running" });
+    const waiting = [api.wait(id), api.wait(id, { timeoutS: 600 }), api.wait(id)];
+    const leaving = new AbortController();
+    const left = expectFailure(api.wait(id, { signal: leaving.signal }), "cancelled");
+    leaving.abort();
+    await left;
+    await shell(id, "touch /tmp/go").catch(() => {}); // it may end under the command
+    const end = { exit_code: 9, status: "stopped" };
+    expect(await within(20_000, "the end", Promise.all(waiting))).toEqual([end, end, end]);
+    expect(await api.wait(id)).toEqual(end);
+    await expectFailure(api.wait(id, { timeoutS: -1 }), "invalid_request");
+  });
+
+  test("tells those who wait of an end without an exit code", async () => {
+    const { api, box } = fixture();
+    const { id, pid = 0 } = await box();
+    const killed = api.wait(id);
+    expect(await api.wait(id, { timeoutS: 0 })).toMatchObject({ status: "running" });
+    killGuest(pid);
+    expect(await within(20_000, "the end", killed)).toEqual({ exit_code: null, status: "stopped" });
+    const { id: other } = await box();
+    const removed = api.wait(other);
+    expect(await api.wait(other, { timeoutS: 0 })).toMatchObject({ status: "running" });
+    await api.remove(other);
+    expect(await within(20_000, "the removal", removed)).toMatchObject({ exit_code: null });
+  });
+
   test("runs the main command anew at each start", async () => {
     const { api, box, shell } = fixture();
     const script = 'echo "$A" >> /opt/runs; exec sleep 600';

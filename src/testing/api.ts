@@ -4,12 +4,17 @@ import type { CreateSandbox } from "../contracts/sandbox.ts";
 import { testApiExec } from "./api-exec.ts";
 import { testApiExecStream } from "./api-exec-stream.ts";
 import { testApiFiles } from "./api-files.ts";
-import { type ApiContext, type ApiFixture, apiFixture } from "./api-fixture.ts";
+import { type ApiAbility, type ApiContext, type ApiFixture, apiFixture } from "./api-fixture.ts";
 import { testApiLifecycle } from "./api-lifecycle.ts";
+import { testApiLogs } from "./api-logs.ts";
+import { testApiPause } from "./api-pause.ts";
 import { testApiReality } from "./api-reality.ts";
+import { testApiUpdate } from "./api-update.ts";
 import { defineSuite, type SuiteOptions } from "./suite.ts";
 
 export interface ApiSuiteOptions extends SuiteOptions {
+  /** What the runtime behind it can't do; tests of it are skipped by name, and that it is refused is tested. */
+  lacks?: readonly ApiAbility[];
   /** Fields of every sandbox that the suite makes, such as `image` or `runtime`. The image needs a POSIX shell and perl. */
   defaults?: CreateSandbox;
   /** How to end a sandbox's first process from outside; default: SIGKILL to the pid, which must be of this host. */
@@ -40,6 +45,7 @@ export function testApi(
       test,
       fixture: () => fixture,
       killGuest: options.killGuest ?? ((pid) => void process.kill(pid, "SIGKILL")),
+      unless: (...abilities) => abilities.find((ability) => options.lacks?.includes(ability)),
       freezeGuest: options.freezeGuest ?? ((pid) => void process.kill(pid, "SIGSTOP")),
     };
 
@@ -61,6 +67,9 @@ export function testApi(
     });
     testApiLifecycle(context);
     testApiReality(context);
+    testApiLogs(context);
+    testApiPause(context);
+    testApiUpdate(context);
     testApiExec(context);
     testApiExecStream(context);
     testApiFiles(context);

@@ -18,7 +18,7 @@ export interface RuntimeFixture {
   clean(): Promise<void>;
 }
 
-export type Ability = "memory" | "cpu" | "pids" | "readonlyRoot" | "tmpfs" | "directory" | "users";
+export type Ability = "memory" | "cpu" | "pids" | "pause" | "readonlyRoot" | "tmpfs" | "directory" | "users";
 
 export interface RuntimeContext {
   test: DefineTest;

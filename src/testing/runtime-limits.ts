@@ -1,4 +1,5 @@
 import { expect } from "vitest";
+import { expectFailure } from "./failures.ts";
 import { noLimits, shellInside } from "./guest-tools.ts";
 import type { RuntimeContext } from "./runtime-fixture.ts";
 import { eventually } from "./wait.ts";
@@ -70,6 +71,61 @@ export function testLimits({ test, fixture, unless }: RuntimeContext): void {
       expect(remount.exit_code).not.toBe(0);
     },
     { unless: unless("readonlyRoot", "tmpfs") },
+  );
+
+  test(
+    "changes limits while it runs, and keeps them for later starts",
+    async () => {
+      const { runtime, box } = fixture();
+      const { id, guest } = await box({ limits: { ...noLimits, memoryBytes: 64 * MIB } });
+      const take = "exec perl -e '$x = \"x\" x (100 << 20); print length $x'";
+      expect((await shellInside(guest, take)).exit_code).toBe(137);
+      await runtime.updateLimits(id, { ...noLimits, memoryBytes: 256 * MIB, memoryHighBytes: 200 * MIB });
+      expect((await shellInside(guest, take)).stdout).toBe(String(100 * MIB));
+      await runtime.updateLimits(id, { ...noLimits, memoryBytes: 96 * MIB });
+      expect((await shellInside(guest, take)).exit_code).toBe(137);
+      await runtime.stop(id, { timeoutMs: 0 });
+      await runtime.start(id);
+      expect((await runtime.stats(id)).memory_limit).toBe(96 * MIB);
+      await runtime.updateLimits(id, noLimits);
+      expect((await shellInside(guest, take)).stdout).toBe(String(100 * MIB));
+    },
+    { unless: unless("memory") },
+  );
+
+  test(
+    "refuses to limit what it can't",
+    async () => {
+      const { runtime, box } = fixture();
+      const { id } = await box();
+      await expectFailure(runtime.updateLimits(id, { ...noLimits, memoryBytes: 64 * MIB }), "unsupported");
+    },
+    { unless: unless("memory") === undefined && "a runtime that limits memory" },
+  );
+
+  test(
+    "freezes and thaws, and ends what is frozen",
+    async () => {
+      const { runtime, box, guest } = fixture();
+      const { id, pid } = await box();
+      await runtime.pause(id);
+      await runtime.pause(id);
+      expect(await runtime.inspect(id)).toMatchObject({ state: "paused", pid });
+      const asked = guest(id).hello();
+      await runtime.resume(id);
+      await runtime.resume(id);
+      await asked;
+      expect(await runtime.inspect(id)).toMatchObject({ state: "running", pid });
+      await runtime.pause(id);
+      await runtime.stop(id, { timeoutMs: 2000 });
+      expect(await runtime.inspect(id)).toMatchObject({ state: "stopped" });
+      await expectFailure(runtime.pause(id), "sandbox_wrong_state");
+      await runtime.start(id);
+      await runtime.pause(id);
+      await runtime.remove(id);
+      expect(await runtime.inspect(id)).toBeUndefined();
+    },
+    { unless: unless("pause") },
   );
 
   const mounts = [

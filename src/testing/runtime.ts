@@ -60,6 +60,7 @@ export function testRuntime(
         memory: capabilities.limits.includes("memory"),
         cpu: capabilities.limits.includes("cpu"),
         pids: capabilities.limits.includes("pids"),
+        pause: capabilities.pause,
         readonlyRoot: capabilities.readonlyRoot,
         tmpfs: capabilities.tmpfs,
         directory: capabilities.images.includes("directory"),

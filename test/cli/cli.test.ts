@@ -66,6 +66,44 @@ describe("a life", () => {
   });
 });
 
+describe("the main command", () => {
+  it("has its output printed, followed and searched, and its end told", async () => {
+    const script = "echo out; echo err >&2; until [ -e /tmp/go ]; do sleep 0.01; done; echo ready; exit 5";
+    await box.ok(["create", "--name", "main", "--", "sh", "-c", script]);
+    expect((await box.warren(["logs", "--until", "nowhere", "--timeout", "100ms", "main"])).code).toBe(1);
+    const waiting = box.warren(["wait", "main"]);
+    const following = box.warren(["logs", "-f", "main"]);
+    expect((await box.warren(["wait", "--timeout", "50ms", "main"])).code).toBe(1);
+    await box.warren(["exec", "main", "touch", "/tmp/go"]);
+    expect((await box.warren(["logs", "--until", "ready", "main"])).code).toBe(0);
+    expect((await waiting).stdout.toString()).toBe("5\n");
+    expect(await following).toMatchObject({ code: 0, stderr: "err\n" });
+    expect((await following).stdout.toString()).toBe("out\nready\n");
+    expect(await box.ok(["logs", "--tail", "1", "main"])).toBe("ready\n");
+    expect((await box.warren(["logs", "--until", "nowhere", "main"])).code).toBe(1);
+    expect(await box.ok(["logs", "--timestamps", "main"])).toMatch(/^\d{4}-\S+Z out\n\d{4}-\S+Z ready\n$/);
+    expect(JSON.parse(await box.ok(["wait", "--json", "main"]))).toEqual({ exit_code: 5, status: "stopped" });
+    await box.ok(["rm", "main"]);
+  });
+
+  it("may be missing, and limits and pauses need a runtime that can", async () => {
+    await box.ok(["create", "--name", "plain"]);
+    expect(await box.ok(["resume", "plain"])).toMatch(/^\w{16}\n$/);
+    if (box.env.WARREN_RUNTIME === "fake") {
+      for (const args of [
+        ["pause", "plain"],
+        ["update", "-m", "64m", "plain"],
+      ]) {
+        expect(await box.warren(args)).toMatchObject({ code: 1, stderr: expect.stringContaining("fake") });
+      }
+    }
+    expect((await box.warren(["update", "plain"])).code).toBe(2);
+    await box.ok(["stop", "-t", "0", "plain"]);
+    expect(await box.ok(["wait", "plain"])).toBe("unknown\n");
+    await box.ok(["rm", "plain"]);
+  });
+});
+
 describe("exec", () => {
   beforeAll(() => box.ok(["create", "--name", "ex"]));
   afterAll(() => box.ok(["rm", "-f", "ex"]));

@@ -1,7 +1,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { connect } from "node:tls";
+import { afterAll, describe, expect, it } from "vitest";
+import { createAuthority } from "../server/certificates.ts";
 import { endProcess, isAlive, mainFile, openWorkspace, until, type Workspace } from "./workspace.ts";
 
 interface Serving extends AsyncDisposable {
@@ -134,5 +137,102 @@ describe("warren serve", () => {
       stderr: expect.stringContaining("1"),
     });
     await box.ok([...at, "rm", "only"]);
+  });
+
+  describe("with TLS", () => {
+    const authority = createAuthority();
+    afterAll(() => authority[Symbol.dispose]());
+    const files = authority.issue("server", "IP:127.0.0.1");
+    const flags = ["--tls-cert", files.certFile, "--tls-key", files.keyFile];
+
+    it.each([["HTTP/1.1"], ["HTTP/2", "--http2"]])(
+      "serves https with %s, and the CLI takes it with a CA file",
+      async (_name, ...more) => {
+        await using box = openWorkspace();
+        await using server = await serve(box, [...flags, ...more]);
+        expect(server.line.url).toMatch(/^https:\/\/127\.0\.0\.1:\d+$/);
+        const at = ["--server", server.line.url];
+        const stranger = await box.warren([...at, "ls"]);
+        expect(stranger).toMatchObject({
+          code: 1,
+          stderr: expect.stringMatching(/certificate.*\nhint: {2}.*--ca-file/),
+        });
+        await box.ok(["--ca-file", authority.caFile, ...at, "create", "--name", "kept"]);
+        expect(await box.ok([...at, "--ca-file", authority.caFile, "exec", "kept", "echo", "hi"])).toBe(
+          "hi\n",
+        );
+        for (const variable of ["WARREN_CA_FILE", "NODE_EXTRA_CA_CERTS"]) {
+          expect(
+            await box.ok([...at, "exec", "kept", "echo", variable], {
+              env: { [variable]: authority.caFile },
+            }),
+          ).toBe(`${variable}\n`);
+        }
+        await box.ok(["rm", "kept"]);
+      },
+    );
+
+    it("reads certificate and key again at SIGHUP, and keeps the old ones when they can't be used", async () => {
+      await using box = openWorkspace();
+      const certFile = join(box.dir, "tls.crt");
+      const keyFile = join(box.dir, "tls.key");
+      const place = ({ cert, key }: { cert: string; key: string }) => {
+        writeFileSync(certFile, cert);
+        writeFileSync(keyFile, key, { mode: 0o600 });
+      };
+      place(files);
+      await using server = await serve(box, [], { WARREN_TLS_CERT: certFile, WARREN_TLS_KEY: keyFile });
+      const subject = async () => {
+        const { hostname: host, port } = new URL(server.line.url);
+        const socket = connect({ host, port: Number(port), ca: authority.ca });
+        await once(socket, "secureConnect");
+        const { CN } = socket.getPeerCertificate().subject;
+        socket.destroy();
+        return CN;
+      };
+      expect(await subject()).toBe("server");
+      place(authority.issue("renewed", "IP:127.0.0.1"));
+      server.child.kill("SIGHUP");
+      await until(async () => (await subject()) === "renewed", "the new certificate is served");
+      place({ cert: files.cert, key: authority.issue("third", "IP:127.0.0.1").key });
+      server.child.kill("SIGHUP");
+      await until(() => server.stderr().includes("the old ones stay"), "the failure is logged");
+      expect(await subject()).toBe("renewed");
+      server.child.kill("SIGTERM");
+      expect(await server.exit).toBe(0);
+    });
+
+    it("refuses files that can't be read, don't fit, or that others can read", async () => {
+      await using box = openWorkspace();
+      const failing = async (...args: string[]) => {
+        const { code, stderr } = await box.warren(["serve", "--port", "0", ...args]);
+        expect(code).toBe(1);
+        return stderr;
+      };
+      expect(await failing("--tls-cert", files.certFile)).toContain("comes alone");
+      expect(await failing("--http2")).toContain("TLS only");
+      const missing = join(box.dir, "missing");
+      expect(await failing("--tls-cert", missing, "--tls-key", files.keyFile)).toContain(
+        "can't be read: ENOENT",
+      );
+      expect(await failing("--tls-cert", files.certFile, "--tls-key", authority.caFile)).toMatch(
+        /others|usable/,
+      );
+      const other = authority.issue("other", "IP:127.0.0.1");
+      expect(await failing("--tls-cert", files.certFile, "--tls-key", other.keyFile)).toContain(
+        "is not that of",
+      );
+      expect(await failing("--tls-cert", files.keyFile, "--tls-key", files.keyFile)).toContain(
+        "no usable certificate",
+      );
+      const open = join(box.dir, "open.key");
+      writeFileSync(open, files.key);
+      chmodSync(open, 0o644);
+      expect(await failing("--tls-cert", files.certFile, "--tls-key", open)).toMatch(
+        /others can read.*\nhint: .*chmod/,
+      );
+      expect(await failing(...flags, "--host", "0.0.0.0")).toContain("without authentication");
+      expect(box.enginePid()).toBeUndefined();
+    });
   });
 });

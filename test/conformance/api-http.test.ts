@@ -35,5 +35,6 @@ async function serveEngine(
   };
 }
 
-testApi("over HTTP with a key", () => serveEngine(({ url }) => ({ url, apiKey: KEY })));
-testApi("over the Unix socket", () => serveEngine(({ socket }) => ({ url: `unix:${socket}` })));
+const fakeLacks = { lacks: ["pause", "limits"] } as const;
+testApi("over HTTP with a key", () => serveEngine(({ url }) => ({ url, apiKey: KEY })), fakeLacks);
+testApi("over the Unix socket", () => serveEngine(({ socket }) => ({ url: `unix:${socket}` })), fakeLacks);

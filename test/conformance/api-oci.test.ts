@@ -50,6 +50,36 @@ testApi("over HTTP, on oci with runc", async () => {
   };
 });
 
+describe("a paused sandbox", () => {
+  it("is found so by the next engine, with the limits that it was given", async () => {
+    const { engine: first, test } = await engineOn("crun");
+    const { id } = await first.create({ memory: 64 * MIB });
+    await first.update(id, { memory: 96 * MIB });
+    await first.pause(id);
+    await first.close();
+    await test.reopen();
+    const second = await openEngine({
+      stateDir: test.stateDir,
+      runtimes: { oci: test.runtime },
+      defaultRuntime: "oci",
+      log: silentLogger,
+    });
+    try {
+      expect(await second.get(id)).toMatchObject({ status: "paused", memory: 96 * MIB });
+      await expect(second.exec(id, { cmd: ["true"] })).rejects.toMatchObject({ code: "sandbox_wrong_state" });
+      expect(await second.resume(id)).toMatchObject({ status: "running" });
+      expect((await second.exec(id, { cmd: ["true"] })).exit_code).toBe(0);
+      expect((await second.stats(id)).memory_limit).toBe(96 * MIB);
+      await second.pause(id);
+    } finally {
+      await second.remove(id);
+      await second.close();
+      await test.reopen();
+      await test.close();
+    }
+  });
+});
+
 // Only a runtime that enforces limits can show these, so they are not in the suite for all.
 describe.each(ociPrograms)("memory that runs out, with %s", (program) => {
   let made: { engine: Engine; test: TestRuntime };

@@ -23,7 +23,7 @@ testRuntime(
     };
   },
   {
-    lacks: ["memory", "cpu", "pids"],
+    lacks: ["memory", "cpu", "pids", "pause"],
     leftovers: (id) => readdirSync(base).filter((name) => name.includes(id)),
     deviations: [
       {

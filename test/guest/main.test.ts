@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import type { GuestLogChunk, LogOffsets } from "../../src/guest/types.ts";
 import {
   childrenOf,
   isSanitized,
@@ -10,8 +11,31 @@ import {
   run,
   script,
   startGuest,
+  type TestGuest,
   until,
 } from "./harness.ts";
+
+/** What LOGS tells of the main command, as it comes. */
+function follow(guest: TestGuest, from: LogOffsets = { stdout: 0, stderr: 0 }) {
+  const parts = { stdout: [] as Uint8Array[], stderr: [] as Uint8Array[] };
+  const chunks: GuestLogChunk[] = [];
+  const stop = new AbortController();
+  const ended = (async () => {
+    for await (const chunk of guest.client.logs(from, { signal: stop.signal })) {
+      chunks.push(chunk);
+      parts[chunk.stream].push(chunk.data);
+    }
+  })();
+  ended.catch(() => {});
+  return {
+    chunks,
+    stop,
+    /** All of it has come. */
+    ended,
+    stdout: () => Buffer.concat(parts.stdout).toString(),
+    stderr: () => Buffer.concat(parts.stderr).toString(),
+  };
+}
 
 const main = (text: string, ...more: string[]) => ({ args: [...more, "--", "/bin/sh", "-c", text] });
 
@@ -30,9 +54,11 @@ describe("the main command", () => {
     const waiting = guest.client.waitMain();
     expect(await waiting.started).toEqual({ hasMain: true });
     expect(await waiting.exit).toMatchObject({ exit_code: 7 });
-    await until(() => guest.stderr() !== "");
-    expect(guest.stdout()).toBe("/usr\n65534\nfrom the guest\n/nonexistent\n");
-    expect(guest.stderr()).toBe("err\n");
+    const log = follow(guest);
+    await log.ended;
+    expect(log.stdout()).toBe("/usr\n65534\nfrom the guest\n/nonexistent\n");
+    expect(log.stderr()).toBe("err\n");
+    expect(guest.stdout() + guest.stderr()).toBe("");
   });
 
   it("has its end told to all who wait, before and after", async () => {
@@ -57,7 +83,9 @@ describe("the main command", () => {
   it("that can't be started ends with 127 or 126 and says why", async () => {
     await using missing = await startGuest({ args: ["--", "no-such-program"] });
     expect(await missing.client.waitMain().exit).toMatchObject({ exit_code: 127 });
-    await until(() => missing.stderr().includes("no-such-program"));
+    const log = follow(missing);
+    await log.ended;
+    expect(log.stderr()).toContain("no-such-program");
     await using homeless = await startGuest({ args: ["--main-cwd", "/no/such", "--", "true"] });
     expect(await homeless.client.waitMain().exit).toMatchObject({ exit_code: 126 });
     await using stranger = await startGuest({ args: ["--main-user", "no-such-user", "--", "true"] });
@@ -84,13 +112,87 @@ describe("the main command", () => {
   });
 });
 
+describe("the main command's output", () => {
+  it("is told to each who asks, from where they ask, while it runs and after", async () => {
+    await using guest = await startGuest(
+      main("echo one; echo two >&2; read go < go.fifo; echo three", "--main-cwd", "/tmp"),
+    );
+    const [early, other] = [follow(guest), follow(guest)];
+    await Promise.all([early.ended, other.ended]);
+    const late = follow(guest, { stdout: 2, stderr: 4 });
+    await late.ended;
+    for (const log of [early, other]) expect(log.stdout()).toBe("one\nthree\n");
+    expect(early.stderr()).toContain("two\n");
+    expect(late.stdout()).toBe("e\nthree\n");
+    expect(late.chunks[0]).toMatchObject({ stream: "stdout", offset: 2 });
+    const beyond = follow(guest, { stdout: 1000, stderr: 0 });
+    await expect(beyond.ended).rejects.toMatchObject({ code: "invalid_request" });
+  });
+
+  it("keeps its end, whole and in order, when nobody listened", async () => {
+    await using guest = await startGuest(main("seq 100000; echo end >&2"));
+    await guest.client.waitMain().exit;
+    const log = follow(guest);
+    await log.ended;
+    const all = Array.from({ length: 100_000 }, (_, i) => `${i + 1}\n`).join("");
+    const [first] = log.chunks.filter(({ stream }) => stream === "stdout");
+    expect(first?.offset).toBe(all.length - (128 << 10));
+    expect(log.stdout()).toBe(all.slice(first?.offset));
+    expect(log.stderr()).toBe("end\n");
+  });
+
+  it("is never held up by a reader, and never told wrongly to a slow one", async () => {
+    await using guest = await startGuest(main("seq 3000000"));
+    const chunks = guest.client.logs({ stdout: 0, stderr: 0 }, { signal: new AbortController().signal });
+    // The reader takes nothing until the command has ended.
+    const reader = chunks[Symbol.asyncIterator]();
+    const first = await reader.next();
+    expect(first.done).toBe(false);
+    await guest.client.waitMain().exit;
+    const pieces: GuestLogChunk[] = [];
+    for (let next = first; !next.done; next = await reader.next()) pieces.push(next.value);
+    const lineAt = (offset: number) => {
+      // The number whose line has this offset, for those with the same count of digits.
+      for (let digits = 1, base = 0, low = 1; ; digits++, low *= 10) {
+        const bytes = 9 * low * (digits + 1);
+        if (offset < base + bytes) {
+          const line = Math.floor((offset - base) / (digits + 1));
+          return `${low + line}\n`.slice((offset - base) % (digits + 1));
+        }
+        base += bytes;
+      }
+    };
+    for (const { offset, data } of pieces) {
+      const text = Buffer.from(data).toString();
+      const start = lineAt(offset).slice(0, text.length);
+      expect(text.startsWith(start)).toBe(true);
+      const after = lineAt(offset + start.length);
+      expect(text.slice(start.length).startsWith(after.slice(0, text.length - start.length))).toBe(true);
+    }
+    const last = pieces.at(-1);
+    expect(
+      Buffer.from(last?.data ?? [])
+        .toString()
+        .endsWith("3000000\n"),
+    ).toBe(true);
+  });
+
+  it("is nothing without a main command", async () => {
+    await using guest = await startGuest();
+    const log = follow(guest);
+    await log.ended;
+    expect(log.chunks).toEqual([]);
+  });
+});
+
 describe("shutdown", () => {
   it("asks everything to end, and leaves with the main command's code", async () => {
     await using guest = await startGuest(
       main("trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done"),
     );
     const waiting = guest.client.waitMain();
-    await until(() => guest.stdout() === "up\n");
+    const log = follow(guest);
+    await until(() => log.stdout() === "up\n");
     const other = await guest.client.spawn(
       script("trap 'exit 6' TERM; echo up; while :; do sleep 0.05; done"),
     );
@@ -99,7 +201,8 @@ describe("shutdown", () => {
     expect(await waiting.exit).toMatchObject({ exit_code: 5 });
     expect(await other.exit).toMatchObject({ exit_code: 6 });
     expect(await guest.ended).toBe(5);
-    expect(guest.stdout()).toBe("up\nbye\n");
+    await log.ended;
+    expect(log.stdout()).toBe("up\nbye\n");
   });
 
   it("kills what does not end in time, setsid'd and stopped processes included", async () => {
@@ -127,7 +230,8 @@ describe("shutdown", () => {
 
   it("is shortened by a second, shorter one", async () => {
     await using guest = await startGuest(main("trap '' TERM; echo up; while :; do sleep 1; done"));
-    await until(() => guest.stdout() === "up\n");
+    const log = follow(guest);
+    await until(() => log.stdout() === "up\n");
     await guest.client.shutdown(1_000_000);
     guest.process.kill("SIGTERM");
     expect(await guest.ended).toBe(137);

@@ -118,6 +118,7 @@ it("fails for what is missing", async () => {
   };
   await expect(watch(join(dir, "no"))).rejects.toMatchObject({ code: "file_not_found" });
   await expect(watch(join(dir, "no"))).rejects.toMatchObject({ message: expect.stringContaining("no") });
+  await expect(watch("/proc/self/cwd")).rejects.toMatchObject({ code: "invalid_path" });
   expect(() => guest.client.watch("relative", { signal })).toThrow(
     expect.objectContaining({ code: "invalid_path" }),
   );

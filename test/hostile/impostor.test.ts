@@ -147,7 +147,8 @@ const huge = 0xffff_ffff;
 const behaviours: Record<string, Behaviour> = {
   "never answers": () => {},
   "closes at once": (socket) => void socket.end(),
-  "resets at once": (socket) => void socket.resetAndDestroy(),
+  // A Unix socket that is closed with bytes unread gives the other side ECONNRESET.
+  "resets at once": (socket) => void socket.destroy(),
   "sends half a header and waits": say(Buffer.from([1, 2])),
   "sends half a frame and waits": say(frame(replies.stat, Buffer.alloc(10), 1000)),
   "sends half a frame and closes": (socket) => void socket.end(frame(replies.stat, Buffer.alloc(10), 1000)),
@@ -331,11 +332,11 @@ describe("a guest that", () => {
     await expect(client.writeFile("/x", Buffer.from("abc"))).rejects.toMatchObject({ code: "guest_failed" });
   });
 
-  it("fails 300 calls leaves no descriptor open", async () => {
+  it("fails 120 calls leaves no descriptor open", async () => {
     const descriptors = async () => (await readdir("/proc/self/fd")).length;
     const before = await descriptors();
     const list = ["closes at once", "resets at once", "floods with output", "floods with entries"];
-    for (let i = 0; i < 20; i++) await survives(behaviours[list[i % list.length] as string] as Behaviour);
+    for (let i = 0; i < 8; i++) await survives(behaviours[list[i % list.length] as string] as Behaviour);
     await expect.poll(descriptors, { timeout: 5_000 }).toBeLessThanOrEqual(before + 5);
   });
 });

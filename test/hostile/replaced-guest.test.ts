@@ -55,7 +55,7 @@ const behaviours: Record<string, Behaviour> = {
   },
 };
 
-describe.each(Object.entries(behaviours))("a replaced guest that %s", (_, behaviour) => {
+describe.concurrent.each(Object.entries(behaviours))("a replaced guest that %s", (_, behaviour) => {
   it(
     "gets every call an error in time, harms no other sandbox, and is removed like any",
     async () => {

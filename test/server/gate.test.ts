@@ -77,7 +77,7 @@ describe("without API keys", () => {
     expect(yes.status).toBe(204);
     expect(Object.fromEntries(yes.headers)).toMatchObject({
       "access-control-allow-origin": "https://app.example",
-      "access-control-allow-methods": "GET, POST, PUT, DELETE, OPTIONS",
+      "access-control-allow-methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
       "access-control-allow-headers": "Accept, Authorization, Content-Type, X-API-Key",
       "access-control-max-age": "300",
     });

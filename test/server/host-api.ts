@@ -84,6 +84,23 @@ export function createHostApi(): HostApi {
     list: async () => [info("box")],
     start: async (id) => info(id),
     stop: async (id) => ({ ...info(id), status: "stopped" }),
+    logs(id) {
+      info(id);
+      async function* none() {}
+      return { end: Promise.resolve("end" as const), [Symbol.asyncIterator]: none };
+    },
+    async wait(id) {
+      return { exit_code: null, status: info(id).status };
+    },
+    async pause(id) {
+      return { ...info(id), status: "paused" };
+    },
+    async resume(id) {
+      return info(id);
+    },
+    async update(id, { pid_limit }) {
+      return { ...info(id), ...(pid_limit === undefined ? {} : { pid_limit }) };
+    },
     async remove(id) {
       info(id);
     },

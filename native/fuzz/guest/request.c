@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../fuzz.h"
@@ -22,9 +23,11 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
   (void)argc;
   // The product's fixed descriptors, before libFuzzer opens any.
   int fd;
-  while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd < FD_FREE) continue;
+  while ((fd = open("/", O_PATH | O_CLOEXEC)) >= 0 && fd < FD_FREE) continue;
   close(fd);
-  // Directories among the arguments: the corpus, and where reproducers go.
+  // Directories among the arguments (the corpus, and where reproducers go), and the one for temporary files.
+  const char *temporary = getenv("TMPDIR");
+  if (temporary != NULL) writable[count++] = realpath(temporary, NULL);
   for (char **arg = *argv + 1; *arg != NULL && count < 15; arg++) {
     const char *dir = strncmp(*arg, "-artifact_prefix=", PREFIX) == 0 ? *arg + PREFIX : *arg;
     char *real = dir[0] == '-' ? NULL : realpath(dir, NULL);

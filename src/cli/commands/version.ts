@@ -36,6 +36,7 @@ async function serverVersion(target: Target): Promise<VersionInfo | undefined> {
   return createNodeClient({
     url,
     ...(target.apiKey === undefined ? {} : { apiKey: target.apiKey }),
+    ...(target.caFile === undefined ? {} : { caFile: target.caFile }),
   }).version();
 }
 

@@ -11,15 +11,21 @@ export interface NodeClientOptions {
   url?: string;
   /** Default: `WARREN_API_KEY`. */
   apiKey?: string;
+  /**
+   * PEM file with the certificates to trust for `https://`; default: `WARREN_CA_FILE`, else Node's own list with
+   * `NODE_EXTRA_CA_CERTS`.
+   */
+  caFile?: string;
 }
 
 /** A client over kept connections. */
 export function createNodeClient(options: NodeClientOptions = {}): SandboxApi {
   const url = options.url ?? defaultUrl();
   const apiKey = options.apiKey ?? process.env.WARREN_API_KEY;
+  const caFile = options.caFile ?? process.env.WARREN_CA_FILE;
   return createClient({
     url,
-    transport: createNodeTransport(url),
+    transport: createNodeTransport(url, caFile ? { caFile } : {}),
     ...(apiKey ? { apiKey } : {}),
   });
 }

@@ -4,13 +4,16 @@ import type { RawData } from "ws";
 import { responseError } from "../failures.ts";
 import { type SocketRequest, SUBPROTOCOL, type TransportSocket } from "../transport.ts";
 import { toResponse } from "./response.ts";
-import type { Target } from "./target.ts";
+import { type Target, trust } from "./target.ts";
 
 /** Largest frame taken from a server: far above what ours sends. */
 const MAX_FRAME_BYTES = 16 * 1024 * 1024;
 
 /** How long the server may take to answer our closing frame. */
 const GOODBYE_MS = 1_000;
+
+/** A network that forgets a connection tells nobody: after 30 s of silence the kernel asks. For `net.connect`. */
+const probing = { keepAlive: true, keepAliveInitialDelay: 30_000 };
 
 /** Opens a WebSocket through `ws`, which is loaded only here: most short commands need none. */
 export async function openNodeSocket(
@@ -23,6 +26,8 @@ export async function openNodeSocket(
   const { connection } = target;
   const socket = new WebSocket(addressOf(target, path), [SUBPROTOCOL], {
     ...("socketPath" in connection ? { createConnection: () => connect(connection.socketPath) } : {}),
+    ...(target.tls ? trust(target) : {}),
+    ...probing,
     headers: apiKey === undefined ? {} : { "x-api-key": apiKey },
     handshakeTimeout: connectMs,
     maxPayload: MAX_FRAME_BYTES,

@@ -8,6 +8,8 @@ export interface Target {
   connection: { socketPath: string } | { hostname: string; port: number };
   /** Path that comes before the API's own, without a slash at its end. */
   basePath: string;
+  /** PEM certificates to trust instead of Node's own. */
+  ca?: string;
 }
 
 /** Parses `http://…`, `https://…` and `unix:/path`. */
@@ -30,6 +32,11 @@ export function parseTarget(url: string): Target {
     },
     basePath: pathname.replace(/\/+$/, ""),
   };
+}
+
+/** What `tls.connect` is told beside the address. */
+export function trust({ ca }: Target): { ca?: string; minVersion: "TLSv1.2" } {
+  return { minVersion: "TLSv1.2", ...(ca === undefined ? {} : { ca }) };
 }
 
 /** `WARREN_URL`, else the socket of the engine whose state is where this user's is by default. */

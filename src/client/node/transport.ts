@@ -2,9 +2,11 @@ import { Agent, type ClientRequest, type RequestOptions, request as requestHttp 
 import { request as requestHttps, Agent as TlsAgent } from "node:https";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { Transport, TransportRequest, TransportResponse } from "../transport.ts";
+import { readCaFile } from "./ca-file.ts";
+import { certificateError } from "./certificate-error.ts";
 import { toResponse } from "./response.ts";
 import { openNodeSocket } from "./socket.ts";
-import { parseTarget, type Target } from "./target.ts";
+import { parseTarget, type Target, trust } from "./target.ts";
 
 /** How long connecting may take. A machine that is off answers nothing at all. */
 const CONNECT_MS = 10_000;
@@ -16,14 +18,23 @@ const IDLE_MS = 30_000;
  * Over `node:http` with kept connections: http, https, and Unix sockets as `unix:/path/to/engine.sock`. Idle connections
  * do not keep the process alive.
  */
-export function createNodeTransport(url: string): Transport {
-  const target = parseTarget(url);
+export function createNodeTransport(url: string, { caFile }: { caFile?: string } = {}): Transport {
+  const parsed = parseTarget(url);
+  const target = parsed.tls && caFile !== undefined ? { ...parsed, ca: readCaFile(caFile) } : parsed;
   const pooling = { keepAlive: true, maxSockets: Number.POSITIVE_INFINITY, timeout: IDLE_MS };
-  const agent = target.tls ? new TlsAgent(pooling) : new Agent(pooling);
+  const agent = target.tls ? new TlsAgent({ ...pooling, ...trust(target) }) : new Agent(pooling);
   return {
-    request: (request) => withRetry(request, () => send(target, agent, request)),
-    openSocket: (request) => openNodeSocket(target, request, CONNECT_MS),
+    request: (request) => explained(withRetry(request, () => send(target, agent, request))),
+    openSocket: (request) => explained(openNodeSocket(target, request, CONNECT_MS)),
   };
+}
+
+async function explained<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw certificateError(error) ?? error;
+  }
 }
 
 /**

@@ -145,6 +145,19 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
 
     stop: (id, { timeoutMs }) => stop(id, timeoutMs),
 
+    async pause() {
+      throw new WarrenError("unsupported", "the runtime fake can't pause sandboxes");
+    },
+    async resume() {
+      throw new WarrenError("unsupported", "the runtime fake can't pause sandboxes");
+    },
+    async updateLimits(id, limits) {
+      if (limits.memoryBytes || limits.memoryHighBytes || limits.cpuNano || limits.pids) {
+        throw new WarrenError("unsupported", "the runtime fake can't enforce limits");
+      }
+      await readSpec(id, layoutOf(base, id));
+    },
+
     async remove(id) {
       await stop(id, 0);
       await removeTree(layoutOf(base, id).dir);

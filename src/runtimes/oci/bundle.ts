@@ -40,8 +40,12 @@ const readonlyPaths: readonly string[] = [
   "/proc/bus",
   "/proc/fs",
   "/proc/irq",
+  // Writing here makes triggers on the host's pressure.
+  "/proc/pressure",
   "/proc/sys",
   "/proc/sysrq-trigger",
+  // On cgroup v1 this is a tmpfs that crun and runc leave writable around the controllers.
+  "/sys/fs/cgroup",
 ];
 
 /** Where the guest program is mounted inside. */
@@ -49,11 +53,19 @@ export const GUEST_DIR = "/.warren";
 const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
 
 /** cpu.cfs_period_us; the kernel's default. */
-const CPU_PERIOD_US = 100_000;
+export const CPU_PERIOD_US = 100_000;
+/** The kernel's own, of a group that nobody has given another. */
+export const DEFAULT_CPU_SHARES = 1024;
 /** Open files of a process inside, where the host's own limit isn't lower: enough for any build tool. */
 const MAX_OPEN_FILES = 65_536;
 /** /dev/shm, Docker's default. It counts as the sandbox's memory. */
 const SHM_BYTES = 64 * 1024 * 1024;
+
+/** RLIMIT_NOFILE, and RLIMIT_CORE in bytes. */
+export interface ProcessLimits {
+  openFiles: number;
+  core: number;
+}
 
 export interface BundleOptions {
   spec: RuntimeSpec;
@@ -64,9 +76,9 @@ export interface BundleOptions {
   cgroupsPath: string;
   idBase: number;
   idCount: number;
+  /** Absolute path where the launcher mounts the sandbox's user namespace, which has this very mapping. */
+  userNamespace: string;
   seccomp: Seccomp;
-  /** Hard limits of this process: a limit above them would need CAP_SYS_RESOURCE. */
-  hardLimits: { openFiles: number; core: number };
   swapController: boolean;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
@@ -96,7 +108,6 @@ export function bundleConfig(options: BundleOptions): object {
         inheritable: [],
         ambient: [],
       },
-      rlimits: rlimits(options.hardLimits),
     },
     mounts: [...systemMounts(), ...tmpfsMounts(spec.tmpfs)],
     annotations: {
@@ -105,7 +116,11 @@ export function bundleConfig(options: BundleOptions): object {
       ...(bpf === undefined ? {} : { "run.oci.seccomp_bpf_data": bpf }),
     },
     linux: {
-      namespaces: ["user", "pid", "mount", "network", "ipc", "uts", "cgroup"].map((type) => ({ type })),
+      namespaces: [
+        { type: "user", path: options.userNamespace },
+        ...["pid", "mount", "network", "ipc", "uts", "cgroup"].map((type) => ({ type })),
+      ],
+      // Of the namespace that is joined: both programs look here for who owns the files that they make.
       uidMappings: mapping,
       gidMappings: mapping,
       cgroupsPath: options.cgroupsPath,
@@ -125,14 +140,16 @@ function guestArgs(spec: RuntimeSpec): string[] {
   return [...args, "--", ...spec.cmd];
 }
 
-function rlimits(hard: BundleOptions["hardLimits"]): object[] {
-  const openFiles = Math.min(hard.openFiles, MAX_OPEN_FILES);
-  // A core limit of exactly 1 byte also stops the kernel from piping a dump to a handler on the host (core(5)); 0 does not.
-  const core = Math.min(hard.core, 1);
-  return [
-    { type: "RLIMIT_NOFILE", soft: openFiles, hard: openFiles },
-    { type: "RLIMIT_CORE", soft: core, hard: core },
-  ];
+/**
+ * What the launcher limits the container runtime to, and so the sandbox: runc would need CAP_SYS_RESOURCE to do it itself in
+ * a user namespace of another owner. `hard` are this process's own limits: one above them needs that capability as well.
+ */
+export function processLimits(hard: ProcessLimits): ProcessLimits {
+  return {
+    openFiles: Math.min(hard.openFiles, MAX_OPEN_FILES),
+    // Exactly 1 byte also stops the kernel from piping a dump to a handler on the host (core(5)); 0 does not.
+    core: Math.min(hard.core, 1),
+  };
 }
 
 function systemMounts(): object[] {
@@ -212,9 +229,17 @@ function resources(limits: RuntimeSpec["limits"], swapController: boolean): obje
 function cpu(cpuNano: number): object {
   return {
     period: CPU_PERIOD_US,
-    // The kernel takes no quota below 1 ms.
-    quota: Math.max(1000, Math.round((cpuNano / 1e9) * CPU_PERIOD_US)),
-    // 1024 shares are one core's worth of weight; 2 is the least.
-    shares: Math.max(2, Math.min(262_144, Math.round((cpuNano / 1e9) * 1024))),
+    quota: cpuQuotaUs(cpuNano),
+    shares: cpuShares(cpuNano),
   };
+}
+
+/** Microseconds of each period. The kernel takes no quota below 1 ms. */
+export function cpuQuotaUs(cpuNano: number): number {
+  return Math.max(1000, Math.round((cpuNano / 1e9) * CPU_PERIOD_US));
+}
+
+/** 1024 shares are one core's worth of weight; 2 is the least. */
+export function cpuShares(cpuNano: number): number {
+  return Math.max(2, Math.min(262_144, Math.round((cpuNano / 1e9) * DEFAULT_CPU_SHARES)));
 }

@@ -98,6 +98,8 @@ export interface Cgroups {
   /** Value of linux.cgroupsPath, and what ends the path of every member in /proc/PID/cgroup. */
   path(id: string): string;
   dirs(id: string): string[];
+  /** A file of the sandbox's group in the hierarchy that has this controller. */
+  file(controller: string, id: string, name: string): string;
   hasMembers(id: string): boolean;
   stats(id: string): Promise<Omit<RuntimeStats, "network_rx" | "network_tx">>;
   oomKills(id: string): number | undefined;
@@ -176,6 +178,7 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
   return {
     path: (id) => `${parent}/${id}`,
     dirs,
+    file,
     // Synchronous: the kernel answers these from memory, in less time than a trip through the thread pool.
     hasMembers(id) {
       return dirs(id).some((dir) => {

@@ -34,6 +34,11 @@ export async function writeAtomically(path: string, data: string): Promise<void>
   await rename(temporary, path);
 }
 
+/** Writes to a file that must be there, as those of cgroups are: ENOENT otherwise. */
+export async function writeExisting(path: string, data: string): Promise<void> {
+  await writeFile(path, data, { flag: "r+" });
+}
+
 /** Makes a directory with exactly this mode, whatever our umask is. */
 export async function makeDir(path: string, mode: number): Promise<void> {
   await mkdir(path, { mode });

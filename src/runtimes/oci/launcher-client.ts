@@ -34,6 +34,8 @@ export interface ReadonlyBind {
   target: string;
   /** A missing source or target is passed over. */
   optional?: boolean;
+  /** A directory that shares no inode with its source: sockets, FIFOs, locks and watches don't reach the host's. */
+  apart?: boolean;
 }
 
 export interface LauncherStart {
@@ -50,6 +52,8 @@ export interface LauncherStart {
   binds: readonly ReadonlyBind[];
   argv: readonly string[];
   timeoutMs: number;
+  /** Of the container runtime and all that it starts; soft and hard. Core files in bytes. */
+  limits: { openFiles: number; core: number };
 }
 
 export interface LauncherStartResult {
@@ -127,11 +131,13 @@ export function createLauncher(options: { log: Logger; program?: string }): Laun
         .list(request.binds.map((b) => b.source))
         .list(request.binds.map((b) => b.target))
         .u32(request.binds.length);
-      for (const bind of request.binds) body.u32(bind.optional ? 1 : 0);
+      for (const bind of request.binds) body.u32((bind.optional ? 1 : 0) | (bind.apart ? 2 : 0));
       body
         .list(request.argv)
         .list(Object.entries(defaultEnv).map(([k, v]) => `${k}=${v}`))
-        .u32(request.timeoutMs);
+        .u32(request.timeoutMs)
+        .u32(request.limits.openFiles)
+        .u32(request.limits.core);
       const answer = await connected().call(launcherOps.start, body.finish());
       const pid = answer.u32();
       const startTime = answer.u64();

@@ -2,8 +2,9 @@ import { existsSync } from "node:fs";
 import { open, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
-import { bundleConfig, GUEST_DIR } from "./bundle.ts";
+import { bundleConfig, GUEST_DIR, type ProcessLimits, processLimits } from "./bundle.ts";
 import type { Cgroups } from "./cgroup.ts";
+import type { Freezer } from "./freezer.ts";
 import { liveGuest } from "./guest-process.ts";
 import type { SharedFiles } from "./host-facts.ts";
 import { IDS_PER_SANDBOX, type IdRanges } from "./id-ranges.ts";
@@ -28,9 +29,10 @@ export interface LifecycleOptions {
   layout: Layout;
   launcher: Launcher;
   cgroups: Cgroups;
+  freezer: Freezer;
   ids: IdRanges;
   stage: string;
-  hardLimits: { openFiles: number; core: number };
+  hardLimits: ProcessLimits;
   swapController: boolean;
   shared: SharedFiles;
 }
@@ -60,11 +62,16 @@ export interface Lifecycle {
 }
 
 export function createLifecycle(options: LifecycleOptions): Lifecycle {
-  const { layout, launcher, cgroups, ids } = options;
+  const { layout, launcher, cgroups, freezer, ids } = options;
 
   const finish = async (id: string): Promise<void> => {
     const paths = layout.sandbox(id);
     const guest = await liveGuest(paths.guestPid);
+    if (freezer.isFrozen(id)) {
+      // What is frozen on cgroup v1 does not die. The signal comes first, so that the guest runs no further.
+      if (guest) await launcher.kill(guest, SIGKILL, 0);
+      await freezer.thaw(id);
+    }
     if (!guest) {
       await killMembers(id);
     } else if (!(await launcher.kill(guest, SIGKILL, KILL_TIMEOUT_MS))) {
@@ -119,8 +126,8 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         cgroupsPath: cgroups.path(id),
         idBase,
         idCount: IDS_PER_SANDBOX,
+        userNamespace: join(paths.dir, "userns"),
         seccomp,
-        hardLimits: options.hardLimits,
         swapController: options.swapController,
         ...(args ? { args } : {}),
       });
@@ -139,6 +146,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           binds: [{ source: guestDir ?? options.shared.guestDir, target: GUEST_DIR.slice(1) }, ...binds],
           argv: runtimeArgv(program, layout.runtimeRoot(program.name), paths, id),
           timeoutMs: START_TIMEOUT_MS,
+          limits: processLimits(options.hardLimits),
         });
         if (result.pid !== 0) return result;
         if (result.ended === "timeout") {

@@ -3,6 +3,7 @@ import { readdir, rm } from "node:fs/promises";
 import { connect as connectSocket } from "node:net";
 import { dirname, join, relative } from "node:path";
 import type { Duplex } from "node:stream";
+import { isDeepStrictEqual } from "node:util";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { Capabilities, Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
 import { createGuestClient } from "../../guest/client.ts";
@@ -227,7 +228,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       const after = { ...before, spec: { ...before.spec, limits } };
       checkSpec(after.spec);
       checkLimits(cgroupHost, limits);
-      await store.rewrite(after);
+      if (!isDeepStrictEqual(before.spec.limits, limits)) await store.rewrite(after);
       if (!(await liveGuest(layout.sandbox(id).guestPid))) return;
       try {
         await liveLimits.apply(id, limits);
@@ -237,7 +238,9 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
           log.warn({ err: cause, sandbox: id }, "the limits before a failed change could not be put back");
         });
         if (error instanceof WarrenError) throw error;
-        throw new WarrenError("runtime_failed", `the limits of sandbox ${id} can't be changed`, { cause: error });
+        throw new WarrenError("runtime_failed", `the limits of sandbox ${id} can't be changed`, {
+          cause: error,
+        });
       }
     },
     async remove(id) {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
 import { networkModes, type RuntimeSpec } from "../../contracts/runtime.ts";
-import { makeDir, readText, statOrUndefined } from "./files.ts";
+import { makeDir, readText, statOrUndefined, writeAtomically } from "./files.ts";
 import { isSandboxId, type Layout, sandboxPaths } from "./layout.ts";
 
 const Spec = z.object({
@@ -33,7 +33,12 @@ const Spec = z.object({
       mode: z.number(),
     }),
   ),
-  limits: z.object({ memoryBytes: z.number(), cpuNano: z.number(), pids: z.number() }),
+  limits: z.object({
+    memoryBytes: z.number(),
+    memoryHighBytes: z.number().optional(),
+    cpuNano: z.number(),
+    pids: z.number(),
+  }),
 });
 const Stored = z.object({ version: z.literal(1), spec: Spec, lower: z.string() });
 
@@ -48,6 +53,8 @@ export interface SandboxStore {
   create(sandbox: StoredSandbox): Promise<void>;
   /** Throws `sandbox_not_found`. */
   read(id: string): Promise<StoredSandbox>;
+  /** Replaces the record, in one step. */
+  rewrite(sandbox: StoredSandbox): Promise<void>;
   /** Ids of all directories, of half-made ones too. */
   list(): Promise<string[]>;
   /** Directories of a sandbox that exist: the whole one, and a half-made one. */
@@ -87,7 +94,7 @@ export function createSandboxStore(layout: Layout): SandboxStore {
       const paths = sandboxPaths(join(layout.sandboxes, `${HALF_MADE}${id}`));
       await makeDir(paths.dir, 0o700);
       await Promise.all([
-        writeFile(paths.spec, JSON.stringify({ version: 1, ...sandbox }), { mode: 0o600 }),
+        writeFile(paths.spec, serialize(sandbox), { mode: 0o600 }),
         makeDir(paths.fs, 0o700).then(() =>
           Promise.all([makeDir(paths.upper, 0o755), makeDir(paths.work, 0o700)]),
         ),
@@ -96,6 +103,7 @@ export function createSandboxStore(layout: Layout): SandboxStore {
       await rename(paths.dir, final);
     },
     read,
+    rewrite: (sandbox) => writeAtomically(layout.sandbox(sandbox.spec.id).spec, serialize(sandbox)),
     list,
     async dirs(id) {
       const candidates = [layout.sandbox(id).dir, join(layout.sandboxes, `${HALF_MADE}${id}`)];
@@ -133,6 +141,10 @@ async function makeTop(top: string, hostname: string): Promise<void> {
 
 function hosts(hostname: string): string {
   return `127.0.0.1\tlocalhost ${hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n`;
+}
+
+function serialize(sandbox: StoredSandbox): string {
+  return JSON.stringify({ version: 1, ...sandbox });
 }
 
 function parseJson(text: string): unknown {

@@ -39,7 +39,10 @@ const refused = `add_key request_key keyctl userfaultfd kexec_load kexec_file_lo
   io_uring_setup io_uring_enter io_uring_register`;
 
 /** Handled by rules of our own. */
-const replaced = "clone clone3 socket";
+const replaced = "clone clone3 socket ioctl";
+
+/** Puts bytes into the input of a terminal, as if typed there (asm-generic/ioctls.h). Kernels before 6.2 have no switch for it. */
+const TIOCSTI = 0x5412;
 
 const words = (text: string) => text.split(/\s+/).filter(Boolean);
 
@@ -50,7 +53,11 @@ export function seccompRules(options: { arch: string; capabilities: readonly str
   for (const [cap, names] of Object.entries(needsCapability)) {
     ours.push({ names, action: caps.has(cap) ? "allow" : EPERM });
   }
-  ours.push(...cloneRules(caps.has("CAP_SYS_ADMIN")), ...socketRules(caps.has("CAP_AUDIT_WRITE")));
+  ours.push(
+    ...cloneRules(caps.has("CAP_SYS_ADMIN")),
+    ...socketRules(caps.has("CAP_AUDIT_WRITE")),
+    ...ioctlRules(),
+  );
   const taken = new Set([...ours.flatMap((rule) => words(rule.names)), ...words(replaced)]);
   const theirs = containersProfile.rules
     .filter((rule) => !rule.arches || rule.arches.includes(options.arch))
@@ -104,6 +111,25 @@ function socketRules(mayAudit: boolean): ProfileRule[] {
     action: "allow",
     args: mayAudit ? [eq(0, 16)] : [eq(0, 16), { index: 2, op: "NE", value: 9, valueTwo: 0 }],
   });
+  return rules;
+}
+
+/**
+ * All but TIOCSTI. The kernel looks at the low 32 bits of a request only, and a filter can compare masked values for equality
+ * only, so the allowed ones are told bit by bit: each differs from TIOCSTI in one at least.
+ */
+function ioctlRules(): ProfileRule[] {
+  const masked = (value: number, valueTwo: number) => ({
+    index: 1,
+    op: "MASKED_EQ" as const,
+    value,
+    valueTwo,
+  });
+  const rules: ProfileRule[] = [{ names: "ioctl", action: EPERM, args: [masked(0xffff_ffff, TIOCSTI)] }];
+  for (let bit = 0; bit < 32; bit++) {
+    const mask = (1 << bit) >>> 0;
+    rules.push({ names: "ioctl", action: "allow", args: [masked(mask, (~TIOCSTI & mask) >>> 0)] });
+  }
   return rules;
 }
 

@@ -1,6 +1,6 @@
 import { errorBody, WarrenError } from "../../contracts/errors.ts";
-import { CreateSandbox, ExtendRequest } from "../../contracts/sandbox.ts";
-import { ListSandboxesQuery, rawQuery, StopQuery } from "../query.ts";
+import { CreateSandbox, ExtendRequest, UpdateSandbox } from "../../contracts/sandbox.ts";
+import { ListSandboxesQuery, rawQuery, StopQuery, WaitQuery } from "../query.ts";
 import { type Handler, reply } from "./handler.ts";
 
 /** den's status for what it does not do; the code is the one for programs. */
@@ -37,6 +37,15 @@ export const sandboxHandlers = {
   async stopSandbox({ api, id, query }) {
     const { timeout } = query(StopQuery);
     return await api.stop(id, timeout === undefined ? {} : { timeoutMs: timeout * 1000 });
+  },
+  async waitSandbox({ api, id, query, signal }) {
+    const { timeout } = query(WaitQuery);
+    return await api.wait(id, { signal, ...(timeout === undefined ? {} : { timeoutS: timeout }) });
+  },
+  pauseSandbox: ({ api, id }) => api.pause(id),
+  resumeSandbox: ({ api, id }) => api.resume(id),
+  async updateSandbox({ api, id, json }) {
+    return await api.update(id, await json(UpdateSandbox));
   },
   async extendSandbox({ api, id, json }) {
     const { timeout } = await json(ExtendRequest);

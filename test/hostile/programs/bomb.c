@@ -1,4 +1,4 @@
-// bomb fork | threads | memory | flood | fill DIR | inodes DIR: takes all of something. Prints how far it came, where that
+// bomb fork | threads | memory | flood [MIB] | fill DIR | inodes DIR: takes all of something. Prints how far it came, where that
 // can be told, and keeps what it took until it is killed when the last argument is `hold`.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -45,10 +45,11 @@ static int take_memory(void) {
   }
 }
 
-static int flood(void) {
+static int flood(long mib) {
   static char bytes[65536];
   memset(bytes, 'x', sizeof bytes);
-  while (write(1, bytes, sizeof bytes) > 0) {
+  for (long i = 0; mib == 0 || i < 16 * mib; i++) {
+    if (write(1, bytes, sizeof bytes) <= 0) break;
   }
   return 0;
 }
@@ -74,7 +75,7 @@ int main(int argc, char **argv) {
   if (strcmp(argv[1], "fork") == 0) fork_bomb();
   else if (strcmp(argv[1], "threads") == 0) result = thread_bomb();
   else if (strcmp(argv[1], "memory") == 0) result = take_memory();
-  else if (strcmp(argv[1], "flood") == 0) result = flood();
+  else if (strcmp(argv[1], "flood") == 0) result = flood(argc > 2 ? atol(argv[2]) : 0);
   else if (strcmp(argv[1], "fill") == 0 && argc > 2) result = fill(argv[2], 1);
   else if (strcmp(argv[1], "inodes") == 0 && argc > 2) result = fill(argv[2], 0);
   if (strcmp(argv[argc - 1], "hold") == 0) {

@@ -1,5 +1,5 @@
 /** `WARREN_LONG=1` asks for the long form: every combination, and races of 100 000 calls. */
-const isLong = process.env["WARREN_LONG"] === "1";
+const isLong = process.env.WARREN_LONG === "1";
 
 /** Calls in one race. */
 export const raceCalls = isLong ? 100_000 : 2_000;

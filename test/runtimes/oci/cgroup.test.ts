@@ -1,8 +1,10 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createCgroups } from "../../../src/runtimes/oci/cgroup.ts";
+import { createFreezer } from "../../../src/runtimes/oci/freezer.ts";
+import { createLiveLimits } from "../../../src/runtimes/oci/live-limits.ts";
 
 /** Files as a cgroup v2 host has them; the real v1 or v2 of this host is covered by the limits tests. */
 describe("cgroup v2", () => {
@@ -63,5 +65,49 @@ describe("cgroup v2", () => {
     await cgroups.remove("other");
     await cgroups.removeParent();
     expect(await cgroups.list()).toEqual([]);
+  });
+
+  const box = (files: Record<string, string>) => {
+    const dir = join(mount, "warren-me", "box");
+    mkdirSync(dir, { recursive: true });
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text);
+    return (name: string) => readFileSync(join(dir, name), "utf8").trim();
+  };
+
+  it("freezes when the kernel says that all have stopped, and gives up in bounded time", async () => {
+    const cgroups = createCgroups(host(), "me");
+    const freezer = createFreezer(host(), cgroups);
+    const read = box({ "cgroup.freeze": "0\n", "cgroup.events": "populated 1\nfrozen 1\n" });
+    await freezer.freeze("box");
+    expect(read("cgroup.freeze")[0]).toBe("1");
+    expect(freezer.isFrozen("box")).toBe(true);
+    await freezer.thaw("box");
+    expect(freezer.isFrozen("box")).toBe(false);
+    box({ "cgroup.events": "populated 1\nfrozen 0\n" });
+    await expect(freezer.freeze("box", 20)).rejects.toMatchObject({ code: "runtime_failed" });
+    expect(freezer.isFrozen("box")).toBe(false);
+    await expect(freezer.freeze("gone")).rejects.toMatchObject({ code: "sandbox_wrong_state" });
+    expect(freezer.isFrozen("gone")).toBe(false);
+    await freezer.thaw("gone");
+  });
+
+  it("writes limits, and none that what is in use does not fit into", async () => {
+    const limits = createLiveLimits(host(), createCgroups(host(), "me"));
+    const empty = ["memory.max", "memory.high", "memory.swap.max", "cpu.max", "cpu.weight", "pids.max"];
+    const read = box({
+      ...Object.fromEntries(empty.map((name) => [name, ""])),
+      "memory.current": "90000000\n",
+      "memory.stat":
+        "anon 50000000\ninactive_file 20000000\nactive_file 10000000\nslab_reclaimable 10000000\n",
+    });
+    const some = { memoryBytes: 50_000_000, memoryHighBytes: 40_000_000, cpuNano: 1_500_000_000, pids: 77 };
+    await limits.apply("box", some);
+    expect(empty.map(read)).toEqual(["50000000", "40000000", "0", "150000 100000", "59", "77"]);
+    await expect(limits.apply("box", { ...some, memoryBytes: 49_999_999 })).rejects.toMatchObject({
+      code: "sandbox_wrong_state",
+    });
+    for (const name of empty) box({ [name]: "" });
+    await limits.apply("box", { memoryBytes: 0, cpuNano: 0, pids: 0 });
+    expect(empty.map(read)).toEqual(["max", "max", "max", "max 100000", "100", "max"]);
   });
 });

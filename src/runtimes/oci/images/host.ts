@@ -222,7 +222,7 @@ async function programBinds(options: HostImageOptions, hostRoot: string): Promis
   const binds: ReadonlyBind[] = [];
   for (const { name, source } of await hostEntries(hostRoot)) {
     // Optional, because the skeleton has no place for what was added to /opt since it was made.
-    if (source !== undefined) binds.push({ source, target: name, optional: name !== "usr" });
+    if (source !== undefined) binds.push({ source, target: name, optional: name !== "usr", apart: true });
   }
   if (!binds.some((bind) => bind.target === "usr")) {
     throw new WarrenError("unsupported", "this host has no /usr directory to make the image `host` of");

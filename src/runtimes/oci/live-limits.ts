@@ -1,0 +1,102 @@
+import { WarrenError } from "../../contracts/errors.ts";
+import type { RuntimeLimits } from "../../contracts/runtime.ts";
+import { formatBytes } from "../../lib/units.ts";
+import { CPU_PERIOD_US, cpuQuotaUs, cpuShares, DEFAULT_CPU_SHARES } from "./bundle.ts";
+import type { CgroupHost, Cgroups } from "./cgroup.ts";
+import { readText, writeExisting } from "./files.ts";
+
+/** Changes the limits of a sandbox that runs, by the files of its cgroup. */
+export interface LiveLimits {
+  /** Throws `sandbox_wrong_state` for less memory than is in use; what was changed before is left for the caller to undo. */
+  apply(id: string, limits: RuntimeLimits): Promise<void>;
+  /** The soft limit alone, which a container runtime's configuration can't say for both versions of cgroups. */
+  applyMemoryHigh(id: string, limits: RuntimeLimits): Promise<void>;
+}
+
+export function createLiveLimits(host: CgroupHost, cgroups: Pick<Cgroups, "file">): LiveLimits {
+  const has = (limit: CgroupHost["limits"][number]) => host.limits.includes(limit);
+  const write = (controller: string, id: string, name: string, value: number | string) =>
+    writeExisting(cgroups.file(controller, id, name), String(value));
+  const read = async (controller: string, id: string, name: string) =>
+    ((await readText(cgroups.file(controller, id, name))) ?? "").trim();
+
+  /** Neither may pass the other on the way: up, the sum with swap goes first; down, memory does. */
+  const memoryV1 = async (id: string, bytes: number): Promise<void> => {
+    const value = bytes || -1;
+    const limit = () => write("memory", id, "memory.limit_in_bytes", value);
+    const withSwap = () =>
+      host.swapController ? write("memory", id, "memory.memsw.limit_in_bytes", value) : Promise.resolve();
+    const before = Number(await read("memory", id, "memory.limit_in_bytes"));
+    const isRaised = bytes === 0 || bytes > before;
+    try {
+      if (isRaised) await withSwap();
+      await limit();
+      if (!isRaised) await withSwap();
+    } catch (error) {
+      // The kernel has tried to take pages back, and could not.
+      if ((error as NodeJS.ErrnoException).code !== "EBUSY") throw error;
+      throw tooLittle(id, bytes, Number(await read("memory", id, "memory.usage_in_bytes")));
+    }
+  };
+
+  /** Here the kernel would kill processes until the rest fits, so what can't be taken back is counted first. */
+  const memoryV2 = async (id: string, bytes: number): Promise<void> => {
+    if (bytes > 0) {
+      const stat = await read("memory", id, "memory.stat");
+      const amount = (name: string) => Number(new RegExp(`^${name} (\\d+)$`, "m").exec(stat)?.[1] ?? 0);
+      const current = Number(await read("memory", id, "memory.current"));
+      const droppable = amount("active_file") + amount("inactive_file") + amount("slab_reclaimable");
+      if (current - droppable > bytes) throw tooLittle(id, bytes, current - droppable);
+    }
+    await write("memory", id, "memory.max", bytes || "max");
+    // Memory and swap together are what was asked for: no swap beside it.
+    await write("memory", id, "memory.swap.max", bytes > 0 ? 0 : "max").catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // a kernel without swap
+    });
+  };
+
+  const applyMemoryHigh = async (id: string, { memoryHighBytes = 0 }: RuntimeLimits): Promise<void> => {
+    if (host.version === 2) await write("memory", id, "memory.high", memoryHighBytes || "max");
+    else await write("memory", id, "memory.soft_limit_in_bytes", memoryHighBytes || -1);
+  };
+
+  const cpu = async (id: string, nano: number): Promise<void> => {
+    const quota = nano > 0 ? cpuQuotaUs(nano) : undefined;
+    const shares = nano > 0 ? cpuShares(nano) : DEFAULT_CPU_SHARES;
+    if (host.version === 2) {
+      await write("cpu", id, "cpu.max", `${quota ?? "max"} ${CPU_PERIOD_US}`);
+      await write("cpu", id, "cpu.weight", nano > 0 ? cpuWeight(shares) : DEFAULT_CPU_WEIGHT);
+    } else {
+      await write("cpu", id, "cpu.cfs_quota_us", quota ?? -1);
+      await write("cpu", id, "cpu.shares", shares);
+    }
+  };
+
+  return {
+    async apply(id, limits) {
+      if (has("memory")) {
+        await (host.version === 2 ? memoryV2 : memoryV1)(id, limits.memoryBytes);
+        await applyMemoryHigh(id, limits);
+      }
+      if (has("cpu")) await cpu(id, limits.cpuNano);
+      if (has("pids")) await write("pids", id, "pids.max", limits.pids || "max");
+    },
+    applyMemoryHigh,
+  };
+}
+
+/** The kernel's own, of a group that nobody has given another. */
+const DEFAULT_CPU_WEIGHT = 100;
+
+/** As crun and runc turn 2-262144 shares into a weight of 1-10000. */
+function cpuWeight(shares: number): number {
+  return 1 + Math.floor(((shares - 2) * 9999) / 262_142);
+}
+
+function tooLittle(id: string, bytes: number, used: number): WarrenError {
+  return new WarrenError(
+    "sandbox_wrong_state",
+    `memory: sandbox ${id} uses ${formatBytes(used)} now, which ${formatBytes(bytes)} can't hold`,
+    { hint: "end some of its processes, or give it more" },
+  );
+}
