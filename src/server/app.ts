@@ -9,8 +9,8 @@ import { readJson } from "./body.ts";
 import { toWarrenError } from "./failure.ts";
 import { execHandlers } from "./handlers/exec.ts";
 import { fileHandlers } from "./handlers/files.ts";
-import { logHandlers } from "./handlers/logs.ts";
 import { type Call, type Handler, isReply, type Limits, sent } from "./handlers/handler.ts";
+import { logHandlers } from "./handlers/logs.ts";
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
 import { breakOff } from "./outgoing.ts";
 import { parseQuery } from "./query.ts";
@@ -25,7 +25,12 @@ export interface AppOptions {
 
 type Env = { Bindings: HttpBindings };
 
-const handlers: Record<Operation, Handler> = { ...sandboxHandlers, ...execHandlers, ...fileHandlers, ...logHandlers };
+const handlers: Record<Operation, Handler> = {
+  ...sandboxHandlers,
+  ...execHandlers,
+  ...fileHandlers,
+  ...logHandlers,
+};
 
 /** The routes of the table, and JSON answers for everything else. */
 export function buildApp(options: AppOptions): Hono<Env> {

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { WarrenError } from "../../src/contracts/errors.ts";
 import { createDecoder } from "../../src/guest/decoder.ts";
 import { dataFrames, encodeFrame } from "../../src/guest/encoder.ts";
-import { parseError } from "../../src/guest/errors.ts";
+import { errnoError, parseError } from "../../src/guest/errors.ts";
 import { parseExit, signalName } from "../../src/guest/exit.ts";
 import { readStat, rfc3339, toFileInfo } from "../../src/guest/file-info.ts";
 import {
@@ -17,14 +17,12 @@ import {
 import { readPayload } from "../../src/guest/reader.ts";
 import { frame } from "./harness.ts";
 
-const replyFrame = fc
-  .constantFrom(...Object.values(replies))
-  .chain((type) =>
-    fc.record({
-      type: fc.constant(type),
-      payload: fc.uint8Array({ minLength: isStreamed(type) ? 1 : 0, maxLength: 3000 }),
-    }),
-  );
+const replyFrame = fc.constantFrom(...Object.values(replies)).chain((type) =>
+  fc.record({
+    type: fc.constant(type),
+    payload: fc.uint8Array({ minLength: isStreamed(type) ? 1 : 0, maxLength: 3000 }),
+  }),
+);
 
 /** Cuts bytes at the given places. */
 function cut(bytes: Buffer, places: number[]): Buffer[] {
@@ -206,6 +204,17 @@ describe("words for numbers", () => {
       "SIGRTMIN+0",
       "SIGRTMIN+30",
     ]);
+  });
+
+  it("says which limit a call ran into, and what helps", () => {
+    for (const errno of [23, 24]) {
+      const { code, message, hint } = errnoError(errno, "/x");
+      expect([code, message]).toEqual([
+        "guest_failed",
+        expect.stringMatching(/^\/x: .* limit of open files/),
+      ]);
+      expect(hint).toContain("inotify");
+    }
   });
 
   it("writes times as RFC 3339, whatever the guest says", () => {

@@ -8,12 +8,13 @@ import { createGuestClient } from "../../src/guest/client.ts";
 import type { GuestClient } from "../../src/guest/types.ts";
 import { collect, connectTo, frame, until } from "./harness.ts";
 
-const timeouts = { answerMs: 300, spawnMs: 300, stallMs: 300, removeMs: 300 };
+const timeouts = { answerMs: 300, spawnMs: 300, stallMs: 300, listMs: 900, removeMs: 300 };
 
 const OK = 0x80;
 const ERROR = 0x81;
 const STARTED = 0x83;
 const STDOUT = 0x84;
+const STDERR = 0x85;
 const EXIT = 0x86;
 const STAT = 0x87;
 const ENTRY = 0x88;
@@ -74,6 +75,7 @@ const operations: Record<string, (client: GuestClient) => Promise<unknown>> = {
 };
 
 const guestFailed = { code: "guest_failed", message: expect.any(String) };
+const silent = { code: "guest_failed", message: expect.stringContaining("did not answer within") };
 
 describe.each(Object.entries(operations))("%s", (_name, operation) => {
   const behaviours: Record<string, (socket: net.Socket) => void> = {
@@ -182,11 +184,18 @@ describe("a running command", () => {
     expect(await session.exit).toMatchObject({ exit_code: 137 });
   });
 
-  it("whose output comes in empty and one-byte frames is held up too", async () => {
+  it.each([
+    ["STDOUT", STDOUT],
+    ["STDERR", STDERR],
+  ])("whose %s comes without a byte is lost", async (_name, type) => {
+    const client = await fakeGuest(answer(started, frame(type)));
+    const session = await client.spawn({ argv: ["x"], env: {} });
+    await expect(session.exit).rejects.toMatchObject(guestFailed);
+  });
+
+  it("whose output comes in one-byte frames is held up too", async () => {
     let sent = 0;
-    const block = Buffer.concat(
-      Array(5000).fill(Buffer.concat([frame(STDOUT), frame(STDOUT, Buffer.from("x"))])),
-    );
+    const block = Buffer.concat(Array(5000).fill(frame(STDOUT, Buffer.from("x"))));
     const client = await fakeGuest((socket) => {
       socket.once("data", () => {
         socket.write(started);
@@ -247,6 +256,7 @@ describe("a file", () => {
   it.each([
     ["data before its STAT", [frame(DATA, Buffer.from("x"))]],
     ["a size beyond what a number holds", [frame(STAT, Buffer.from(stat(0).fill(255, 12, 20)))]],
+    ["a target with a NUL", [frame(STAT, Buffer.concat([stat(1).fill(1, 32, 33), Buffer.alloc(1)]))]],
     ["bytes after the STAT", [frame(STAT, Buffer.concat([stat(1), Buffer.from("x")]))]],
   ])("fails at once for %s", async (_what, frames) => {
     const client = await fakeGuest(answer(...frames));
@@ -257,6 +267,7 @@ describe("a file", () => {
     ["a second STAT", [frame(STAT, stat(1))]],
     ["an END that lies", [frame(DATA, Buffer.from("x")), frame(END, Buffer.from([2, 0, 0, 0, 0, 0, 0, 0]))]],
     ["more than was asked for", [frame(DATA, Buffer.alloc(11))]],
+    ["data without a byte", [frame(DATA)]],
     ["silence in the middle", [frame(DATA, Buffer.from("x"))]],
   ])("fails in its body for %s", async (_what, frames) => {
     const client = await fakeGuest(answer(frame(STAT, stat(1)), ...frames));
@@ -280,6 +291,23 @@ describe("a file", () => {
     let bytes = 0;
     for await (const chunk of body) bytes += chunk.length;
     expect(bytes).toBe(2_000_000);
+  });
+
+  it("whose answer comes in drops fails when the time for the next frame is over", async () => {
+    const client = await fakeGuest((socket) => {
+      socket.once("data", () => {
+        // The header of an error whose text takes minutes.
+        socket.write(
+          Buffer.concat([frame(STAT, stat(1)), frame(ERROR, Buffer.alloc(60_000)).subarray(0, 5)]),
+        );
+        drip(socket, Buffer.from("x"));
+      });
+    });
+    const { body } = await client.readFile("/f");
+    const read = async () => {
+      for await (const _ of body);
+    };
+    await expect(read()).rejects.toMatchObject(silent);
   });
 
   it("that the guest does not take fails", async () => {
@@ -313,6 +341,12 @@ describe("a file", () => {
   });
 });
 
+/** Sends the same bytes again and again, sooner each time than a stall would be seen. */
+function drip(socket: net.Socket, bytes: Buffer): void {
+  const timer = setInterval(() => socket.write(bytes), timeouts.stallMs / 6);
+  socket.on("close", () => clearInterval(timer));
+}
+
 async function fakeGuestAgain(behave: (socket: net.Socket) => void): Promise<GuestClient> {
   const closing = server;
   for (const socket of sockets) socket.destroy();
@@ -333,11 +367,31 @@ describe("a listing", () => {
   it.each([
     ["a path for a name", entry(Buffer.from("../etc"))],
     ["no name", entry(Buffer.alloc(0))],
-    ["a target that is too long", entry(Buffer.from("a"), Buffer.alloc(5000))],
+    ["the directory itself", entry(Buffer.from("."))],
+    ["its parent", entry(Buffer.from(".."))],
+    ["a name with a NUL", entry(Buffer.from("a\0b"))],
+    ["a name that is too long", entry(Buffer.alloc(256, "n"))],
+    ["a target that is too long", entry(Buffer.from("a"), Buffer.alloc(5000, "t"))],
+    ["a target with a NUL", entry(Buffer.from("a"), Buffer.from("/etc\0"))],
+    ["data without a byte", Buffer.concat([entry(Buffer.from("a")), frame(DATA)])],
     ["a wrong count", Buffer.concat([entry(Buffer.from("a")), frame(END, Buffer.alloc(8))])],
   ])("fails for %s", async (_what, bytes) => {
     const client = await fakeGuest(answer(bytes));
     await expect(client.list("/")).rejects.toMatchObject(guestFailed);
+  });
+
+  it("takes names of dots and of the greatest length", async () => {
+    const names = ["...", "..a", ".a", "n".repeat(255)];
+    const count = Buffer.from([names.length, 0, 0, 0, 0, 0, 0, 0]);
+    const client = await fakeGuest(
+      answer(...names.map((name) => entry(Buffer.from(name))), frame(END, count)),
+    );
+    expect((await client.list("/")).map((info) => info.name)).toEqual(names);
+  });
+
+  it("that goes on and on fails when the time for all of it is over", async () => {
+    const client = await fakeGuest((socket) => drip(socket, entry(Buffer.from("a"))));
+    await expect(client.list("/")).rejects.toMatchObject(silent);
   });
 
   it("without an end fails in bounded memory", async () => {
@@ -354,6 +408,14 @@ describe("a listing", () => {
       code: expect.stringMatching(/guest_failed|too_large/),
     });
   });
+});
+
+it("an event's path has no NUL", async () => {
+  const path = Buffer.from("a\0b");
+  const event = frame(EVENT, Buffer.concat([Buffer.from([1, 0, 0, 0, path.length, 0, 0, 0]), path]));
+  const client = await fakeGuest(answer(frame(OK), event));
+  const events = client.watch("/", { signal: new AbortController().signal });
+  await expect(events[Symbol.asyncIterator]().next()).rejects.toMatchObject(guestFailed);
 });
 
 it("an error's text is shown in one line, and by our words for its number", async () => {

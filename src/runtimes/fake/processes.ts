@@ -14,6 +14,14 @@ export function findMarked(marker: string): ProcessIdentity[] {
   });
 }
 
+/** The processes that these have started and that have not ended. */
+export function childrenOf(parents: readonly ProcessIdentity[]): ProcessIdentity[] {
+  return allPids().flatMap((pid) => {
+    const found = readProcess(pid);
+    return found && parents.some((parent) => parent.pid === found.parent) ? [found] : [];
+  });
+}
+
 /** Everything that runs in the same pid namespace as this process. */
 export function processesBeside(pid: number): ProcessStat[] {
   const namespace = pidNamespace(pid);

@@ -19,7 +19,7 @@ import { throwIfAborted } from "../../lib/signals.ts";
 import type { RuntimeFactory } from "../factory.ts";
 import { launch, startFailure } from "./bwrap.ts";
 import { checkPathLength, isSandboxId, type Layout, layoutOf, readRun, writeJson } from "./layout.ts";
-import { findMarked } from "./processes.ts";
+import { childrenOf, findMarked } from "./processes.ts";
 import { ensureImage, makeRoot } from "./rootfs.ts";
 import { readStats } from "./stats.ts";
 
@@ -71,7 +71,10 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
   /** Everything of this sandbox that runs, found without trusting that its start got as far as writing a file. */
   const processesOf = (id: string, layout: Layout) => {
     const run = readRun(layout);
-    return [...(run ? [run.guest, run.monitor] : []), ...findMarked(marker(id))].filter(isAlive);
+    const marked = findMarked(marker(id));
+    // The guest itself bears no mark, and outlives the bwrap that started it.
+    const children = marked.length > 0 ? childrenOf(marked) : [];
+    return [...(run ? [run.guest, run.monitor] : []), ...marked, ...children].filter(isAlive);
   };
 
   const kill = async (id: string, layout: Layout) => {

@@ -10,6 +10,7 @@ import { silentLogger } from "../../../src/lib/log.ts";
 import { findMarked } from "../../../src/runtimes/fake/processes.ts";
 import { openFakeRuntime } from "../../../src/runtimes/fake/runtime.ts";
 import { shellInside } from "../../../src/testing/guest-tools.ts";
+import { processLives } from "../../../src/testing/runtime-fixture.ts";
 import { fakeRuntime, OWNER_ID, stateDir } from "../../engine/support/engine.ts";
 
 const spec: RuntimeSpec = {
@@ -50,11 +51,12 @@ it("finds and ends what runs although nothing was written down", async () => {
   const dir = stateDir();
   const first = await fakeRuntime(dir.path);
   await first.create(spec);
-  await first.start(spec.id);
+  const { pid } = await first.start(spec.id);
   rmSync(join(dir.path, "fake", spec.id, "run.json"));
   const second = await fakeRuntime(dir.path);
   await second.remove(spec.id);
   expect(findMarked(`warren-fake:${OWNER_ID}:${spec.id}`)).toEqual([]);
+  expect(processLives(pid)).toBe(false);
   expect(await second.list()).toEqual([]);
 });
 
