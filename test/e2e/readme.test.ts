@@ -64,7 +64,7 @@ describe("the README", () => {
 
   it("names a quickstart that works, twice, and leaves no sandbox behind", { timeout: 300_000 }, () => {
     for (const _ of [1, 2]) {
-      const said = execFileSync("scripts/quickstart.sh", { env, encoding: "utf8" });
+      const said = execFileSync("bash", [join("scripts", "quickstart.sh")], { env, encoding: "utf8" });
       expect(said).toContain("hello from inside: I am root on hello-");
     }
     const left = execFileSync(process.execPath, ["dist/cli/main.js", "ls", "--json"], {
