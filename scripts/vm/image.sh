@@ -5,7 +5,9 @@
 guest_suite=bookworm
 guest_packages=(
   crun runc skopeo umoci uidmap bubblewrap docker-registry
-  bash busybox-static bzip2 ca-certificates iproute2 kmod libstdc++6 mount passwd procps tmux util-linux xz-utils zstd
+  bash busybox-static bzip2 ca-certificates curl iproute2 kmod libstdc++6 mount openssl passwd perl-base procps tmux
+  util-linux xz-utils zstd
+  gcc libc6-dev libseccomp-dev make musl-tools # tests compile their hostile programs
 )
 # What must be loaded before the root disk and the output port can be used.
 initrd_modules=(virtio_pci virtio_blk virtio_console ext4)
