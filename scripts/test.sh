@@ -40,6 +40,9 @@ npx vitest run --reporter=default --reporter=json --outputFile.json="$results" "
 # shellcheck disable=SC2016  # expanded inside, not here
 node -e '
   const r = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
+  for (const file of r.testResults)
+    for (const test of file.assertionResults)
+      if (test.status === "pending" || test.status === "skipped") console.log(`skipped: ${test.fullName}`);
   console.log(`warren: ${r.numPassedTests} passed, ${r.numFailedTests} failed, ${r.numPendingTests + r.numTodoTests} skipped`);
 ' "$results"
 exit $status
