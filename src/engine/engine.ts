@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import { LogRequest } from "../contracts/logs.ts";
@@ -62,6 +63,8 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   undo.add({ [Symbol.dispose]: () => store.close() });
 
   const closing = new AbortController();
+  // Every call under way listens to it, so there is no number of listeners that would mean a leak.
+  setMaxListeners(0, closing.signal);
   const core: Core = {
     config: { ...defaultConfig(), ...options.config },
     clock: options.clock ?? systemClock,

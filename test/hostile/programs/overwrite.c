@@ -53,7 +53,11 @@ static long rename_over(void) {
 }
 static long link_elsewhere(void) {
   unlink("/tmp/hard-link");
-  return link(target, "/tmp/hard-link") == 0 ? finish(open("/tmp/hard-link", O_WRONLY)) : -1;
+  if (link(target, "/tmp/hard-link") != 0) return -1;
+  int fd = open("/tmp/hard-link", O_WRONLY);
+  // The control runs on the host, where nothing may stay.
+  unlink("/tmp/hard-link");
+  return finish(fd);
 }
 static long set_attribute(void) {
   return syscall(SYS_setxattr, target, "user.hostile", "x", 1, 0);
