@@ -29,7 +29,7 @@ describe("the state directory", () => {
     prepareStateDir(base);
   });
 
-  it.runIf(process.getuid?.() === 0)("is refused when it is another user's", () => {
+  it.runIf(process.getuid?.() === 0)("is refused when it is another user's [needs root to make one]", () => {
     chownSync(base, 65534, 65534);
     expect(() => checkStateDir(base)).toThrowError(expect.objectContaining({ code: "forbidden" }));
   });

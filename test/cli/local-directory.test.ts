@@ -65,7 +65,7 @@ describe("a directory that a sandbox's names are written to", () => {
   });
 
   it.runIf(process.platform === "linux")(
-    "stays in the directory it opened when that is swapped for a link",
+    "stays in the directory it opened when that is swapped for a link [needs Linux]",
     async () => {
       await using directory = await openLocalDirectory(inside);
       await using child = await directory.directory("d");

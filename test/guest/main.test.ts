@@ -255,7 +255,7 @@ describe("shutdown", () => {
 });
 
 describe("the program", () => {
-  it.skipIf(isSanitized)("is small, on disk and in memory, and silent", async () => {
+  it.skipIf(isSanitized)("is small, on disk and in memory, and silent [not under sanitizers]", async () => {
     await using guest = await startGuest();
     expect(statSync(`/proc/${guest.pid}/exe`).size).toBeLessThan(150_000);
     await guest.client.hello();

@@ -54,7 +54,7 @@ async function live(
         "/etc/hostname",
         "/tmp/secret",
         "/proc/secret",
-        "/work/secret",
+        "/box/secret",
       ]) {
         const file = await lab.attack(id, "cat", [path]).catch((error: unknown) => refusal(error));
         seen += typeof file === "string" ? file : file.stdout;
@@ -106,14 +106,14 @@ const mountPoints = [
   "etc/group",
   "proc/sys",
   "proc/kcore",
-  "work",
+  "box",
 ];
 
 describe("an image whose place for a mount is a link out (CVE-2023-27561, CVE-2025-31133, CVE-2025-52565)", () => {
   it.each(mountPoints)("/%s leads to nothing of the host", async (path) => {
     const targets = [canary.dir, canary.file, `/proc/1/root${canary.dir}`, "/proc/self/fd/3"];
     for (const target of someOf(targets, mountPoints.indexOf(path))) {
-      await live({ image: await imageWithLinks([path], target), workdir: "/work" });
+      await live({ image: await imageWithLinks([path], target), workdir: "/box" });
     }
   });
 
@@ -125,16 +125,16 @@ describe("an image whose place for a mount is a link out (CVE-2023-27561, CVE-20
   });
 
   it("an ordinary image of this kind does start", async () => {
-    expect(await live({ workdir: "/work" })).toContain("inside /");
+    expect(await live({ workdir: "/box" })).toContain("inside /");
   });
 });
 
 describe("a sandbox that has made links of its mount points before it starts again", () => {
-  const places = ["etc", "work", "work/dir", "tmp", "root", "home"];
+  const places = ["etc", "box", "box/dir", "tmp", "root", "home"];
   it.each(places)("/%s leads to nothing of the host", async (path) => {
     const turn = places.indexOf(path);
-    const plain = { workdir: "/work/dir" };
-    const withMemory = { ...plain, storage: { tmpfs: [{ path: "/work/memory", size: "1m" }] } };
+    const plain = { workdir: "/box/dir" };
+    const withMemory = { ...plain, storage: { tmpfs: [{ path: "/box/memory", size: "1m" }] } };
     for (const spec of someOf([plain, withMemory], turn)) {
       const targets = [canary.dir, `../../../../../..${canary.dir}`, `/proc/1/root${canary.dir}`];
       for (const target of someOf(targets, turn, 2)) {

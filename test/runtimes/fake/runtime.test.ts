@@ -92,17 +92,21 @@ it("refuses a state directory whose sockets would have no room for their path", 
   });
 });
 
-it.runIf(process.getuid?.() === 0)("works for an ordinary user", { timeout: 60_000 }, async () => {
-  const { path } = stateDir();
-  const home = join(path, "theirs");
-  mkdirSync(home);
-  chmodSync(path, 0o755);
-  chmodSync(home, 0o777);
-  onTestFinished(() => rmSync(home, { recursive: true, force: true }));
-  const support = (name: string) => fileURLToPath(new URL(`../../engine/support/${name}`, import.meta.url));
-  const { stdout } = await promisify(execFile)("setpriv", [
-    ...["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"],
-    ...[process.execPath, "--import", support("typescript.mjs"), support("ordinary-user.mjs"), home],
-  ]);
-  expect(JSON.parse(stdout)).toEqual({ uid: 65534, said: "0\n", left: [] });
-});
+it.runIf(process.getuid?.() === 0)(
+  "works for an ordinary user [needs root to become one]",
+  { timeout: 60_000 },
+  async () => {
+    const { path } = stateDir();
+    const home = join(path, "theirs");
+    mkdirSync(home);
+    chmodSync(path, 0o755);
+    chmodSync(home, 0o777);
+    onTestFinished(() => rmSync(home, { recursive: true, force: true }));
+    const support = (name: string) => fileURLToPath(new URL(`../../engine/support/${name}`, import.meta.url));
+    const { stdout } = await promisify(execFile)("setpriv", [
+      ...["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"],
+      ...[process.execPath, "--import", support("typescript.mjs"), support("ordinary-user.mjs"), home],
+    ]);
+    expect(JSON.parse(stdout)).toEqual({ uid: 65534, said: "0\n", left: [] });
+  },
+);

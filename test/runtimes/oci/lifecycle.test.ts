@@ -214,12 +214,12 @@ describe.each(ociPrograms)("lifecycle, with %s", (program) => {
   it("mounts tmpfs below one another and below the working directory", async () => {
     const mount = (path: string) => ({ path, sizeBytes: 1 << 20, readonly: false, exec: true, mode: 0o755 });
     const box = await made.box({
-      tmpfs: [mount("/work/inner"), mount("/work")],
-      workdir: "/work/inner/deep/dir",
+      tmpfs: [mount("/box/inner"), mount("/box")],
+      workdir: "/box/inner/deep/dir",
       readonlyRoot: true,
     });
-    expect(await box.sh("stat -c %F /work/inner/deep/dir")).toBe("directory\n");
-    expect(await box.sh("grep -c ' /work' /proc/mounts")).toBe("2\n");
+    expect(await box.sh("stat -c %F /box/inner/deep/dir")).toBe("directory\n");
+    expect(await box.sh("grep -c ' /box' /proc/mounts")).toBe("2\n");
   });
 });
 
