@@ -3,6 +3,7 @@ import { createNodeClient } from "../client/node/index.ts";
 import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
+import { noStep, type OnStep } from "../contracts/steps.ts";
 import { openEngine } from "../engine/engine.ts";
 import type { Logger } from "../lib/log.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
@@ -27,11 +28,15 @@ export interface RunningWarren {
 }
 
 /** Wires configuration, runtime, engine and server. Nothing happens before `start`. */
-export function compose(config: ServeConfig, log: Logger): { start(): Promise<RunningWarren> } {
-  return { start: () => start(config, log) };
+export function compose(
+  config: ServeConfig,
+  log: Logger,
+  onStep: OnStep = noStep,
+): { start(): Promise<RunningWarren> } {
+  return { start: () => start(config, log, onStep) };
 }
 
-async function start(config: ServeConfig, log: Logger): Promise<RunningWarren> {
+async function start(config: ServeConfig, log: Logger, onStep: OnStep): Promise<RunningWarren> {
   // First, so that an engine need not start for a server that can't.
   const identity = config.tls && readTlsFiles(config.tls);
   prepareStateDir(config.stateDir);
@@ -41,7 +46,7 @@ async function start(config: ServeConfig, log: Logger): Promise<RunningWarren> {
     for (let step = undo.pop(); step; step = undo.pop()) await step();
   };
   try {
-    const own = await ownEngine(config, log, undo);
+    const own = await ownEngine(config, log, undo, onStep);
     const api = own ?? (await sharedEngine(config, log));
     const server = createServer(api, {
       apiKeys: config.apiKeys,
@@ -52,6 +57,7 @@ async function start(config: ServeConfig, log: Logger): Promise<RunningWarren> {
     if (own) {
       await server.listenUnix(socket);
       writeFileSync(enginePidFile(config.stateDir), `${process.pid}\n`, { mode: 0o600 });
+      onStep("open.listening");
       undo.push(() => rmSync(enginePidFile(config.stateDir), { force: true }));
     }
     const secured = identity ? { tls: identity, http2: config.http2 } : {};
@@ -86,14 +92,16 @@ async function ownEngine(
   config: ServeConfig,
   log: Logger,
   undo: (() => Promise<void> | void)[],
+  onStep: OnStep,
 ): Promise<SandboxApi | undefined> {
-  const runtime = await openRuntime(config.runtime, config, log);
+  const runtime = await openRuntime(config.runtime, config, log, onStep);
   try {
     const engine = await openEngine({
       stateDir: config.stateDir,
       runtimes: { [runtime.name]: runtime },
       defaultRuntime: runtime.name,
       log: log.child({ part: "engine" }),
+      onStep,
       config: {
         ...(config.maxSandboxes === undefined ? {} : { maxSandboxes: config.maxSandboxes }),
         ...(config.defaultTimeoutS === undefined ? {} : { defaultTimeoutS: config.defaultTimeoutS }),
@@ -122,13 +130,15 @@ export async function openRuntime(
   name: RuntimeName,
   config: Pick<ServeConfig, "stateDir" | "ociProgram" | "strict">,
   log: Logger,
+  onStep?: OnStep,
 ): Promise<Runtime> {
   const open = await runtimes[name]();
   return open({
     stateDir: config.stateDir,
-    ownerId: ownerIdOf(config.stateDir),
+    ownerId: ownerIdOf(config.stateDir, onStep),
     log: log.child({ part: name }),
     strict: config.strict,
+    ...(onStep === undefined ? {} : { onStep }),
     ...(config.ociProgram === undefined ? {} : { ociProgram: config.ociProgram }),
   });
 }

@@ -2,11 +2,12 @@ import { randomBytes } from "node:crypto";
 import { linkSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { WarrenError } from "../contracts/errors.ts";
+import { noStep, type OnStep } from "../contracts/steps.ts";
 
 const OWNER_ID = /^[a-z0-9]{8}$/;
 
 /** The id that marks every host object of this state directory. Made once; callers at the same moment get the same. */
-export function ownerIdOf(stateDir: string): string {
+export function ownerIdOf(stateDir: string, onStep: OnStep = noStep): string {
   const path = join(stateDir, "owner");
   const existing = readOwner(path);
   if (existing !== undefined) {
@@ -14,9 +15,11 @@ export function ownerIdOf(stateDir: string): string {
   }
   const draft = `${path}.${process.pid}.${randomBytes(4).toString("hex")}`;
   writeFileSync(draft, randomId(), { mode: 0o600, flag: "wx" });
+  onStep("owner.drafted");
   try {
     // A link fails when the name exists, and it shows the whole file or none of it.
     linkSync(draft, path);
+    onStep("owner.named");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") {
       throw error;

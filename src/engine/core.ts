@@ -1,6 +1,7 @@
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
 import type { SandboxInfo } from "../contracts/sandbox.ts";
+import type { OnStep } from "../contracts/steps.ts";
 import { createGuestClient } from "../guest/client.ts";
 import type { GuestClient } from "../guest/types.ts";
 import type { KeyedMutex } from "../lib/keyed-mutex.ts";
@@ -25,6 +26,7 @@ export interface Core {
   readonly mutex: KeyedMutex;
   /** Fires when the engine closes. */
   readonly closing: AbortSignal;
+  readonly onStep: OnStep;
 }
 
 /** @throws WarrenError `shutting_down` once the engine closes. */

@@ -3,6 +3,7 @@ import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import { LogRequest } from "../contracts/logs.ts";
 import type { Runtime } from "../contracts/runtime.ts";
+import { noStep, type OnStep } from "../contracts/steps.ts";
 import { buildInfo } from "../lib/build-info.ts";
 import { createKeyedMutex } from "../lib/keyed-mutex.ts";
 import type { Logger } from "../lib/log.ts";
@@ -37,6 +38,8 @@ export interface EngineOptions {
   log: Logger;
   clock?: Clock;
   config?: Partial<EngineConfig>;
+  /** For tests that end an engine at a certain step. */
+  onStep?: OnStep;
 }
 
 export interface Engine extends SandboxApi {
@@ -53,14 +56,16 @@ export interface Engine extends SandboxApi {
  * @throws WarrenError `engine_locked` when another engine has it.
  */
 export async function openEngine(options: EngineOptions): Promise<Engine> {
-  const { runtimes, defaultRuntime, log } = options;
+  const { runtimes, defaultRuntime, log, onStep = noStep } = options;
   if (!Object.hasOwn(runtimes, defaultRuntime)) {
     throw new WarrenError("invalid_request", `the default runtime ${defaultRuntime} is not configured`);
   }
   using undo = new DisposableList();
   undo.add(lockStateDir(options.stateDir));
+  onStep("open.locked");
   const store = openStore(options.stateDir, log);
   undo.add({ [Symbol.dispose]: () => store.close() });
+  onStep("open.migrated");
 
   const closing = new AbortController();
   // Every call under way listens to it, so there is no number of listeners that would mean a leak.
@@ -71,10 +76,11 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     log,
     runtimes,
     defaultRuntime,
-    table: createTable(store),
+    table: createTable(store, onStep),
     events: createEventBus(log),
     mutex: createKeyedMutex(),
     closing: closing.signal,
+    onStep,
   };
   const logs = createLogCollector(core, options.stateDir);
   const supervisor = createSupervisor(core, logs);
@@ -87,7 +93,9 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     if (type === "created" || type === "extended") reaper.reschedule();
   });
   await reconcile(core, supervisor);
+  onStep("open.reconciled");
   await logs.sweep();
+  onStep("open.swept");
   reaper.reschedule();
   const resources = undo.release();
 
@@ -97,8 +105,10 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   async function close({ stopSandboxes = false } = {}): Promise<void> {
     closing.abort(new WarrenError("shutting_down", "the engine is shutting down"));
     reaper.stop();
+    onStep("close.begun");
     await execs.close();
     await core.mutex.idle();
+    onStep("close.idle");
     if (stopSandboxes) {
       const running = core.table.all().filter(({ state }) => state === "running" || state === "paused");
       const results = await Promise.allSettled(
@@ -113,6 +123,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     await logs.close();
     await Promise.allSettled(Object.values(runtimes).map((runtime) => runtime.close()));
     resources[Symbol.dispose]();
+    onStep("close.released");
   }
   let closed: Promise<void> | undefined;
 

@@ -44,7 +44,9 @@ export function createExecs(core: Core): Execs {
     try {
       const runtime = runtimeOf(core, record);
       const oomKillsBefore = runtime.oomKills(record.id) ?? 0;
+      core.onStep("exec.begun");
       const session = await guest.spawn(request, signal === undefined ? {} : { signal });
+      core.onStep("exec.spawned");
       sessions.add(session);
       if (core.closing.aborted) void session[Symbol.asyncDispose]();
       const kill = () => void session.kill().catch(() => {}); // already ended
@@ -52,6 +54,7 @@ export function createExecs(core: Core): Execs {
       if (signal?.aborted) kill();
       const exit = session.exit
         .then((how) => {
+          core.onStep("exec.ended");
           // Counted only when the command itself was killed: 137 is also how a shell tells it of its child.
           const killed = how.exit_code === 137 && how.timed_out !== true;
           const oomKilled = killed && (runtime.oomKills(record.id) ?? 0) > oomKillsBefore;

@@ -25,9 +25,15 @@ export function createFiles(core: Core): FilesApi {
     async write(id, path, body, options = {}) {
       const checked = checkPath(path);
       checkMode(options.mode);
-      return await inside(id, (guest) =>
-        guest.writeFile(checked, body, { ...options, parents: options.parents ?? true }),
-      );
+      return await inside(id, async (guest) => {
+        core.onStep("write.begun");
+        const written = await guest.writeFile(checked, body, {
+          ...options,
+          parents: options.parents ?? true,
+        });
+        core.onStep("write.done");
+        return written;
+      });
     },
     async remove(id, path) {
       const checked = checkPath(path);

@@ -1,3 +1,4 @@
+import { noStep, type OnStep } from "../contracts/steps.ts";
 import { resolveSandbox, sandboxNotFound } from "./ids.ts";
 import type { SandboxRecord } from "./record.ts";
 import { checkMove } from "./states.ts";
@@ -29,7 +30,7 @@ export interface SandboxTable {
   forgetSetAside(id: string): void;
 }
 
-export function createTable(store: Store): SandboxTable {
+export function createTable(store: Store, onStep: OnStep = noStep): SandboxTable {
   const records = new Map(store.load().map((record) => [record.id, record]));
   const setAside = new Set(store.quarantined());
   const require = (id: string) => {
@@ -50,6 +51,7 @@ export function createTable(store: Store): SandboxTable {
         if (record.name !== undefined && other.name === record.name) throw nameTaken(record.name);
       }
       store.save(record);
+      onStep(`stored.${record.state}`);
       records.set(record.id, record);
     },
     update(id, patch) {
@@ -57,11 +59,13 @@ export function createTable(store: Store): SandboxTable {
       if (patch.state !== undefined) checkMove(id, before.state, patch.state);
       const after = { ...before, ...patch };
       store.save(after);
+      onStep(`stored.${after.state}`);
       records.set(id, after);
       return after;
     },
     delete(id) {
       store.delete(id);
+      onStep("stored.deleted");
       records.delete(id);
     },
     isSetAside: (id) => setAside.has(id),

@@ -1,4 +1,5 @@
 import type { Runtime } from "../contracts/runtime.ts";
+import type { OnStep } from "../contracts/steps.ts";
 import type { Logger } from "../lib/log.ts";
 
 export interface RuntimeOptions {
@@ -11,6 +12,8 @@ export interface RuntimeOptions {
   ociProgram?: "crun" | "runc";
   /** Refuse programs underneath whose version has published escapes; else the probe warns of them. */
   strict?: boolean;
+  /** For tests that end an engine at a certain step. */
+  onStep?: OnStep;
 }
 
 /** What a driver exports. */

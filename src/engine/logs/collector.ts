@@ -36,7 +36,7 @@ interface Following {
 }
 
 export function createLogCollector(core: Core, stateDir: string): LogCollector {
-  const { config, table, clock, log } = core;
+  const { config, table, clock, log, onStep } = core;
   const base = join(stateDir, "logs");
   const limits = { fileBytes: config.logFileBytes, files: config.logFiles };
   const logs = new Map<string, SandboxLog>();
@@ -45,7 +45,7 @@ export function createLogCollector(core: Core, stateDir: string): LogCollector {
   const of = (id: string): SandboxLog => {
     const existing = logs.get(id);
     if (existing) return existing;
-    const made = new SandboxLog(join(base, id), limits);
+    const made = new SandboxLog(join(base, id), limits, onStep);
     logs.set(id, made);
     return made;
   };
@@ -135,6 +135,7 @@ export function createLogCollector(core: Core, stateDir: string): LogCollector {
       followings.delete(id);
       await of(id).remove();
       logs.delete(id);
+      onStep("log.removed");
     },
     async sweep() {
       const names = await readdir(base).catch((error: NodeJS.ErrnoException) => {

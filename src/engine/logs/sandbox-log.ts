@@ -1,5 +1,6 @@
 import { type FileHandle, mkdir, open, readdir, readFile, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
+import { noStep, type OnStep } from "../../contracts/steps.ts";
 import type { LogOffsets } from "../../guest/types.ts";
 import {
   decodeFileHead,
@@ -36,6 +37,7 @@ const FILE_NAME = /^(\d{10})\.log$/;
 export class SandboxLog {
   readonly #dir: string;
   readonly #limits: LogLimits;
+  readonly #onStep: OnStep;
   /** Oldest first, with the bytes of each that are whole. */
   #files: { number: number; size: number }[] = [];
   #known: LogOffsets & { run: number } = { run: Number.NaN, stdout: 0, stderr: 0 };
@@ -45,9 +47,10 @@ export class SandboxLog {
   #listeners = new Set<() => void>();
   #isLive = false;
 
-  constructor(dir: string, limits: LogLimits) {
+  constructor(dir: string, limits: LogLimits, onStep: OnStep = noStep) {
     this.#dir = dir;
     this.#limits = limits;
+    this.#onStep = onStep;
   }
 
   /** True while more may come. */
@@ -201,6 +204,7 @@ export class SandboxLog {
     // At its place, so that what a failed write left is written over.
     await this.#handle.write(bytes, 0, bytes.length, last.size);
     last.size += bytes.length;
+    this.#onStep("log.written");
     this.#note(record);
     this.#tell();
   }
@@ -213,11 +217,13 @@ export class SandboxLog {
     const { stdout, stderr } = this.#known.run === run ? this.#known : { stdout: 0, stderr: 0 };
     this.#handle = await open(this.#path(number), "w+", 0o600);
     await this.#handle.write(encodeFileHead({ run, stdout, stderr }), 0, FILE_HEAD_BYTES, 0);
+    this.#onStep("log.begun");
     const file = { number, size: FILE_HEAD_BYTES };
     this.#files.push(file);
     while (this.#files.length > this.#limits.files) {
       const oldest = this.#files.shift();
       if (oldest) await rm(this.#path(oldest.number), { force: true });
+      this.#onStep("log.replaced");
     }
     return file;
   }

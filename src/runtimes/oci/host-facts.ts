@@ -2,6 +2,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { chmod, copyFile, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
+import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import { isGone, makeDir, readText, statOrUndefined, writeAtomically } from "./files.ts";
 
@@ -26,7 +27,7 @@ export interface SharedFiles {
  * What all sandboxes have mounted read-only. The guest is copied, so that a new build or another checkout doesn't change or
  * remove the file under running sandboxes.
  */
-export async function makeSharedFiles(dir: string): Promise<SharedFiles> {
+export async function makeSharedFiles(dir: string, onStep: OnStep = noStep): Promise<SharedFiles> {
   const emptyDir = join(dir, "empty");
   const emptyFile = join(dir, "empty-file");
   await makeDir(emptyDir, 0o555).catch(ignoreExisting);
@@ -45,6 +46,7 @@ export async function makeSharedFiles(dir: string): Promise<SharedFiles> {
     const temporary = join(dir, `.guest-${randomBytes(6).toString("hex")}`);
     await copyFile(program, temporary);
     await chmod(temporary, 0o555);
+    onStep("oci.guest-copied");
     await rename(temporary, join(guestDir, "guest"));
   }
   // Older guests, and what a probe that was interrupted left. A mount keeps what running sandboxes have of them.

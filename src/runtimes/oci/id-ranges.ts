@@ -1,6 +1,7 @@
 import { mkdir, readdir, readFile, readlink, rmdir, symlink, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
+import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { isGone, statOrUndefined } from "./files.ts";
 
 /** Ids of one sandbox: 0-65535, as images expect. */
@@ -35,8 +36,12 @@ export interface IdRanges {
 /** Ranges `[first, count]` that belong to users or to user namespaces of somebody else. */
 type Reserved = [first: number, count: number][];
 
-export async function openIdRanges(options: { owner: string; claimsDir?: string }): Promise<IdRanges> {
-  const { owner, claimsDir = "/run/warren/ids" } = options;
+export async function openIdRanges(options: {
+  owner: string;
+  claimsDir?: string;
+  onStep?: OnStep;
+}): Promise<IdRanges> {
+  const { owner, claimsDir = "/run/warren/ids", onStep = noStep } = options;
   const blocks = new Set<number>();
   const inUse = new Map<string, number>();
   let claiming: Promise<void> = Promise.resolve();
@@ -74,7 +79,9 @@ export async function openIdRanges(options: { owner: string; claimsDir?: string 
         // One claim at a time, so that a burst of starts doesn't claim a block each.
         const before = blocks.size;
         claiming = claiming.then(async () => {
-          if (blocks.size === before) blocks.add(await claimBlock(claimsDir, owner));
+          if (blocks.size !== before) return;
+          blocks.add(await claimBlock(claimsDir, owner));
+          onStep("oci.claimed-ids");
         });
         const mine = claiming;
         claiming = mine.catch(() => {});

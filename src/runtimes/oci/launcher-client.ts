@@ -3,6 +3,7 @@ import type { Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
 import { getSystemErrorName } from "node:util";
 import { WarrenError } from "../../contracts/errors.ts";
+import { noStep, type OnStep } from "../../contracts/steps.ts";
 import type { Logger } from "../../lib/log.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import { type Decoder, decoder, encoder, launcherOps, MAX_ANSWER, MAX_REQUEST, PROTOCOL } from "./wire.ts";
@@ -92,15 +93,27 @@ interface Pending {
 }
 
 /** A client of one launcher process, which is started at the first call and again after it died. */
-export function createLauncher(options: { log: Logger; program?: string }): Launcher {
+export function createLauncher(options: { log: Logger; program?: string; onStep?: OnStep }): Launcher {
+  const { log, onStep = noStep } = options;
   const program = options.program ?? nativeProgram("warren-launcher");
   let link: Link | undefined;
   let closed = false;
 
   const connected = (): Link => {
     if (closed) throw new WarrenError("shutting_down", "the runtime is closed");
-    if (!link?.alive) link = openLink(program, options.log);
+    if (!link?.alive) link = openLink(program, log);
     return link;
+  };
+  const call = async (
+    op: Exclude<keyof typeof launcherOps, "hello" | "cancel">,
+    body: Buffer,
+    signal?: AbortSignal,
+  ) => {
+    const answer = connected().call(launcherOps[op], body, signal);
+    onStep(`launcher.${op}.sent`);
+    const result = await answer;
+    onStep(`launcher.${op}.answered`);
+    return result;
   };
 
   return {
@@ -113,7 +126,7 @@ export function createLauncher(options: { log: Logger; program?: string }): Laun
         .list(Object.entries(request.env ?? defaultEnv).map(([k, v]) => `${k}=${v}`))
         .bytes(request.stdin ?? new Uint8Array())
         .finish();
-      const answer = await connected().call(launcherOps.run, body, request.signal);
+      const answer = await call("run", body, request.signal);
       const signalled = answer.u8() === 1;
       const value = answer.u32();
       const flags = answer.u32();
@@ -138,7 +151,7 @@ export function createLauncher(options: { log: Logger; program?: string }): Laun
         .u32(request.timeoutMs)
         .u32(request.limits.openFiles)
         .u32(request.limits.core);
-      const answer = await connected().call(launcherOps.start, body.finish());
+      const answer = await call("start", body.finish());
       const pid = answer.u32();
       const startTime = answer.u64();
       const ended = (["exit", "signal", "timeout"] as const)[answer.u8()] ?? "exit";
@@ -146,14 +159,14 @@ export function createLauncher(options: { log: Logger; program?: string }): Laun
     },
     async kill(target, signal, waitMs) {
       const body = encoder().u32(target.pid).u64(target.startTime).u32(signal).u32(waitMs).finish();
-      return (await connected().call(launcherOps.kill, body)).u8() === 1;
+      return (await call("kill", body)).u8() === 1;
     },
     async cgroupKill(dirs, suffix, waitMs) {
       const body = encoder().str(suffix).list(dirs).u32(waitMs).finish();
-      return (await connected().call(launcherOps.cgroupKill, body)).u8() === 1;
+      return (await call("cgroupKill", body)).u8() === 1;
     },
     async rmtree(trash, name) {
-      await connected().call(launcherOps.rmtree, encoder().str(trash).str(name).finish());
+      await call("rmtree", encoder().str(trash).str(name).finish());
     },
     async close() {
       closed = true;

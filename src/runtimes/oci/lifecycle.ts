@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { open, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
+import type { OnStep } from "../../contracts/steps.ts";
 import { bundleConfig, GUEST_DIR, type ProcessLimits, processLimits } from "./bundle.ts";
 import type { Cgroups } from "./cgroup.ts";
 import type { Freezer } from "./freezer.ts";
@@ -35,6 +36,7 @@ export interface LifecycleOptions {
   hardLimits: ProcessLimits;
   swapController: boolean;
   shared: SharedFiles;
+  onStep: OnStep;
 }
 
 export interface StartOptions {
@@ -62,7 +64,7 @@ export interface Lifecycle {
 }
 
 export function createLifecycle(options: LifecycleOptions): Lifecycle {
-  const { layout, launcher, cgroups, freezer, ids } = options;
+  const { layout, launcher, cgroups, freezer, ids, onStep } = options;
 
   const finish = async (id: string): Promise<void> => {
     const paths = layout.sandbox(id);
@@ -79,10 +81,13 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         hint: `process ${guest.pid} may wait for a disk or a network filesystem; try again later`,
       });
     }
+    onStep("oci.ended-guest");
     for (const name of ociPrograms) await deleteContainer(name, id);
+    onStep("oci.deleted-container");
     const files = [paths.guestPid, paths.runtimePid, paths.socket];
     await Promise.all([removeGroups(id), ...files.map((path) => rm(path, { force: true }))]);
     ids.release(id);
+    onStep("oci.cleared");
   };
 
   /** The pid namespace ends with the guest; others are members only when a start was interrupted half way. */
@@ -135,6 +140,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         writeFile(paths.config, JSON.stringify(config), { mode: 0o600 }),
         rm(paths.log, { force: true }),
       ]);
+      onStep("oci.wrote-bundle");
       try {
         const result = await launcher.start({
           dir: paths.dir,

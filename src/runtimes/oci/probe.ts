@@ -3,6 +3,7 @@ import { chmod, copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { ProbeFinding, ProbeReport, RuntimeSpec } from "../../contracts/runtime.ts";
+import { noStep } from "../../contracts/steps.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import type { CgroupHost } from "./cgroup.ts";
@@ -51,6 +52,7 @@ interface Trial {
 
 export function createProber(context: ProberOptions): Prober {
   const { options, layout, lifecycle, cgroupHost } = context;
+  const { onStep = noStep } = options;
   const wanted = options.ociProgram ? [options.ociProgram] : ociPrograms;
   let choice: Promise<Trial[]> | undefined;
 
@@ -101,6 +103,7 @@ export function createProber(context: ProberOptions): Prober {
       await copyFile(nativeProgram("warren-launcher"), join(noopDir, "noop"));
       await chmod(join(noopDir, "noop"), 0o555);
       await store.create({ spec, lower: noopDir });
+      onStep("oci.probe-made");
       await lifecycle.start({
         program,
         seccomp: await context.getSeccomp(),
@@ -110,9 +113,11 @@ export function createProber(context: ProberOptions): Prober {
         args: ["/.warren/noop", "noop"],
         guestDir: noopDir,
       });
+      onStep("oci.probe-started");
     } finally {
       await lifecycle.finish(id);
       for (const dir of [...(await store.dirs(id)), noopDir]) await context.discard(dir);
+      onStep("oci.probe-finished");
     }
   };
 

@@ -6,6 +6,7 @@ import type { Duplex } from "node:stream";
 import { isDeepStrictEqual } from "node:util";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { Capabilities, Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
+import { noStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
 import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
@@ -44,22 +45,23 @@ export const openOciRuntime: RuntimeFactory = async (options) => {
 };
 
 async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
-  const { ownerId, log } = options;
+  const { ownerId, log, onStep = noStep } = options;
   const layout = await openLayout(options.stateDir);
+  onStep("oci.laid-out");
   const stateDir = dirname(layout.root);
   const [cgroupHost, hardLimits, shared, ids, stage] = await Promise.all([
     readCgroupHost(),
     readHardLimits(),
-    makeSharedFiles(layout.shared),
-    openIdRanges({ owner: stateDir }),
+    makeSharedFiles(layout.shared, onStep),
+    openIdRanges({ owner: stateDir, onStep }),
     chooseStage([stateDir]),
   ]);
-  const launcher = createLauncher({ log });
+  const launcher = createLauncher({ log, onStep });
   const cgroups = createCgroups(cgroupHost, ownerId);
   const freezer = createFreezer(cgroupHost, cgroups);
   const liveLimits = createLiveLimits(cgroupHost, cgroups);
-  const store = createSandboxStore(layout);
-  const trash = createTrash({ dir: layout.trash, launcher, log });
+  const store = createSandboxStore(layout, onStep);
+  const trash = createTrash({ dir: layout.trash, launcher, log, onStep });
   const lifecycle = createLifecycle({
     ownerId,
     layout,
@@ -71,12 +73,14 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     hardLimits,
     swapController: cgroupHost.swapController,
     shared,
+    onStep,
   });
   const images = createImages({
     launcher,
     dir: layout.images,
     stateDir,
     discard: trash.discard,
+    onStep,
     host: { emptyDir: shared.emptyDir, emptyFile: shared.emptyFile, used: store.lowers },
   });
 
@@ -94,10 +98,13 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
   if (await wasRebooted(bootFile)) {
     for (const name of ociPrograms) await rm(layout.runtimeRoot(name), { recursive: true, force: true });
     for (const id of await store.list()) await rm(layout.sandbox(id).guestPid, { force: true });
+    onStep("oci.forgot-boot");
   }
   await recordBoot(bootFile);
+  onStep("oci.recorded-boot");
   await trash.sweep();
   await images.sweep();
+  onStep("oci.swept");
   for (const id of await store.list()) {
     if (isProbeId(id)) {
       // An earlier engine was killed while it probed.
@@ -108,6 +115,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     const guest = await liveGuest(layout.sandbox(id).guestPid);
     const base = guest && (await mappedBase(guest.pid));
     if (base) await ids.adopt(id, base);
+    onStep("oci.adopted");
   }
   // These take a while and the first create needs them, so they begin now; who needs them sees their failure.
   getSeccomp().catch(() => {});
@@ -141,7 +149,10 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       const asked = guestOf(id)
         .shutdown(timeoutMs)
         .then(
-          () => true,
+          () => {
+            onStep("oci.asked-to-end");
+            return true;
+          },
           () => false, // a guest that doesn't answer is killed
         );
       const waitMs = Math.min(timeoutMs + SHUTDOWN_SLACK_MS, MAX_STOP_MS);
@@ -172,6 +183,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       }
       try {
         await store.create({ spec, lower });
+        onStep("oci.created");
       } catch (error) {
         if (!(error instanceof WarrenError && error.code === "sandbox_wrong_state")) {
           for (const dir of await store.dirs(spec.id)) await trash.discard(dir);
@@ -195,6 +207,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       const guest = await lifecycle.start({ program, seccomp: compiled, sandbox, binds, paths });
       try {
         await guestOf(id).hello();
+        onStep("oci.greeted");
         await makeWorkdirInTmpfs(guestOf(id), sandbox.spec);
         if (sandbox.spec.limits.memoryHighBytes) await liveLimits.applyMemoryHigh(id, sandbox.spec.limits);
         if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
@@ -202,6 +215,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
         await lifecycle.finish(id);
         throw error;
       }
+      onStep("oci.started");
       return { pid: guest.pid };
     },
     async stop(id, { timeoutMs }) {
@@ -218,10 +232,12 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       }
       await requireGuest(id);
       await freezer.freeze(id);
+      onStep("oci.froze");
     },
     async resume(id) {
       await requireGuest(id);
       await freezer.thaw(id);
+      onStep("oci.thawed");
     },
     async updateLimits(id, limits) {
       const before = await store.read(id);
@@ -232,6 +248,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       if (!(await liveGuest(layout.sandbox(id).guestPid))) return;
       try {
         await liveLimits.apply(id, limits);
+        onStep("oci.limited");
       } catch (error) {
         await store.rewrite(before);
         await liveLimits.apply(id, before.spec.limits).catch((cause: unknown) => {
@@ -275,10 +292,13 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       await images.close();
       await prober.idle();
       await trash.idle();
+      onStep("oci.idle");
       await launcher.close();
       closeSync(sandboxesFd);
       await ids.close();
+      onStep("oci.released-ids");
       await cgroups.removeParent();
+      onStep("oci.closed");
     },
   };
 }

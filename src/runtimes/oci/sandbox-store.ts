@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
 import { networkModes, type RuntimeSpec } from "../../contracts/runtime.ts";
+import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { makeDir, readText, statOrUndefined, writeAtomically } from "./files.ts";
 import { isSandboxId, type Layout, sandboxPaths } from "./layout.ts";
 
@@ -66,7 +67,7 @@ export interface SandboxStore {
 /** A directory gets its real name last, so one without this prefix is complete. */
 const HALF_MADE = ".new-";
 
-export function createSandboxStore(layout: Layout): SandboxStore {
+export function createSandboxStore(layout: Layout, onStep: OnStep = noStep): SandboxStore {
   const read = async (id: string): Promise<StoredSandbox> => {
     const text = await readText(layout.sandbox(id).spec);
     if (text === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
@@ -93,6 +94,7 @@ export function createSandboxStore(layout: Layout): SandboxStore {
       }
       const paths = sandboxPaths(join(layout.sandboxes, `${HALF_MADE}${id}`));
       await makeDir(paths.dir, 0o700);
+      onStep("oci.made-directory");
       await Promise.all([
         writeFile(paths.spec, serialize(sandbox), { mode: 0o600 }),
         makeDir(paths.fs, 0o700).then(() =>
@@ -100,10 +102,14 @@ export function createSandboxStore(layout: Layout): SandboxStore {
         ),
         makeTop(paths.top, sandbox.spec.hostname),
       ]);
+      onStep("oci.filled-directory");
       await rename(paths.dir, final);
     },
     read,
-    rewrite: (sandbox) => writeAtomically(layout.sandbox(sandbox.spec.id).spec, serialize(sandbox)),
+    async rewrite(sandbox) {
+      await writeAtomically(layout.sandbox(sandbox.spec.id).spec, serialize(sandbox));
+      onStep("oci.rewrote-spec");
+    },
     list,
     async dirs(id) {
       const candidates = [layout.sandbox(id).dir, join(layout.sandboxes, `${HALF_MADE}${id}`)];

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { readdir, rename } from "node:fs/promises";
 import { join } from "node:path";
+import { noStep, type OnStep } from "../../contracts/steps.ts";
 import type { Logger } from "../../lib/log.ts";
 import { isGone } from "./files.ts";
 import type { Launcher } from "./launcher-client.ts";
@@ -18,8 +19,13 @@ export interface Trash {
 /** Deletions at a time: they compete with sandboxes for the disk. */
 const CONCURRENCY = 2;
 
-export function createTrash(options: { dir: string; launcher: Launcher; log: Logger }): Trash {
-  const { dir, launcher, log } = options;
+export function createTrash(options: {
+  dir: string;
+  launcher: Launcher;
+  log: Logger;
+  onStep?: OnStep;
+}): Trash {
+  const { dir, launcher, log, onStep = noStep } = options;
   const queue: string[] = [];
   const running = new Set<Promise<void>>();
 
@@ -53,6 +59,7 @@ export function createTrash(options: { dir: string; launcher: Launcher; log: Log
         if (isGone(error)) return;
         throw error;
       }
+      onStep("oci.trashed");
       add(name);
     },
     async sweep() {

@@ -13,6 +13,7 @@ import {
 } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
+import { noStep, type OnStep } from "../../../contracts/steps.ts";
 import { isGone, makeDir, statOrUndefined } from "../files.ts";
 import type { ReadonlyBind } from "../launcher-client.ts";
 import { copyEntries, type EtcEntry, listReadable } from "./host-etc.ts";
@@ -44,6 +45,7 @@ export interface HostImageOptions {
   discard(path: string): Promise<void>;
   /** Default `/`. */
   hostRoot?: string;
+  onStep?: OnStep;
 }
 
 /** Raise when the skeleton's make-up changes, so that old ones aren't taken for current. */
@@ -76,6 +78,7 @@ export function createHostImage(options: HostImageOptions): HostImage {
 }
 
 async function refreshSkeleton(options: HostImageOptions, hostRoot: string): Promise<string> {
+  const { onStep = noStep } = options;
   await mkdir(options.dir, { recursive: true, mode: 0o700 });
   const etc = join(hostRoot, "etc");
   const [entries, top] = await Promise.all([listReadable(etc), hostEntries(hostRoot)]);
@@ -85,7 +88,9 @@ async function refreshSkeleton(options: HostImageOptions, hostRoot: string): Pro
     const temporary = join(options.dir, `.new-${randomBytes(8).toString("hex")}`);
     try {
       await build(temporary, entries, top, etc);
+      onStep("image.host-built");
       await rename(temporary, target);
+      onStep("image.host-made");
     } catch (error) {
       await options.discard(temporary);
       throw error;

@@ -2,6 +2,7 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
+import type { OnStep } from "../../../contracts/steps.ts";
 import { isGone, statOrUndefined } from "../files.ts";
 import type { Launcher, ReadonlyBind } from "../launcher-client.ts";
 import { ensureDirectory, missing, resolveDirectory } from "./directory.ts";
@@ -29,12 +30,13 @@ export interface ImagesOptions {
   /** Real path. */
   stateDir: string;
   discard(path: string): Promise<void>;
-  host: Omit<HostImageOptions, "dir" | "stateDir" | "discard">;
+  onStep: OnStep;
+  host: Omit<HostImageOptions, "dir" | "stateDir" | "discard" | "onStep">;
 }
 
 export function createImages(options: ImagesOptions): Images {
-  const { dir, stateDir, discard, launcher } = options;
-  const host = createHostImage({ ...options.host, dir: join(dir, "host"), stateDir, discard });
+  const { dir, stateDir, discard, launcher, onStep } = options;
+  const host = createHostImage({ ...options.host, dir: join(dir, "host"), stateDir, discard, onStep });
   const flights = createSingleFlight<PreparedImage>();
   const tarDir = join(dir, "tar");
   const ociDir = join(dir, "oci");
@@ -61,8 +63,8 @@ export function createImages(options: ImagesOptions): Images {
         key,
         (own) =>
           wanted.kind === "path"
-            ? ensureTar(reference, wanted.path, { launcher, dir: tarDir, discard }, own)
-            : ensureOci(reference, wanted, { launcher, dir: ociDir, discard }, own),
+            ? ensureTar(reference, wanted.path, { launcher, dir: tarDir, discard, onStep }, own)
+            : ensureOci(reference, wanted, { launcher, dir: ociDir, discard, onStep }, own),
         signal,
       );
       return { ...image, reference };

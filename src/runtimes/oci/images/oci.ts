@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
+import type { OnStep } from "../../../contracts/steps.ts";
 import { readText, statOrUndefined, writeAtomically } from "../files.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
@@ -37,6 +38,7 @@ export interface OciImagesOptions {
   /** Holds `refs/` and one directory per manifest digest. */
   dir: string;
   discard(path: string): Promise<void>;
+  onStep: OnStep;
 }
 
 type PullReference = Extract<ImageReference, { kind: "registry" | "layout" }>;
@@ -92,14 +94,17 @@ export async function ensureOci(
   await mkdir(join(options.dir, "refs"), { recursive: true, mode: 0o700 });
   const temporary = join(options.dir, `.new-${randomBytes(8).toString("hex")}`);
   await mkdir(temporary, { mode: 0o700 });
+  options.onStep("image.oci-begun");
   try {
     return await withDiskGuard(options.dir, signal, async (guarded) => {
       const pull = { ...options, signal: guarded, temporary };
       await copy(skopeo, source, wanted, pull);
+      options.onStep("image.oci-copied");
       const image = await describe(join(temporary, "layout"));
       const done = await storedImage(reference, image.digest, options.dir);
       if (!done) await unpack(umoci, image, pull);
       await writeAtomically(refFile, JSON.stringify({ reference: source, digest: image.digest }));
+      options.onStep("image.oci-named");
       return done ?? { ...image.defaults, id: image.digest, reference };
     });
   } finally {
@@ -237,12 +242,14 @@ async function unpack(umoci: string, image: Description, pull: Pull): Promise<vo
   // An image whose layers don't list the root directory itself gets a mode that our umask decides.
   await chmod(join(target, "rootfs"), 0o755);
   await writeAtomically(join(target, "image.json"), JSON.stringify(image.defaults));
+  pull.onStep("image.oci-unpacked");
   await rename(target, join(pull.dir, image.digest.replace("sha256:", ""))).catch(
     (error: NodeJS.ErrnoException) => {
       // Another reference to the same image was faster; what we have goes with the temporary directory.
       if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
     },
   );
+  pull.onStep("image.oci-made");
 }
 
 async function readDocument<S extends z.ZodType>(path: string, schema: S): Promise<z.output<S>> {

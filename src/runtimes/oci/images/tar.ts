@@ -3,6 +3,7 @@ import { mkdir, readdir, realpath, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
+import type { OnStep } from "../../../contracts/steps.ts";
 import { isGone, makeDir, statOrUndefined } from "../files.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
@@ -18,6 +19,7 @@ export interface TarOptions {
   /** Where unpacked archives are kept, by key. */
   dir: string;
   discard(path: string): Promise<void>;
+  onStep: OnStep;
 }
 
 /**
@@ -47,15 +49,18 @@ export async function ensureTar(
   const temporary = join(options.dir, `.new-${randomBytes(8).toString("hex")}`);
   await mkdir(temporary, { mode: 0o700 });
   await makeDir(join(temporary, "rootfs"), 0o755);
+  options.onStep("image.tar-begun");
   try {
     await withDiskGuard(options.dir, signal, (guarded) =>
       unpack(tar, file, join(temporary, "rootfs"), options.launcher, guarded),
     );
+    options.onStep("image.tar-unpacked");
     await rename(temporary, join(options.dir, key)).catch(async (error: NodeJS.ErrnoException) => {
       // Another reference to the same file was faster.
       if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
       await options.discard(temporary);
     });
+    options.onStep("image.tar-made");
   } catch (error) {
     await options.discard(temporary);
     throw error;
