@@ -1,19 +1,28 @@
 #!/usr/bin/env bash
-# Times Warren and its peers side by side; the table goes to stdout, every sample to bench/results/.
-# Options: --rounds N, --burst N, --idle N, --only part-of-a-name,…; `--install` first installs the missing peers (apt).
+# Times Warren and its peers side by side in one run of about ten minutes. The table goes to stdout, every sample to
+# bench/results/latest.json. Options: --rounds N, --burst N, --idle N, --only part-of-a-name,…, --out file.
+# `--install` first installs the peers that are missing (apt); `--publish` renews docs/performance.md from the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 need_node
-peers=()
-if [ "${1:-}" = --install ]; then
+peers=() publish="" out=bench/results/latest.json args=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --install) peers=(runc=runc podman=podman bwrap=bubblewrap dockerd=docker.io docker=docker.io) ;;
+    --publish) publish=yes ;;
+    --out) out=$2 && shift ;;
+    *) args+=("$1") ;;
+  esac
   shift
-  peers=(podman=podman bwrap=bubblewrap)
-fi
-need_programs crun=crun runc=runc /bin/busybox=busybox-static "${peers[@]}"
+done
+[ "$(id -u)" = 0 ] || fail "the bench makes real sandboxes and needs root" "sudo scripts/bench.sh"
+need_programs crun=crun /bin/busybox=busybox-static "${peers[@]}"
 mend_hybrid_cgroups
 install_node_modules
 build_all
-npx esbuild bench/run.ts --bundle --platform=node --format=esm --packages=external --outfile=dist/bench/run.js --log-level=warning
-exec node dist/bench/run.js "$@"
+npx esbuild bench/run.ts bench/publish.ts --bundle --platform=node --format=esm --target=node20 --packages=external --outdir=dist/bench \
+  --log-level=warning
+node dist/bench/run.js "${args[@]}" --out "$out"
+[ -z "$publish" ] || node dist/bench/publish.js "$out"

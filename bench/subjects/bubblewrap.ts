@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Box, Subject } from "../subject.ts";
-import { run, which } from "./process.ts";
+import { filesThrough, run, which } from "./process.ts";
 
 /** bubblewrap has no daemon and no id: `exec` enters its namespaces with nsenter. */
 export function bubblewrap(): Subject {
@@ -12,6 +12,7 @@ export function bubblewrap(): Subject {
   let counter = 0;
   return {
     name: "bubblewrap",
+    isSlow: false,
     unavailable: async () => (which("bwrap") ? undefined : "bwrap is not installed"),
     async prepare(rootfs, directory) {
       lower = rootfs;
@@ -43,21 +44,11 @@ export function bubblewrap(): Subject {
       while (!text.includes("}")) text += String(((await once(info, "data")) as [Buffer])[0]);
       await once(child.stdout as NodeJS.ReadableStream, "data");
       const pid = String((JSON.parse(text) as { "child-pid": number })["child-pid"]);
+      const namespaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--root"];
+      const inside = ["nsenter", "--target", pid, ...namespaces, "--"];
       return {
-        exec: async (argv) =>
-          void (await run([
-            "nsenter",
-            "--target",
-            pid,
-            "--mount",
-            "--pid",
-            "--net",
-            "--ipc",
-            "--uts",
-            "--root",
-            "--",
-            ...argv,
-          ])),
+        exec: async (argv) => void (await run([...inside, ...argv])),
+        ...filesThrough(inside),
         destroy: () => ended(child),
       };
     },

@@ -1,54 +1,88 @@
+import { rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Box, Subject } from "../subject.ts";
+import { BENCH_CGROUP, removeBenchCgroups } from "./cgroup.ts";
+import { type Dockerd, startDockerd } from "./dockerd.ts";
 import { run, which } from "./process.ts";
 
 // Hosts without CAP_SYS_RESOURCE refuse the engines' own defaults.
 const LIMITS = ["--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096"];
+// Podman alone gives a main command ten seconds, in which `sleep` as PID 1 hears no SIGTERM.
+const REMOVE = { podman: ["rm", "-f", "-t", "0"], docker: ["rm", "-f"] };
+const RUN = ["--network", "none", "--cgroup-parent", `/${BENCH_CGROUP}`];
+const IMAGE = "warren-bench-busybox:latest";
 
-/** Podman or Docker through their command line, as a script drives them. The image is imported once from the same files. */
-export function engineCli(program: "podman" | "docker"): Subject {
-  const image = "warren-bench-busybox:latest";
+/** Podman through its command line, as a script drives it, with storage of its own. */
+export function podman(): Subject {
+  return engineCli("podman", async (scratch) => ({
+    argv: [
+      "podman",
+      ...["--root", join(scratch, "podman"), "--runroot", join(scratch, "podman-run")],
+      ...["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "none"],
+      ...["--tmpdir", join(scratch, "podman-tmp")],
+    ],
+  }));
+}
+
+/** Docker through its command line, with a daemon that this run starts and ends. */
+export function docker(): Subject {
+  return engineCli("docker", async (scratch) => {
+    const dockerd = await startDockerd(join(scratch, "docker"));
+    return { argv: ["docker", "--host", dockerd.url], dockerd };
+  });
+}
+
+interface Engine {
+  argv: string[];
+  dockerd?: Dockerd;
+}
+
+function engineCli(program: "podman" | "docker", open: (scratch: string) => Promise<Engine>): Subject {
+  let engine: Engine | undefined;
+  let scratch = "";
   let counter = 0;
-  const network = ["--network", "none"];
+  const command = (...args: string[]): string[] => [...(engine?.argv ?? [program]), ...args];
   return {
     name: `${program} (CLI)`,
+    isSlow: true,
     async unavailable() {
-      if (!which(program)) return `${program} is not installed`;
-      try {
-        await run([program, "info"]);
-        return undefined;
-      } catch (error) {
-        return `${program} does not work here: ${(error as Error).message.split("\n")[0]}`;
-      }
+      const needed = program === "docker" ? ["docker", "dockerd"] : ["podman"];
+      const missing = needed.find((name) => !which(name));
+      return missing && `${missing} is not installed`;
     },
     async prepare(rootfs, directory) {
+      scratch = directory;
+      engine = await open(directory);
       const tar = join(directory, `${program}.tar`);
       await run(["tar", "-C", rootfs, "-cf", tar, "."]);
-      await run([program, "import", tar, image]);
+      await run(command("import", tar, IMAGE));
     },
     async create(): Promise<Box> {
       const name = `warrenbench-${process.pid}-${counter++}`;
-      await run([
-        program,
-        "run",
-        "-d",
-        "--name",
-        name,
-        ...network,
-        ...LIMITS,
-        image,
-        "/bin/sh",
-        "-c",
-        "exec sleep 100000",
-      ]);
-      await run([program, "exec", name, "/bin/echo", "ready"]);
+      const main = ["/bin/sh", "-c", "exec sleep 100000"];
+      await run(command("run", "-d", "--name", name, ...RUN, ...LIMITS, IMAGE, ...main));
+      await run(command("exec", name, "/bin/echo", "ready"));
+      const file = join(scratch, `${name}.file`);
       return {
-        exec: async (argv) => void (await run([program, "exec", name, ...argv])),
-        destroy: async () => void (await run([program, "rm", "-f", name])),
+        exec: async (argv) => void (await run(command("exec", name, ...argv))),
+        async write(path, bytes) {
+          await writeFile(file, bytes);
+          await run(command("cp", file, `${name}:${path}`));
+        },
+        async read(path) {
+          await run(command("cp", `${name}:${path}`, file));
+          return (await stat(file)).size;
+        },
+        async destroy() {
+          await run(command(...REMOVE[program], name));
+          await rm(file, { force: true });
+        },
       };
     },
     async close() {
-      await run([program, "rmi", "-f", image]);
+      await run(command("rmi", "-f", IMAGE)).catch(() => {}); // its storage goes with the scratch directory
+      await engine?.dockerd?.end();
+      await removeBenchCgroups();
     },
   };
 }

@@ -1,7 +1,8 @@
-import { mkdir, readdir, rmdir, writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Box, Subject } from "../subject.ts";
-import { detached, run, which } from "./process.ts";
+import { BENCH_CGROUP, removeBenchCgroups } from "./cgroup.ts";
+import { detached, filesThrough, run, which } from "./process.ts";
 
 /**
  * The runtime alone: a bundle over a fresh overlay, no seccomp, no user namespace, no limits: less than Warren does.
@@ -14,6 +15,7 @@ export function bareOci(program: "crun" | "runc"): Subject {
   const root = (): string => join(scratch, "run");
   return {
     name: `${program} (bare)`,
+    isSlow: false,
     unavailable: async () => (which(program) ? undefined : `${program} is not installed`),
     async prepare(rootfs, directory) {
       scratch = join(directory, program);
@@ -35,20 +37,17 @@ export function bareOci(program: "crun" | "runc"): Subject {
       ]);
       await writeFile(join(bundle, "config.json"), JSON.stringify(config(join(bundle, "rootfs"), id)));
       await detached([program, "--root", root(), "run", "--detach", "--bundle", bundle, id]);
+      const inside = [program, "--root", root(), "exec", id];
       return {
-        exec: async (argv) => void (await run([program, "--root", root(), "exec", id, ...argv])),
+        exec: async (argv) => void (await run([...inside, ...argv])),
+        ...filesThrough(inside),
         async destroy() {
           await run([program, "--root", root(), "delete", "-f", id]);
           await run(["umount", `${bundle}/rootfs`]);
         },
       };
     },
-    async close() {
-      for (const controller of await readdir("/sys/fs/cgroup")) {
-        await rmdir(join("/sys/fs/cgroup", controller, "warren-bench")).catch(() => {}); // not every one has it
-      }
-      await rmdir("/sys/fs/cgroup/warren-bench").catch(() => {});
-    },
+    close: removeBenchCgroups,
   };
 }
 
@@ -67,7 +66,7 @@ const config = (rootfs: string, id: string): unknown => ({
     { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755", "size=65536k"] },
   ],
   linux: {
-    cgroupsPath: `/warren-bench/${id}`,
+    cgroupsPath: `/${BENCH_CGROUP}/${id}`,
     namespaces: ["pid", "network", "ipc", "uts", "mount"].map((type) => ({ type })),
   },
 });

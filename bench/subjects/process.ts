@@ -3,6 +3,9 @@ import { once } from "node:events";
 import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
 
+/** Longest that a peer's program may take: what hangs must not hang the whole run. */
+const TIMEOUT_MS = 60_000;
+
 /** Absolute path of a program on PATH, or undefined. */
 export function which(program: string): string | undefined {
   for (const dir of (process.env.PATH ?? "").split(delimiter)) {
@@ -16,23 +19,36 @@ export function which(program: string): string | undefined {
   return undefined;
 }
 
-/** Runs to the end; rejects with what it said when it fails. */
-export function run(argv: readonly string[], options: SpawnOptions = {}): Promise<string> {
+export interface RunOptions extends Pick<SpawnOptions, "env"> {
+  stdin?: Uint8Array;
+}
+
+/** Runs to the end; resolves with the number of bytes of stdout, rejects with what stderr said when it fails. */
+export function run(argv: readonly string[], { stdin, env }: RunOptions = {}): Promise<number> {
   const [program = "", ...args] = argv;
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
-    let out = "";
+    const child = spawn(program, args, {
+      stdio: [stdin ? "pipe" : "ignore", "pipe", "pipe"],
+      timeout: TIMEOUT_MS,
+      killSignal: "SIGKILL",
+      ...(env ? { env } : {}),
+    });
+    let bytes = 0;
     let err = "";
-    child.stdout?.on("data", (chunk) => {
-      out += chunk;
+    child.stdout?.on("data", (chunk: Buffer) => {
+      bytes += chunk.length;
     });
     child.stderr?.on("data", (chunk) => {
       err += chunk;
     });
     child.on("error", reject);
-    child.on("close", (code) =>
-      code === 0 ? resolve(out) : reject(new Error(`${argv.join(" ")}: exit ${code}: ${err.slice(-500)}`)),
+    child.on("close", (code, signal) =>
+      code === 0
+        ? resolve(bytes)
+        : reject(new Error(`${argv.join(" ")}: ${signal ?? `exit ${code}`}: ${err.slice(-500)}`)),
     );
+    child.stdin?.on("error", () => {}); // its end tells why
+    child.stdin?.end(stdin);
   });
 }
 
@@ -50,4 +66,13 @@ export async function detached(argv: readonly string[]): Promise<void> {
   if (code !== 0) throw new Error(`${argv.join(" ")}: exit ${code}`);
   await first;
   child.stdout.resume();
+}
+
+/** Files of what has no file API: its way to run a command, and busybox's `cat`. `inside` begins such a command line. */
+export function filesThrough(inside: readonly string[]) {
+  return {
+    write: async (path: string, bytes: Uint8Array): Promise<void> =>
+      void (await run([...inside, "/bin/sh", "-c", 'cat > "$1"', "sh", path], { stdin: bytes })),
+    read: (path: string): Promise<number> => run([...inside, "/bin/cat", path]),
+  };
 }

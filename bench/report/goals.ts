@@ -1,0 +1,106 @@
+import { type Measure, type Results, summarise } from "../results.ts";
+import { BASE, short } from "./table.ts";
+
+/** A figure that Warren is meant to reach. */
+interface Goal {
+  what: string;
+  unit: string;
+  limit: number;
+  /** For what should be large. */
+  atLeast?: true;
+  value(of: Lookup): number | undefined;
+}
+
+type Lookup = (what: RegExp, who: string, which?: "p50" | "p99") => number | undefined;
+
+const CLI = "one command from a shell";
+
+const goals: Goal[] = [
+  ...(["p50", "p99"] as const).map(
+    (which): Goal => ({
+      what: `create to first stdout, ${which}`,
+      unit: "ms",
+      limit: which === "p50" ? 20 : 60,
+      value: (of) => of(/^create to first stdout$/, BASE, which),
+    }),
+  ),
+  {
+    what: "the same, p50, beside bare `crun run`",
+    unit: "×",
+    limit: 1.5,
+    value: (of) => ratio(of(/^create to first stdout$/, BASE), of(/^create to first stdout$/, "crun (bare)")),
+  },
+  { what: "exec, p50", unit: "ms", limit: 2, value: (of) => of(/^exec \/bin\/true$/, BASE) },
+  { what: "write 1 KiB, p50", unit: "ms", limit: 1, value: (of) => of(/^write 1 KiB$/, BASE) },
+  { what: "read 1 KiB, p50", unit: "ms", limit: 1, value: (of) => of(/^read 1 KiB$/, BASE) },
+  {
+    what: "write 100 MiB",
+    unit: "MB/s",
+    limit: 500,
+    atLeast: true,
+    value: (of) => of(/^write 100 MiB$/, BASE),
+  },
+  {
+    what: "read 100 MiB",
+    unit: "MB/s",
+    limit: 500,
+    atLeast: true,
+    value: (of) => of(/^read 100 MiB$/, BASE),
+  },
+  {
+    what: "burst of 100 creates",
+    unit: "ms",
+    limit: 1500,
+    value: (of) => of(/^burst of 100 creates$/, BASE),
+  },
+  {
+    what: "failures in it",
+    unit: "",
+    limit: 0,
+    value: (of) => of(/^failures in a burst of 100 creates$/, BASE, "p99"),
+  },
+  { what: "destroy, p50", unit: "ms", limit: 15, value: (of) => of(/^destroy$/, BASE) },
+  {
+    what: "memory of 1000 idle sandboxes",
+    unit: "MiB",
+    limit: 700,
+    value: (of) => of(/^memory of 1000 idle sandboxes, all$/, BASE),
+  },
+  {
+    what: "exec with them, p50, beside exec with one",
+    unit: "×",
+    limit: 2,
+    value: (of) => ratio(of(/^exec with 1000 sandboxes$/, BASE), of(/^exec with 1 sandbox$/, BASE)),
+  },
+  {
+    what: "`warren exec`, p50, beside `node -e 0`",
+    unit: "×",
+    limit: 1.5,
+    value: (of) =>
+      ratio(of(new RegExp(`^${CLI}$`), "warren exec (CLI)"), of(new RegExp(`^${CLI}$`), "node -e 0")),
+  },
+];
+
+/** Goals and what was reached, as a Markdown table. */
+export function goalsTable({ measures }: Results): string {
+  const lookup: Lookup = (what, who, which = "p50") => {
+    const measure = measures.find((one: Measure) => what.test(one.what));
+    const samples = measure?.samples[who];
+    return measure && samples && summarise(measure, samples)[which];
+  };
+  const rows = goals.map(({ what, unit, limit, atLeast, value }) => {
+    const reached = value(lookup);
+    const goal = `${atLeast ? "≥" : "≤"} ${limit} ${unit}`.trim();
+    if (reached === undefined) return `| ${what} | ${goal} | not measured | |`;
+    const isReached = atLeast ? reached >= limit : reached <= limit;
+    const verdict = isReached
+      ? "yes"
+      : `no: ${short(atLeast ? limit / reached : reached / limit)} × the goal`;
+    return `| ${what} | ${goal} | ${short(reached)} ${unit} | ${verdict} |`;
+  });
+  return ["| what | goal | measured | reached |", "| --- | ---: | ---: | --- |", ...rows].join("\n");
+}
+
+function ratio(a: number | undefined, b: number | undefined): number | undefined {
+  return a === undefined || b === undefined ? undefined : a / b;
+}
