@@ -4,6 +4,7 @@
 //   serve.c      one forked process per connection: reads the request, answers it
 //   spawn.c      the SPAWN request and the main command: launch.c starts a command, supervise.c and input.c look
 //                after it, tree.c kills all that it started
+//   group.c      the cgroup whose limits hold for commands, and not for the guest
 //   mainlog.c    what the main command wrote last, and the LOGS request
 //   files.c path.c write.c remove.c watch.c dial.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
@@ -24,7 +25,8 @@ enum {
   FD_PROC = 3, // /proc as it was at start-up: a later mount over it changes nothing
   FD_CONTROL = 4, // messages to PID 1
   FD_CONN = 5, // a handler's connection
-  FD_FREE = 6, // from here on: anything
+  FD_FIRST = 6, // cgroup.procs of where commands begin; see group.c
+  FD_LIMITED = 7, // and of where those that go on belong
 };
 
 enum {
@@ -133,6 +135,7 @@ struct launch {
   const struct account *account;
   int fd[3]; // become 0, 1, 2; each above 2
   bool tty; // fd[0] becomes the controlling terminal
+  bool limited; // from its start on, in every way; otherwise whoever starts it sees to that later
 };
 enum stage { STAGE_NONE, STAGE_SETUP, STAGE_USER, STAGE_CWD, STAGE_EXEC };
 struct outcome {
@@ -171,6 +174,21 @@ uint64_t now_ns(void);
 /// Makes this process the reaper of its descendants and opens a signalfd for SIGCHLD and the death of PID 1. -1: failed.
 int become_supervisor(void);
 
+// ---- group.c
+
+/// Keeps the two descriptors (-1: there is no such cgroup) as FD_FIRST and FD_LIMITED. False with errno.
+bool groups_keep(int first, int limited);
+/// The first descriptor that has no fixed use.
+int first_free_fd(void);
+/// True when commands are to be limited some time after their start.
+bool groups_limit_later(void);
+/// Puts this process where commands begin; `limited` under all limits at once. False with errno.
+bool groups_join(bool limited);
+/// Puts a process under all limits. False with errno; one that is gone is success.
+bool groups_limit(pid_t pid);
+/// True when the process is under them already, or gone.
+bool groups_is_limited(pid_t pid);
+
 // ---- mainlog.c
 
 /// In PID 1, before the main command is started. False: no memory.
@@ -197,6 +215,8 @@ struct tree {
 long tree_signal(const struct tree *t, int signal);
 /// Stops all members until no new ones appear, then kills them: a fork bomb can't outrun it. Bounded to about 60 ms.
 void tree_stop_and_kill(const struct tree *t);
+/// Puts all members, and what they fork meanwhile, under all limits. False when that can't be done.
+bool tree_limit(const struct tree *t);
 
 // ---- path.c
 

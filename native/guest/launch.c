@@ -129,6 +129,7 @@ _Noreturn static void become(const struct launch *l, struct outcome *o) {
   bool ok = !l->tty || ioctl(l->fd[0], TIOCSCTTY, 0) == 0;
   for (int i = 0; ok && i < 3; i++) ok = dup2(l->fd[i], i) == i;
   umask(022);
+  if (ok) ok = groups_join(l->limited);
   if (ok) {
     stage = STAGE_USER;
     ok = change_user(l->account);

@@ -27,6 +27,7 @@ enum {
 
 struct options {
   int fd;
+  int group_first, group_limited; // -1: none
   const char *listen;
   const char *main_cwd;
   const char *main_user;
@@ -61,7 +62,7 @@ static struct {
 // ---- start
 
 static bool parse_options(int argc, char **argv, struct options *o) {
-  *o = (struct options){.fd = -1, .main_cwd = "/", .main_user = ""};
+  *o = (struct options){.fd = -1, .group_first = -1, .group_limited = -1, .main_cwd = "/", .main_user = ""};
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--") == 0) {
       if (i + 1 < argc) o->main_argv = argv + i + 1;
@@ -70,10 +71,14 @@ static bool parse_options(int argc, char **argv, struct options *o) {
     if (i + 1 >= argc) return false;
     const char *value = argv[i + 1];
     char *end = NULL;
-    if (strcmp(argv[i], "--fd") == 0) {
+    int *descriptor = strcmp(argv[i], "--fd") == 0              ? &o->fd
+                      : strcmp(argv[i], "--group-first") == 0   ? &o->group_first
+                      : strcmp(argv[i], "--group-limited") == 0 ? &o->group_limited
+                                                                : NULL;
+    if (descriptor != NULL) {
       long fd = strtol(value, &end, 10);
       if (end == value || *end != 0 || fd < 3 || fd > 65535) return false;
-      o->fd = (int)fd;
+      *descriptor = (int)fd;
     } else if (strcmp(argv[i], "--listen") == 0) o->listen = value;
     else if (strcmp(argv[i], "--main-cwd") == 0) o->main_cwd = value;
     else if (strcmp(argv[i], "--main-user") == 0) o->main_user = value;
@@ -107,11 +112,17 @@ static bool arrange_descriptors(const struct options *o) {
   int listener = o->listen != NULL ? listen_at(o->listen) : o->fd;
   struct stat st;
   if (listener < 0 || fstat(listener, &st) != 0 || !S_ISSOCK(st.st_mode)) return false;
+  int first = -1, limited = -1;
+  if (o->group_first >= 0 && (first = fcntl(o->group_first, F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
+  if (o->group_limited >= 0 && (limited = fcntl(o->group_limited, F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
   int parked = fcntl(listener, F_DUPFD_CLOEXEC, FD_LOW);
   if (parked < 0) return false;
-  for (int fd = 3; fd < parked; fd++) close(fd);
+  for (int fd = 3; fd < parked; fd++) {
+    if (fd != first && fd != limited) close(fd);
+  }
   close_from(parked + 1);
   open_proc();
+  if (!groups_keep(first, limited)) return false;
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
   g.control = fcntl(pair[0], F_DUPFD_CLOEXEC, FD_LOW);
@@ -161,7 +172,7 @@ static bool start_main(const struct options *o) {
   pid_t pid = fork();
   if (pid < 0) return false;
   if (pid == 0) {
-    close_from(FD_CONN);
+    close_from(first_free_fd());
     run_main(o->main_argv, environ, o->main_cwd, o->main_user);
   }
   g.main_supervisor = pid;
@@ -401,7 +412,7 @@ int main(int argc, char **argv) {
   struct options o;
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
-      "usage: warren-guest (--fd N | --listen PATH) [--main-cwd DIR] [--main-user USER] [-- argv...]\n";
+      "usage: warren-guest (--fd N [--group-first N] [--group-limited N] | --listen PATH) [--main-cwd DIR] [--main-user USER] [-- argv...]\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }
   // Nobody without CAP_SYS_PTRACE may read our memory or take our descriptors.

@@ -95,7 +95,7 @@ static void set_signals(void) {
 
 void serve(int conn) {
   if (conn != FD_CONN && dup3(conn, FD_CONN, O_CLOEXEC) < 0) _exit(1);
-  close_from(FD_FREE);
+  close_from(first_free_fd());
   set_signals();
   // A handler without children needs no more; a supervisor sets another.
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);

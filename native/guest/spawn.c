@@ -180,7 +180,7 @@ void run_main(char **argv, char **env, const char *cwd, const char *user) {
   static struct account account;
   struct outcome outcome = {.failed = STAGE_SETUP, .error = ENOMEM};
   struct command c = {.conn = -1, .status = -1, .in_fd = -1, .out_fd = -1, .err_fd = -1, .detached = true, .logged = true};
-  struct launch l = {.argv = argv, .cwd = cwd, .account = &account};
+  struct launch l = {.argv = argv, .cwd = cwd, .account = &account, .limited = true};
   int error = find_account(user, &account);
   size_t count = 0;
   while (env[count] != NULL) count++;

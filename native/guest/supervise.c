@@ -23,6 +23,9 @@ enum {
 #define LINGER_NS (5 * 1000000000ull)
 #define RESWEEP_NS (20 * 1000000ull)
 #define TTY_REST_NS (20 * 1000000ull)
+/// How long a command may run before its processor time is limited: so that a short one is answered at once even where
+/// others have used it up.
+#define GRACE_NS (50 * 1000000ull)
 
 struct supervision job;
 
@@ -270,9 +273,20 @@ static void on_signal(void) {
   }
 }
 
+/// What can't be limited is not run.
+static void end_grace(void) {
+  static const char complaint[] = "warren: the command was killed: it can't be put under the sandbox's limits\n";
+  struct tree t = {.root = getpid()};
+  job.grace_end_ns = 0;
+  if (tree_limit(&t)) return;
+  if (!job.exit_sent && room() > sizeof complaint) queue(OUT_STDERR, complaint, sizeof complaint - 1);
+  doom(EXIT_KILLED);
+}
+
 static int wait_ms(uint64_t deadline_ns, bool children) {
   uint64_t next = UINT64_MAX;
   if (deadline_ns != 0) next = deadline_ns;
+  if (children && !job.doomed && job.grace_end_ns != 0 && job.grace_end_ns < next) next = job.grace_end_ns;
   if (job.doomed && children && job.next_sweep_ns < next) next = job.next_sweep_ns;
   if (job.linger_ns != 0 && job.conn >= 0 && job.linger_ns < next) next = job.linger_ns;
   if (job.stream[0].rests_until_ns != 0 && job.stream[0].rests_until_ns < next) next = job.stream[0].rests_until_ns;
@@ -293,6 +307,8 @@ _Noreturn void supervise(const struct command *c) {
   job.signals = c->signals;
   job.ended = c->status >= 0;
   job.status = c->status;
+  // The main command has none.
+  if (groups_limit_later() && c->conn >= 0) job.grace_end_ns = now_ns() + GRACE_NS;
   uint64_t deadline_ns = c->deadline_ns;
   unsigned char pid[4];
   put32(pid, (uint32_t)c->pid);
@@ -311,6 +327,10 @@ _Noreturn void supervise(const struct command *c) {
     }
     if (job.doomed && children && now_ns() >= job.next_sweep_ns) {
       sweep();
+      continue;
+    }
+    if (children && !job.doomed && job.grace_end_ns != 0 && now_ns() >= job.grace_end_ns) {
+      end_grace();
       continue;
     }
     if (job.ended && !job.exit_sent) finish_output();

@@ -30,6 +30,7 @@ struct supervision {
   bool exit_sent;
   bool doomed; // kill all that there is, until nothing is left
   uint64_t next_sweep_ns;
+  uint64_t grace_end_ns; // 0: its tree is under the limits of commands
   uint32_t exit_flags;
   uint64_t linger_ns;
 

@@ -14,6 +14,9 @@
 #define PROC_SUPER_MAGIC 0x9fa0
 /// How long stopping may take before killing starts.
 #define STOP_NS (60 * 1000000ull)
+/// Rounds of tree_limit() in which the members run on: enough for all but those that fork as fast as they can.
+#define FREE_ROUNDS 4
+#define MOST_ROUNDS 100
 
 static bool proc_usable;
 
@@ -197,4 +200,29 @@ void tree_stop_and_kill(const struct tree *t) {
   for (size_t i = 0; i < now.count; i++) kill(now.all[i].pid, SIGKILL);
   free(now.all);
   free(before.all);
+}
+
+/// One round. How many were moved, -1 when one can't be.
+static long limit_members(const struct tree *t, struct snapshot *s, bool stop) {
+  long moved = 0;
+  if (!members(t, s)) return -1;
+  for (size_t i = 0; i < s->count; i++) {
+    if (groups_is_limited(s->all[i].pid)) continue;
+    // What forks faster than it is moved is held still until it is under its limits.
+    if (stop) kill(s->all[i].pid, SIGSTOP);
+    if (!groups_limit(s->all[i].pid)) return -1;
+    moved++;
+  }
+  return moved;
+}
+
+bool tree_limit(const struct tree *t) {
+  struct snapshot s = {0};
+  long moved = 1;
+  int round = 0;
+  // A child is born where its parent is, so those outside get fewer, until there are none.
+  for (; moved > 0 && round < MOST_ROUNDS; round++) moved = limit_members(t, &s, round >= FREE_ROUNDS);
+  free(s.all);
+  if (round > FREE_ROUNDS) tree_signal(t, SIGCONT);
+  return moved == 0;
 }

@@ -46,7 +46,7 @@ void op_kill(struct in *in) {
   answer_gone(wait_gone(pidfd, deadline));
 }
 
-// True when the process is (still) in a cgroup whose path ends with `suffix`.
+// True when the process is (still) in a cgroup whose path ends with `suffix`, or in one below it.
 static bool in_cgroup(pid_t pid, const char *suffix) {
   char path[48];
   static char text[65536];
@@ -54,8 +54,8 @@ static bool in_cgroup(pid_t pid, const char *suffix) {
   if (read_file(path, text, sizeof text) <= 0) return false;
   size_t length = strlen(suffix);
   for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
-    size_t n = strlen(line);
-    if (n > length && !strcmp(line + n - length, suffix)) return true;
+    for (const char *at = line + 1; (at = strstr(at, suffix)) != NULL; at++)
+      if (at[length] == 0 || at[length] == '/') return true;
   }
   return false;
 }

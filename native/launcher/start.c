@@ -14,11 +14,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cgroups.h"
 #include "mounts.h"
 #include "serve.h"
 #include "sys.h"
 
-enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096 };
+enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096, PARKED_FD = 32 };
 
 struct start {
   char *dir, *stage, *workdir;
@@ -26,6 +27,8 @@ struct start {
   char **lowers, **sources, **targets, **argv, **env;
   uint32_t *bind_flags;
   uint32_t timeout_ms, open_files, core_bytes;
+  // See cgroups.h.
+  struct groups groups;
   // The sandbox's directory: every path of ours below is relative to it, so none is long or needs quoting.
   int dir_fd;
 };
@@ -56,6 +59,7 @@ static void parse(struct start *s, struct in *in) {
   s->timeout_ms = in_u32(in);
   s->open_files = in_u32(in);
   s->core_bytes = in_u32(in);
+  parse_groups(&s->groups, in);
   if (in->bad || in->left || s->dir[0] != '/' || s->stage[0] != '/' || !s->argv[0] || !s->lowers[0] || !s->id_base ||
       !s->id_count)
     answer_error(EBADMSG, "START");
@@ -116,7 +120,19 @@ static int make_socket(void) {
   return fd;
 }
 
-static _Noreturn void exec_runtime(const struct start *s, int guest, int report) {
+// What the guest inherits, from GUEST_FD on. False with errno.
+static bool hand_over(const int *fds, size_t count) {
+  int parked[1 + MAX_HANDED_GROUPS];
+  for (size_t i = 0; i < count; i++) {
+    parked[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, PARKED_FD);
+    if (parked[i] < 0) return false;
+  }
+  for (size_t i = 0; i < count; i++)
+    if (dup2(parked[i], GUEST_FD + (int)i) < 0) return false;
+  return true;
+}
+
+static _Noreturn void exec_runtime(const struct start *s, const int *handed, size_t handed_count, int report) {
   setsid();
   reset_signals();
   int error = 0;
@@ -124,12 +140,8 @@ static _Noreturn void exec_runtime(const struct start *s, int guest, int report)
   // log file.
   int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0) error = errno;
-  int keep = fcntl(report, F_DUPFD_CLOEXEC, GUEST_FD + 1);
-  if (!error && guest == GUEST_FD) {
-    if (fcntl(guest, F_SETFD, 0) < 0) error = errno;
-  } else if (!error && dup2(guest, GUEST_FD) < 0) {
-    error = errno;
-  }
+  int keep = fcntl(report, F_DUPFD_CLOEXEC, PARKED_FD);
+  if (!error && !hand_over(handed, handed_count)) error = errno;
   struct rlimit files = {s->open_files, s->open_files}, core = {s->core_bytes, s->core_bytes};
   if (!error && (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &core) < 0)) error = errno;
   if (!error && chdir("/") < 0) error = errno;
@@ -142,12 +154,12 @@ static _Noreturn void exec_runtime(const struct start *s, int guest, int report)
 }
 
 // Runs `crun|runc run --detach` and waits for it. Its exit status; -1 when it took too long.
-static int run_runtime(const struct start *s, int guest) {
+static int run_runtime(const struct start *s, const int *handed, size_t handed_count) {
   int report[2];
   if (pipe2(report, O_CLOEXEC) < 0) answer_error(errno, "pipe");
   pid_t pid = fork();
   if (pid < 0) answer_error(errno, "fork");
-  if (pid == 0) exec_runtime(s, guest, report[1]);
+  if (pid == 0) exec_runtime(s, handed, handed_count, report[1]);
   close(report[1]);
   int error = 0;
   if (read(report[0], &error, sizeof error) == sizeof error) {
@@ -201,11 +213,13 @@ void op_start(struct in *in) {
   for (uint32_t i = 0; s.sources[i]; i++) bind_readonly(s.sources[i], root, s.targets[i], s.bind_flags[i]);
   close(root);
   mount_userns(s.id_base, s.id_count, "userns");
-  int guest = make_socket();
-  int status = run_runtime(&s, guest);
+  int handed[1 + MAX_HANDED_GROUPS] = {make_socket()};
+  size_t handed_count = 1 + make_groups(&s.groups, handed + 1);
+  int status = run_runtime(&s, handed, handed_count);
   struct out out = {0};
   uint64_t start = 0;
   pid_t pid = status == 0 ? record_pid(&start) : 0;
+  if (pid != 0) settle_groups(&s.groups);
   out_u32(&out, (uint32_t)pid);
   out_u64(&out, start);
   // How the runtime ended: 0 exit code, 1 signal, 2 it took too long.

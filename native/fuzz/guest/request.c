@@ -23,7 +23,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
   (void)argc;
   // The product's fixed descriptors, before libFuzzer opens any.
   int fd;
-  while ((fd = open("/", O_PATH | O_CLOEXEC)) >= 0 && fd < FD_FREE) continue;
+  while ((fd = open("/", O_PATH | O_CLOEXEC)) >= 0 && fd < FD_FIRST) continue;
   close(fd);
   // Directories among the arguments (the corpus, and where reproducers go), and the one for temporary files.
   const char *temporary = getenv("TMPDIR");

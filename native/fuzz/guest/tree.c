@@ -33,6 +33,7 @@ enum { ROOT = 100, MOST = 256, LISTING = 1 << 20 };
 static struct {
   pid_t pid[MOST];
   struct fuzz_input stat[MOST];
+  bool limited[MOST];
   size_t count, next;
 } processes;
 
@@ -82,6 +83,23 @@ static int fuzz_kill(pid_t pid, int number) {
   return 0;
 }
 
+static size_t index_of(pid_t pid) {
+  size_t i = 0;
+  while (i < processes.count && processes.pid[i] != pid) i++;
+  if (i == processes.count) fuzz_finding("a move of a process that there is not");
+  return i;
+}
+
+bool groups_is_limited(pid_t pid) {
+  return processes.limited[index_of(pid)];
+}
+
+bool groups_limit(pid_t pid) {
+  fuzz_kill(pid, SIGSTOP);
+  if (groups_is_limited(pid)) fuzz_finding("a process is moved twice");
+  return processes.limited[index_of(pid)] = true;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   struct fuzz_input all = {data, size};
@@ -89,6 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   unsigned flags = *all.at++;
   all.left--;
   processes.count = processes.next = 0;
+  memset(processes.limited, 0, sizeof processes.limited);
   while (all.left > 3 && processes.count < MOST) {
     size_t bytes = all.at[2];
     pid_t pid = all.at[0] | all.at[1] << 8;
@@ -114,6 +133,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   tree = &t;
   long count = tree_signal(&t, SIGTERM);
   if (count < 0 || (size_t)count > processes.count) fuzz_finding("more members than processes");
+  if (!tree_limit(&t)) fuzz_finding("what can be moved is not");
+  long limited = 0;
+  for (size_t i = 0; i < processes.count; i++) limited += processes.limited[i];
+  if (limited != count) fuzz_finding("others than the members are moved");
   tree_stop_and_kill(&t);
   fuzz_free_all();
   return 0;

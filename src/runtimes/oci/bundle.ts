@@ -1,4 +1,6 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
+import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "./cpu-limit.ts";
+import { type GroupPlan, withGuest } from "./payload-groups.ts";
 import type { OciProgramName } from "./programs.ts";
 import type { Seccomp } from "./seccomp.ts";
 
@@ -52,10 +54,6 @@ const readonlyPaths: readonly string[] = [
 export const GUEST_DIR = "/.warren";
 const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
 
-/** cpu.cfs_period_us; the kernel's default. */
-export const CPU_PERIOD_US = 100_000;
-/** The kernel's own, of a group that nobody has given another. */
-export const DEFAULT_CPU_SHARES = 1024;
 /** Open files of a process inside, where the host's own limit isn't lower: enough for any build tool. */
 const MAX_OPEN_FILES = 65_536;
 /** /dev/shm, Docker's default. It counts as the sandbox's memory. */
@@ -80,6 +78,8 @@ export interface BundleOptions {
   userNamespace: string;
   seccomp: Seccomp;
   swapController: boolean;
+  /** Where its commands have limits of their own. */
+  groups?: Pick<GroupPlan, "guestArgs">;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
 }
@@ -98,7 +98,7 @@ export function bundleConfig(options: BundleOptions): object {
       terminal: false,
       user: { uid: 0, gid: 0, umask: 0o022 },
       cwd: "/",
-      args: options.args ?? guestArgs(spec),
+      args: options.args ?? guestArgs(spec, options.groups?.guestArgs ?? []),
       env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),
       noNewPrivileges: true,
       capabilities: {
@@ -124,7 +124,7 @@ export function bundleConfig(options: BundleOptions): object {
       uidMappings: mapping,
       gidMappings: mapping,
       cgroupsPath: options.cgroupsPath,
-      resources: resources(spec.limits, options.swapController),
+      resources: resources(spec.limits, options),
       maskedPaths,
       readonlyPaths,
       ...(bpf === undefined ? { seccomp: seccomp.oci } : {}),
@@ -132,8 +132,8 @@ export function bundleConfig(options: BundleOptions): object {
   };
 }
 
-function guestArgs(spec: RuntimeSpec): string[] {
-  const args = [GUEST_PROGRAM, "--fd", "3"];
+function guestArgs(spec: RuntimeSpec, groupArgs: readonly string[]): string[] {
+  const args = [GUEST_PROGRAM, "--fd", "3", ...groupArgs];
   if (!spec.cmd) return args;
   args.push("--main-cwd", spec.workdir);
   if (spec.user !== undefined && spec.user !== "") args.push("--main-user", spec.user);
@@ -209,7 +209,8 @@ function tmpfsMounts(mounts: RuntimeSpec["tmpfs"]): object[] {
     }));
 }
 
-function resources(limits: RuntimeSpec["limits"], swapController: boolean): object {
+function resources(limits: RuntimeSpec["limits"], { groups, swapController }: BundleOptions): object {
+  const { cpuNano, pids } = groups ? withGuest(limits) : limits;
   return {
     devices: [{ allow: false, access: "rwm" }],
     ...(limits.memoryBytes > 0
@@ -221,25 +222,9 @@ function resources(limits: RuntimeSpec["limits"], swapController: boolean): obje
           },
         }
       : {}),
-    ...(limits.pids > 0 ? { pids: { limit: limits.pids } } : {}),
-    ...(limits.cpuNano > 0 ? { cpu: cpu(limits.cpuNano) } : {}),
+    ...(pids > 0 ? { pids: { limit: pids } } : {}),
+    ...(cpuNano > 0
+      ? { cpu: { period: CPU_PERIOD_US, quota: cpuQuotaUs(cpuNano), shares: cpuShares(limits.cpuNano) } }
+      : {}),
   };
-}
-
-function cpu(cpuNano: number): object {
-  return {
-    period: CPU_PERIOD_US,
-    quota: cpuQuotaUs(cpuNano),
-    shares: cpuShares(cpuNano),
-  };
-}
-
-/** Microseconds of each period. The kernel takes no quota below 1 ms. */
-export function cpuQuotaUs(cpuNano: number): number {
-  return Math.max(1000, Math.round((cpuNano / 1e9) * CPU_PERIOD_US));
-}
-
-/** 1024 shares are one core's worth of weight; 2 is the least. */
-export function cpuShares(cpuNano: number): number {
-  return Math.max(2, Math.min(262_144, Math.round((cpuNano / 1e9) * DEFAULT_CPU_SHARES)));
 }

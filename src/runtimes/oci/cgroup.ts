@@ -22,6 +22,8 @@ export interface CgroupHost {
   mounts: string[];
   /** v1: mount point by controller. */
   byController: Map<string, string>;
+  /** True where a sandbox's commands can have limits of their own, which the guest is not under. */
+  hasPayloadGroups: boolean;
 }
 
 /** How long members that were killed may take to leave their cgroup: exiting with much memory takes the kernel a while. */
@@ -58,6 +60,8 @@ export async function readCgroupHost(): Promise<CgroupHost> {
       swapLimited: swapController || !swaps,
       mounts,
       byController,
+      // The kernel lets nobody but root hand another user's process on to a group of v1.
+      hasPayloadGroups: process.getuid?.() === 0,
     };
   }
   const controllers = ((await readText(join(unified, "cgroup.controllers"))) ?? "").trim().split(/\s+/);
@@ -70,6 +74,7 @@ export async function readCgroupHost(): Promise<CgroupHost> {
     swapLimited: true,
     mounts: [unified],
     byController,
+    hasPayloadGroups: controllers.includes("cpu") || controllers.includes("pids"),
   };
 }
 
@@ -98,6 +103,8 @@ export interface Cgroups {
   /** Value of linux.cgroupsPath, and what ends the path of every member in /proc/PID/cgroup. */
   path(id: string): string;
   dirs(id: string): string[];
+  /** Those that all of its processes are in, one or another; not all exist. */
+  memberDirs(id: string): string[];
   /** A file of the sandbox's group in the hierarchy that has this controller. */
   file(controller: string, id: string, name: string): string;
   hasMembers(id: string): boolean;
@@ -115,6 +122,13 @@ export interface Cgroups {
 export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
   const parent = `/warren-${ownerId}`;
   const dirs = (id: string) => host.mounts.map((mount) => join(mount, parent, id));
+  // Whatever a process is in below its sandbox's group of one v1 hierarchy, in the others it is in that group itself.
+  const memberDirs = (id: string) =>
+    host.version === 1
+      ? dirs(id)
+      : ["", "guest", "payload/first", "payload/limited"].flatMap((below) =>
+          dirs(id).map((dir) => join(dir, below)),
+        );
   const file = (controller: string, id: string, name: string) =>
     join(
       host.version === 2 ? (host.mounts[0] as string) : (host.byController.get(controller) ?? "/nonexistent"),
@@ -131,13 +145,21 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
   const table = async (controller: string, id: string, name: string) =>
     parseTable((await readText(file(controller, id, name))) ?? "");
 
+  // The guest's processes are not among those that the limit is about, but PID 1 is always there.
+  const pidCount = async (id: string) => {
+    const ofPayload = await readText(file("pids", id, "payload/pids.current"));
+    return ofPayload === undefined
+      ? await number("pids", id, "pids.current")
+      : Math.max(1, Number(ofPayload));
+  };
+
   const statsV1 = async (id: string) => {
     const [cpu, usage, limit, memory, pids, io] = await Promise.all([
       number("cpuacct", id, "cpuacct.usage"),
       number("memory", id, "memory.usage_in_bytes"),
       number("memory", id, "memory.limit_in_bytes"),
       table("memory", id, "memory.stat"),
-      number("pids", id, "pids.current"),
+      pidCount(id),
       readText(file("blkio", id, "blkio.throttle.io_service_bytes_recursive")),
     ]);
     return {
@@ -154,7 +176,7 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
       number("memory", id, "memory.current"),
       number("memory", id, "memory.max"),
       table("memory", id, "memory.stat"),
-      number("pids", id, "pids.current"),
+      pidCount(id),
       readText(file("io", id, "io.stat")),
     ]);
     return {
@@ -178,10 +200,11 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
   return {
     path: (id) => `${parent}/${id}`,
     dirs,
+    memberDirs,
     file,
     // Synchronous: the kernel answers these from memory, in less time than a trip through the thread pool.
     hasMembers(id) {
-      return dirs(id).some((dir) => {
+      return memberDirs(id).some((dir) => {
         try {
           return readFileSync(join(dir, "cgroup.procs"), "utf8") !== "";
         } catch {

@@ -55,6 +55,19 @@ export interface LauncherStart {
   timeoutMs: number;
   /** Of the container runtime and all that it starts; soft and hard. Core files in bytes. */
   limits: { openFiles: number; core: number };
+  groups?: LauncherGroups;
+}
+
+/** Cgroups that the launcher makes below the sandbox's own. */
+export interface LauncherGroups {
+  /** To make, outer ones first; there already is success. */
+  dirs: string[];
+  /** Files that the guest inherits opened for writing, as descriptors 4 and 5; two at most. */
+  handed: string[];
+  /** After the start: all members of the group whose cgroup.procs is `from` are put into that of `to`. */
+  move?: { from: string; to: string };
+  /** File and value, in this order; after the move, or before the start where there is none. */
+  writes: (readonly [file: string, value: string])[];
 }
 
 export interface LauncherStartResult {
@@ -86,6 +99,8 @@ export interface Launcher {
 }
 
 const defaultEnv = { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" };
+
+const noGroups: LauncherGroups = { dirs: [], handed: [], writes: [] };
 
 interface Pending {
   resolve(answer: Decoder): void;
@@ -151,6 +166,14 @@ export function createLauncher(options: { log: Logger; program?: string; onStep?
         .u32(request.timeoutMs)
         .u32(request.limits.openFiles)
         .u32(request.limits.core);
+      const { dirs, handed, move, writes } = request.groups ?? noGroups;
+      body
+        .list(dirs)
+        .list(handed)
+        .str(move?.from ?? "")
+        .str(move?.to ?? "")
+        .list(writes.map(([file]) => file))
+        .list(writes.map(([, value]) => value));
       const answer = await call("start", body.finish());
       const pid = answer.u32();
       const startTime = answer.u64();

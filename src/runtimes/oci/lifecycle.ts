@@ -12,6 +12,7 @@ import { IDS_PER_SANDBOX, type IdRanges } from "./id-ranges.ts";
 import { lastWords } from "./images/last-words.ts";
 import type { Launcher, ProcessId, ReadonlyBind } from "./launcher-client.ts";
 import type { Layout, SandboxPaths } from "./layout.ts";
+import type { PayloadGroups } from "./payload-groups.ts";
 import { findProgram, type OciProgram, type OciProgramName, ociPrograms } from "./programs.ts";
 import type { StoredSandbox } from "./sandbox-store.ts";
 import type { Seccomp } from "./seccomp.ts";
@@ -30,6 +31,7 @@ export interface LifecycleOptions {
   layout: Layout;
   launcher: Launcher;
   cgroups: Cgroups;
+  payloadGroups: PayloadGroups;
   freezer: Freezer;
   ids: IdRanges;
   stage: string;
@@ -93,7 +95,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
   /** The pid namespace ends with the guest; others are members only when a start was interrupted half way. */
   const killMembers = async (id: string): Promise<void> => {
     if (!cgroups.hasMembers(id)) return;
-    if (!(await launcher.cgroupKill(cgroups.dirs(id), cgroups.path(id), KILL_TIMEOUT_MS))) {
+    if (!(await launcher.cgroupKill(cgroups.memberDirs(id), cgroups.path(id), KILL_TIMEOUT_MS))) {
       throw new WarrenError("runtime_failed", `processes of sandbox ${id} were killed but do not end`);
     }
   };
@@ -123,6 +125,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
     async start({ program, seccomp, sandbox, binds, paths, args, guestDir }) {
       const { id } = sandbox.spec;
       const idBase = await ids.take(id);
+      const groups = options.payloadGroups.plan(id, sandbox.spec.limits);
       const config = bundleConfig({
         spec: sandbox.spec,
         program: program.name,
@@ -134,6 +137,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         userNamespace: join(paths.dir, "userns"),
         seccomp,
         swapController: options.swapController,
+        ...(groups ? { groups } : {}),
         ...(args ? { args } : {}),
       });
       await Promise.all([
@@ -150,9 +154,16 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           idCount: IDS_PER_SANDBOX,
           lowers: [paths.top, sandbox.lower],
           binds: [{ source: guestDir ?? options.shared.guestDir, target: GUEST_DIR.slice(1) }, ...binds],
-          argv: runtimeArgv(program, layout.runtimeRoot(program.name), paths, id),
+          argv: runtimeArgv(
+            program,
+            layout.runtimeRoot(program.name),
+            paths,
+            id,
+            1 + (groups?.handed.length ?? 0),
+          ),
           timeoutMs: START_TIMEOUT_MS,
           limits: processLimits(options.hardLimits),
+          ...(groups ? { groups } : {}),
         });
         if (result.pid !== 0) return result;
         if (result.ended === "timeout") {
@@ -177,7 +188,13 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
   };
 }
 
-function runtimeArgv(program: OciProgram, root: string, paths: SandboxPaths, id: string): string[] {
+function runtimeArgv(
+  program: OciProgram,
+  root: string,
+  paths: SandboxPaths,
+  id: string,
+  descriptors: number,
+): string[] {
   return [
     program.path,
     "--root",
@@ -190,7 +207,7 @@ function runtimeArgv(program: OciProgram, root: string, paths: SandboxPaths, id:
     "run",
     "--detach",
     "--preserve-fds",
-    "1",
+    String(descriptors),
     "--pid-file",
     paths.runtimePid,
     "--bundle",

@@ -1,9 +1,10 @@
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeLimits } from "../../contracts/runtime.ts";
 import { formatBytes } from "../../lib/units.ts";
-import { CPU_PERIOD_US, cpuQuotaUs, cpuShares, DEFAULT_CPU_SHARES } from "./bundle.ts";
 import type { CgroupHost, Cgroups } from "./cgroup.ts";
+import { CPU_PERIOD_US, cpuQuotaUs, cpuShares, DEFAULT_CPU_SHARES } from "./cpu-limit.ts";
 import { readText, writeExisting } from "./files.ts";
+import { type PayloadGroups, withGuest } from "./payload-groups.ts";
 
 /** Changes the limits of a sandbox that runs, by the files of its cgroup. */
 export interface LiveLimits {
@@ -13,7 +14,12 @@ export interface LiveLimits {
   applyMemoryHigh(id: string, limits: RuntimeLimits): Promise<void>;
 }
 
-export function createLiveLimits(host: CgroupHost, cgroups: Pick<Cgroups, "file">): LiveLimits {
+export function createLiveLimits(
+  host: CgroupHost,
+  cgroups: Pick<Cgroups, "file">,
+  payload: PayloadGroups,
+): LiveLimits {
+  const isV2 = host.version === 2;
   const has = (limit: CgroupHost["limits"][number]) => host.limits.includes(limit);
   const write = (controller: string, id: string, name: string, value: number | string) =>
     writeExisting(cgroups.file(controller, id, name), String(value));
@@ -56,30 +62,48 @@ export function createLiveLimits(host: CgroupHost, cgroups: Pick<Cgroups, "file"
   };
 
   const applyMemoryHigh = async (id: string, { memoryHighBytes = 0 }: RuntimeLimits): Promise<void> => {
-    if (host.version === 2) await write("memory", id, "memory.high", memoryHighBytes || "max");
+    if (isV2) await write("memory", id, "memory.high", memoryHighBytes || "max");
     else await write("memory", id, "memory.soft_limit_in_bytes", memoryHighBytes || -1);
   };
 
-  const cpu = async (id: string, nano: number): Promise<void> => {
-    const quota = nano > 0 ? cpuQuotaUs(nano) : undefined;
-    const shares = nano > 0 ? cpuShares(nano) : DEFAULT_CPU_SHARES;
-    if (host.version === 2) {
-      await write("cpu", id, "cpu.max", `${quota ?? "max"} ${CPU_PERIOD_US}`);
-      await write("cpu", id, "cpu.weight", nano > 0 ? cpuWeight(shares) : DEFAULT_CPU_WEIGHT);
-    } else {
-      await write("cpu", id, "cpu.cfs_quota_us", quota ?? -1);
-      await write("cpu", id, "cpu.shares", shares);
-    }
+  /** Of v1 -1, of v2 `max`: no limit. A group below another may have no higher quota than that one (v1). */
+  const quotas = async (id: string, limits: RuntimeLimits): Promise<void> => {
+    const quota = ({ cpuNano }: RuntimeLimits) => (cpuNano > 0 ? cpuQuotaUs(cpuNano) : undefined);
+    const set = async (path: (name: string) => string, value: number | undefined) => {
+      if (isV2) await writeExisting(path("cpu.max"), `${value ?? "max"} ${CPU_PERIOD_US}`);
+      else await writeExisting(path("cpu.cfs_quota_us"), String(value ?? -1));
+    };
+    const own = (name: string) => cgroups.file("cpu", id, name);
+    if (!payload.exist(id)) return await set(own, quota(limits));
+    const below = (name: string) => payload.file("cpu", id, name);
+    // Without a quota it has that of the outer one, whichever that is now.
+    await set(below, undefined);
+    await set(own, quota(withGuest(limits)));
+    await set(below, quota(limits));
+  };
+
+  const cpu = async (id: string, limits: RuntimeLimits): Promise<void> => {
+    await quotas(id, limits);
+    const shares = limits.cpuNano > 0 ? cpuShares(limits.cpuNano) : DEFAULT_CPU_SHARES;
+    if (!isV2) await write("cpu", id, "cpu.shares", shares);
+    else await write("cpu", id, "cpu.weight", limits.cpuNano > 0 ? cpuWeight(shares) : DEFAULT_CPU_WEIGHT);
+  };
+
+  const pids = async (id: string, limits: RuntimeLimits): Promise<void> => {
+    const value = (of: RuntimeLimits) => of.pids || "max";
+    if (!payload.exist(id)) return await write("pids", id, "pids.max", value(limits));
+    await write("pids", id, "pids.max", value(withGuest(limits)));
+    await writeExisting(payload.file("pids", id, "pids.max"), String(value(limits)));
   };
 
   return {
     async apply(id, limits) {
       if (has("memory")) {
-        await (host.version === 2 ? memoryV2 : memoryV1)(id, limits.memoryBytes);
+        await (isV2 ? memoryV2 : memoryV1)(id, limits.memoryBytes);
         await applyMemoryHigh(id, limits);
       }
-      if (has("cpu")) await cpu(id, limits.cpuNano);
-      if (has("pids")) await write("pids", id, "pids.max", limits.pids || "max");
+      if (has("cpu")) await cpu(id, limits);
+      if (has("pids")) await pids(id, limits);
     },
     applyMemoryHigh,
   };

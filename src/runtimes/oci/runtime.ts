@@ -23,6 +23,7 @@ import { createLauncher } from "./launcher-client.ts";
 import { isSandboxId, openLayout } from "./layout.ts";
 import { createLifecycle } from "./lifecycle.ts";
 import { createLiveLimits } from "./live-limits.ts";
+import { createPayloadGroups } from "./payload-groups.ts";
 import { createProber, isProbeId } from "./probe.ts";
 import { ociPrograms } from "./programs.ts";
 import { createSandboxStore } from "./sandbox-store.ts";
@@ -59,7 +60,8 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
   const launcher = createLauncher({ log, onStep });
   const cgroups = createCgroups(cgroupHost, ownerId);
   const freezer = createFreezer(cgroupHost, cgroups);
-  const liveLimits = createLiveLimits(cgroupHost, cgroups);
+  const payloadGroups = createPayloadGroups(cgroupHost, cgroups);
+  const liveLimits = createLiveLimits(cgroupHost, cgroups, payloadGroups);
   const store = createSandboxStore(layout, onStep);
   const trash = createTrash({ dir: layout.trash, launcher, log, onStep });
   const lifecycle = createLifecycle({
@@ -67,6 +69,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     layout,
     launcher,
     cgroups,
+    payloadGroups,
     freezer,
     ids,
     stage,

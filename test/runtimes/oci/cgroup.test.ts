@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createCgroups } from "../../../src/runtimes/oci/cgroup.ts";
 import { createFreezer } from "../../../src/runtimes/oci/freezer.ts";
 import { createLiveLimits } from "../../../src/runtimes/oci/live-limits.ts";
+import { createPayloadGroups } from "../../../src/runtimes/oci/payload-groups.ts";
 
 /** Files as a cgroup v2 host has them; the real v1 or v2 of this host is covered by the limits tests. */
 describe("cgroup v2", () => {
@@ -21,6 +22,7 @@ describe("cgroup v2", () => {
     swapController: true,
     mounts: [mount],
     byController: new Map<string, string>(),
+    hasPayloadGroups: true,
   });
 
   it("reads the numbers of a sandbox", async () => {
@@ -92,7 +94,8 @@ describe("cgroup v2", () => {
   });
 
   it("writes limits, and none that what is in use does not fit into", async () => {
-    const limits = createLiveLimits(host(), createCgroups(host(), "me"));
+    const cgroups = createCgroups(host(), "me");
+    const limits = createLiveLimits(host(), cgroups, createPayloadGroups(host(), cgroups));
     const empty = ["memory.max", "memory.high", "memory.swap.max", "cpu.max", "cpu.weight", "pids.max"];
     const read = box({
       ...Object.fromEntries(empty.map((name) => [name, ""])),

@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { checkLimits, createCgroups } from "../../../src/runtimes/oci/cgroup.ts";
+import { GUEST_PIDS } from "../../../src/runtimes/oci/payload-groups.ts";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { shellInside } from "../../../src/testing/guest-tools.ts";
 import { eventually } from "../../../src/testing/wait.ts";
@@ -17,20 +18,23 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
   });
   afterAll(() => made.close());
 
-  const read = (id: string, v1: string, v2: string) => {
-    const path = isV1
-      ? join("/sys/fs/cgroup", v1.split(".")[0] === "cpu" ? "cpu" : (v1.split(".")[0] as string))
-      : "/sys/fs/cgroup";
-    return readFileSync(join(path, `warren-${made.ownerId}`, id, isV1 ? v1 : v2), "utf8").trim();
-  };
+  const group = (controller: string, id: string) =>
+    join("/sys/fs/cgroup", isV1 ? controller : "", `warren-${made.ownerId}`, id);
+  /** A file of a sandbox's cgroup, or of one below it: by v1's name, whose first word is the controller, and v2's. */
+  const read = (id: string, v1: string, v2: string, below = "") =>
+    readFileSync(join(group(v1.split(".")[0] as string, id), below, isV1 ? v1 : v2), "utf8").trim();
+  const limited = isV1 ? "limited" : "payload/limited";
 
   it("stand in the cgroup's files", async () => {
     const { id } = await made.box({ limits: { memoryBytes: 96 * MIB, cpuNano: 1_500_000_000, pids: 77 } });
     expect(read(id, "memory.limit_in_bytes", "memory.max")).toBe(String(96 * MIB));
     expect(read(id, "memory.memsw.limit_in_bytes", "memory.swap.max")).toBe(isV1 ? String(96 * MIB) : "0");
-    expect(read(id, "pids.max", "pids.max")).toBe("77");
-    expect(read(id, "cpu.cfs_quota_us", "cpu.max")).toBe(isV1 ? "150000" : "150000 100000");
+    expect(read(id, "pids.max", "pids.max", "payload")).toBe("77");
+    expect(read(id, "cpu.cfs_quota_us", "cpu.max", limited)).toBe(isV1 ? "150000" : "150000 100000");
     if (isV1) expect(read(id, "cpu.shares", "")).toBe("1536");
+    // With the guest, which the kernel bounds as well.
+    expect(read(id, "pids.max", "pids.max")).toBe(String(77 + GUEST_PIDS));
+    expect(read(id, "cpu.cfs_quota_us", "cpu.max")).toBe(isV1 ? "250000" : "250000 100000");
     const stats = await made.runtime.stats(id);
     expect(stats).toMatchObject({ memory_limit: 96 * MIB, oomKills: 0, network_rx: 0, network_tx: 0 });
   });
@@ -52,6 +56,58 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
     await eventually("the count", () => (made.runtime.oomKills(id) ?? 0) > 0);
   });
 
+  it("leave the guest free to start a command where its limit of processes is reached", async () => {
+    const { id, guest } = await made.box({ limits: { ...noLimits, pids: 16 } });
+    await shellInside(guest, "for i in $(seq 30); do sleep 600 & done");
+    await eventually("the limit to be reached", async () => (await made.runtime.stats(id)).pid_count >= 15);
+    for (let i = 0; i < 20; i++) {
+      expect(await shellInside(guest, "echo $$ is here", {})).toMatchObject({ exit_code: 0, stderr: "" });
+    }
+    const forking = await shellInside(guest, "/bin/sleep 600 & echo $!");
+    expect(forking.stderr).toMatch(/fork/i);
+    expect((await made.runtime.stats(id)).pid_count).toBeLessThanOrEqual(16);
+  });
+
+  it("take hold of a command that goes on, of all that it started, and of the main command at once", async () => {
+    const main = "cat /proc/self/cgroup > /tmp/main; exec sleep 600";
+    const { id, guest } = await made.box({
+      cmd: ["sh", "-c", main],
+      limits: { ...noLimits, cpuNano: 100_000_000, pids: 60 },
+    });
+    // Forks all the time, also below parents that have gone, so that something is always just being born.
+    const bomb = `$SIG{CHLD} = "IGNORE"; while (1) { my $p = fork; if (defined $p && !$p) { setpgrp; fork; fork }
+      select(undef, undef, undef, 0.002) if !defined $p }`;
+    const running = await guest.spawn({ argv: ["perl", "-e", bomb], env: {}, detached: true });
+    running.exit.catch(() => {});
+    const outside = () =>
+      readFileSync(join(group("cpu", id), isV1 ? "" : "payload/first", "cgroup.procs"), "utf8")
+        .split("\n")
+        .filter((pid) => pid !== "" && nameOf(pid) === "perl");
+    await eventually(
+      "the bomb to fill the sandbox",
+      async () => (await made.runtime.stats(id)).pid_count >= 55,
+    );
+    await eventually("all of it to be limited", () => outside().length === 0);
+    // And stays so.
+    for (let i = 0; i < 100; i++) expect(outside()).toEqual([]);
+    expect((await made.runtime.stats(id)).pid_count).toBeLessThanOrEqual(60);
+    await running[Symbol.asyncDispose]();
+    const ofMain = await shellInside(guest, "cat /tmp/main");
+    expect(ofMain.stdout).toMatch(isV1 ? /:cpu[^:]*:\/limited$/m : /^0::\/payload\/limited$/m);
+    if (isV1) expect(ofMain.stdout).toMatch(/:pids:\/payload$/m);
+  });
+
+  it("can't be left from inside", async () => {
+    const { guest } = await made.box({ limits: { ...noLimits, cpuNano: 100_000_000, pids: 60 } });
+    const script = `sleep 0.2
+      for f in $(find /sys/fs/cgroup -name cgroup.procs -o -name tasks -o -name cpu.max -o -name cpu.cfs_quota_us); do
+        echo $$ > $f && echo "wrote to $f"
+      done; grep -c . /proc/self/cgroup > /dev/null; cat /proc/self/cgroup`;
+    const { stdout } = await shellInside(guest, script);
+    expect(stdout).not.toContain("wrote");
+    expect(stdout).toMatch(isV1 ? /:cpu[^:]*:\/limited$/m : /^0::\/payload\/limited$/m);
+  });
+
   it("hold a fork bomb, which remove ends", async () => {
     const { id, guest } = await made.box({ limits: { ...noLimits, pids: 40 } });
     // Each process forks for ever, and waits a moment where it can't.
@@ -65,6 +121,14 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
   });
 });
 
+function nameOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, "utf8").trim();
+  } catch {
+    return ""; // ended meanwhile
+  }
+}
+
 describe("limits that a host can't enforce", () => {
   const host = {
     version: 1 as const,
@@ -73,6 +137,7 @@ describe("limits that a host can't enforce", () => {
     swapController: false,
     mounts: [],
     byController: new Map<string, string>(),
+    hasPayloadGroups: false,
   };
   it("are refused by name", () => {
     expect(() => checkLimits(host, { ...noLimits, memoryBytes: 1 })).toThrow("can't enforce a memory limit");

@@ -1,0 +1,114 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { RuntimeLimits } from "../../contracts/runtime.ts";
+import type { CgroupHost, Cgroups } from "./cgroup.ts";
+import { CPU_PERIOD_US, cpuQuotaUs } from "./cpu-limit.ts";
+import type { LauncherGroups } from "./launcher-client.ts";
+
+/**
+ * The cgroups of one sandbox below the one that crun and runc make, whose limits on processes and processor time hold for
+ * commands and not for the guest: it answers at once when they are used up. docs/runtimes/oci.md has the picture, and
+ * native/guest/group.c the other half.
+ */
+export interface PayloadGroups {
+  /** What the launcher makes at a start. Undefined where the guest has to share the limits. */
+  plan(id: string, limits: RuntimeLimits): GroupPlan | undefined;
+  /** True for a sandbox that was started with them. */
+  exist(id: string): boolean;
+  /** A file of the cgroup that limits the number of processes, or processor time. */
+  file(controller: "cpu" | "pids", id: string, name: string): string;
+}
+
+export interface GroupPlan extends LauncherGroups {
+  /** Of the guest: which of the descriptors that it inherits is which. */
+  guestArgs: string[];
+}
+
+/** What the guest may use beside its commands, so that it does not starve, and a guest that was taken over does not flood. */
+export const GUEST_CPU_NANO = 1e9;
+/** One process per connection and one per command; the engine runs 64 commands at a time in a sandbox. */
+export const GUEST_PIDS = 256;
+
+/** The guest's descriptors from here on are `handed`; 3 is its socket. */
+const FIRST_HANDED_FD = 4;
+
+export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "file">): PayloadGroups {
+  const isV2 = host.version === 2;
+  const has = (controller: "cpu" | "pids") => host.limits.includes(controller);
+  // v1 has a hierarchy for each. In the one of v2, what is short of processor time is also one of the processes.
+  const first = "payload";
+  const limited = isV2 ? "payload/limited" : "limited";
+  const dir = (controller: "cpu" | "pids", id: string, below = "") =>
+    join(cgroups.file(controller, id, "cgroup.procs"), "..", below);
+
+  const planV1 = (id: string, limits: RuntimeLimits): GroupPlan => {
+    const groups: GroupPlan = { dirs: [], handed: [], writes: [], guestArgs: [] };
+    for (const [controller, name, option] of [
+      ["pids", first, "--group-first"],
+      ["cpu", limited, "--group-limited"],
+    ] as const) {
+      if (!has(controller)) continue;
+      const group = dir(controller, id, name);
+      groups.dirs.push(join(group, "../.."), join(group, ".."), group);
+      groups.guestArgs.push(option, String(FIRST_HANDED_FD + groups.handed.length));
+      groups.handed.push(join(group, "cgroup.procs"));
+    }
+    groups.writes.push(...writes(id, limits));
+    return groups;
+  };
+
+  const planV2 = (id: string, limits: RuntimeLimits): GroupPlan => {
+    const root = dir("pids", id);
+    const at = (name: string) => join(root, name);
+    const enabled = (["cpu", "pids"] as const).filter(has);
+    return {
+      dirs: [join(root, ".."), root, ...["guest", "payload", "payload/first", "payload/limited"].map(at)],
+      handed: [at("payload/first/cgroup.procs"), at("payload/limited/cgroup.procs")],
+      guestArgs: ["--group-first", String(FIRST_HANDED_FD), "--group-limited", String(FIRST_HANDED_FD + 1)],
+      // Groups that limit others have no members: the guest moves down.
+      move: { from: at("cgroup.procs"), to: at("guest/cgroup.procs") },
+      writes: [
+        [at("cgroup.subtree_control"), enabled.map((name) => `+${name}`).join(" ")],
+        ...(has("cpu") ? ([[at("payload/cgroup.subtree_control"), "+cpu"]] as const) : []),
+        ...writes(id, limits),
+      ],
+    };
+  };
+
+  const file = (controller: "cpu" | "pids", id: string, name: string) =>
+    join(dir(controller, id, controller === "cpu" ? limited : first), name);
+
+  const writes = (id: string, { pids, cpuNano }: RuntimeLimits): (readonly [string, string])[] => [
+    ...(has("pids") && pids > 0 ? [[file("pids", id, "pids.max"), String(pids)] as const] : []),
+    ...(has("cpu") && cpuNano > 0 ? cpuWrites(id, cpuNano) : []),
+  ];
+
+  const cpuWrites = (id: string, cpuNano: number): (readonly [string, string])[] => {
+    const quota = String(cpuQuotaUs(cpuNano));
+    if (isV2) return [[file("cpu", id, "cpu.max"), `${quota} ${CPU_PERIOD_US}`]];
+    return [
+      [file("cpu", id, "cpu.cfs_period_us"), String(CPU_PERIOD_US)],
+      [file("cpu", id, "cpu.cfs_quota_us"), quota],
+    ];
+  };
+
+  return {
+    plan(id, limits) {
+      if (!host.hasPayloadGroups) return undefined;
+      return isV2 ? planV2(id, limits) : planV1(id, limits);
+    },
+    exist: (id) =>
+      (has("pids") && existsSync(file("pids", id, "cgroup.procs"))) ||
+      (has("cpu") && existsSync(file("cpu", id, "cgroup.procs"))),
+    file,
+  };
+}
+
+/** The limits of the sandbox's outermost cgroup: what its commands may use, and the guest beside them. */
+export function withGuest(limits: RuntimeLimits): RuntimeLimits {
+  return {
+    ...limits,
+    cpuNano: limits.cpuNano > 0 ? limits.cpuNano + GUEST_CPU_NANO : 0,
+    pids: limits.pids > 0 ? limits.pids + GUEST_PIDS : 0,
+  };
+}
