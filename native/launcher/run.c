@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "program.h"
 #include "serve.h"
 #include "sys.h"
 
@@ -69,7 +70,7 @@ static _Noreturn void exec_child(const struct run *r, int in, int out, int repor
   int error = 0;
   if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir(r->cwd) < 0) error = errno;
   if (!error) {
-    execve(r->argv[0], r->argv, r->env);
+    exec_program(r->argv, r->env);
     error = errno;
   }
   write(report, &error, sizeof error);

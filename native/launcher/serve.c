@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "program.h"
 #include "sys.h"
 
 enum { MAX_WORKERS = 512 };
@@ -61,8 +62,9 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
   dup2(null, STDOUT_FILENO);
   for (int i = 3; i < 10; i++) close(i);
   int highest = answer_fd > lifeline ? answer_fd : lifeline;
+  if (highest_kept_program() > highest) highest = highest_kept_program();
   for (int i = 10; i <= highest; i++)
-    if (i != answer_fd && i != lifeline) close(i);
+    if (i != answer_fd && i != lifeline && !is_kept_program(i)) close(i);
   close_from(highest + 1);
   lifeline_fd = lifeline;
   sigset_t none;
@@ -84,6 +86,20 @@ static void cancel(uint32_t target) {
     if (workers[i].id == target && workers[i].op == OP_RUN) kill(workers[i].pid, SIGTERM);
 }
 
+static void keep(uint32_t id, struct in *in) {
+  char *path = in_str(in);
+  int error = in->bad || in->left || path[0] != '/' ? EBADMSG : keep_program(path);
+  if (error) {
+    send_error(id, error, "could not keep the program");
+  } else {
+    struct out body = {0};
+    out_u8(&body, 0);
+    send_answer(id, body.data, body.length);
+    free(body.data);
+  }
+  free(path);
+}
+
 static void handle(uint32_t id, uint8_t op, struct in in) {
   if (op == OP_HELLO) {
     struct out body = {0};
@@ -91,6 +107,10 @@ static void handle(uint32_t id, uint8_t op, struct in in) {
     out_u32(&body, 1);
     send_answer(id, body.data, body.length);
     free(body.data);
+    return;
+  }
+  if (op == OP_KEEP) {
+    keep(id, &in);
     return;
   }
   if (op == OP_CANCEL) {

@@ -16,6 +16,7 @@
 
 #include "cgroups.h"
 #include "mounts.h"
+#include "program.h"
 #include "serve.h"
 #include "sys.h"
 
@@ -146,7 +147,7 @@ static _Noreturn void exec_runtime(const struct start *s, const int *handed, siz
   if (!error && (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &core) < 0)) error = errno;
   if (!error && chdir("/") < 0) error = errno;
   if (!error) {
-    execve(s->argv[0], s->argv, s->env);
+    exec_program(s->argv, s->env);
     error = errno;
   }
   write(keep, &error, sizeof error);

@@ -60,6 +60,17 @@ int sys_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve) {
   return (int)syscall(NR_OPENAT2, dirfd, path, &how, sizeof how);
 }
 
+int sys_memfd_create(const char *name) {
+  enum { CLOEXEC = 1, ALLOW_SEALING = 2, EXEC = 16 };
+  int fd = (int)syscall(SYS_memfd_create, name, CLOEXEC | ALLOW_SEALING | EXEC);
+  // Kernels before 6.3 don't know EXEC, and need none.
+  return fd >= 0 || errno != EINVAL ? fd : (int)syscall(SYS_memfd_create, name, CLOEXEC | ALLOW_SEALING);
+}
+
+int sys_execveat(int fd, char *const *argv, char *const *env) {
+  return (int)syscall(SYS_execveat, fd, "", argv, env, AT_EMPTY_PATH);
+}
+
 int sys_pidfd_open(pid_t pid) { return (int)syscall(NR_PIDFD_OPEN, pid, 0); }
 
 int sys_pidfd_kill(int pidfd, int signal) { return (int)syscall(NR_PIDFD_SEND_SIGNAL, pidfd, signal, NULL, 0); }

@@ -17,6 +17,8 @@
 #define WARREN_RESOLVE_NO_SYMLINKS 0x4u
 #define WARREN_RESOLVE_IN_ROOT 0x10u
 #define WARREN_SECBIT_NO_SETUID_FIXUP 0x4ul
+// SEAL, SHRINK, GROW, WRITE: what crun and runc ask for, no more and no less.
+#define WARREN_ALL_SEALS 0xf
 
 int sys_open_tree(int dirfd, const char *path, unsigned flags);
 int sys_move_mount(int from_fd, const char *from, int to_fd, const char *to, unsigned flags);
@@ -28,6 +30,9 @@ int sys_fsconfig_string(int fs, const char *key, const char *value);
 int sys_fsconfig_create(int fs);
 int sys_fsmount(int fs, unsigned attributes);
 int sys_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
+// An empty file in memory that can be sealed and run.
+int sys_memfd_create(const char *name);
+int sys_execveat(int fd, char *const *argv, char *const *env);
 int sys_pidfd_open(pid_t pid);
 int sys_pidfd_kill(int pidfd, int signal);
 // Closes every descriptor from `first` on.

@@ -1,13 +1,19 @@
 import { spawn } from "node:child_process";
 import {
+  closeSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -198,6 +204,50 @@ describe("a launcher whose engine goes away", () => {
   });
 });
 
+describe("a program that the launcher keeps", () => {
+  it("runs from a file in memory that nobody can write to, until it is replaced", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "wl-kept-"));
+    const child = spawn(nativeProgram("warren-launcher"), ["serve"], { stdio: ["pipe", "pipe", "inherit"] });
+    const chunks: Buffer[] = [];
+    child.stdout.on("data", (chunk: Buffer) => chunks.push(chunk));
+    const answered = async (text: string) => {
+      await eventually(text, () => Buffer.concat(chunks).includes(text));
+      chunks.length = 0;
+    };
+    try {
+      const program = join(dir, "busybox");
+      copyFileSync("/bin/busybox", program);
+      const itself = runBody([program, "readlink", "/proc/self/exe"]);
+      child.stdin.write(frame(1, launcherOps.run, itself));
+      await answered(`${program}\n`);
+      child.stdin.write(frame(2, launcherOps.keep, encoder().str(program).finish()));
+      child.stdin.write(frame(3, launcherOps.run, itself));
+      await answered("/memfd:program (deleted)\n");
+
+      const fds = `/proc/${child.pid}/fd`;
+      const kept = readdirSync(fds).find((fd) => readlinkSync(join(fds, fd)).startsWith("/memfd:program"));
+      const overwrite = (path: string) => {
+        const fd = openSync(path, "r+");
+        try {
+          writeSync(fd, "attack");
+        } finally {
+          closeSync(fd);
+        }
+      };
+      expect(() => overwrite(join(fds, kept ?? ""))).toThrow(/EPERM/);
+      overwrite(program); // the file at the path could be written to, and no longer is what was kept
+
+      copyFileSync("/bin/busybox", `${program}.new`);
+      renameSync(`${program}.new`, program);
+      child.stdin.write(frame(4, launcherOps.run, itself));
+      await answered(`${program}\n`);
+    } finally {
+      child.stdin.end();
+      rmSync(dir, { recursive: true });
+    }
+  });
+});
+
 describe("a launcher that is sent nonsense", () => {
   const send = async (bytes: Buffer): Promise<{ code: number | null; answer: Buffer }> => {
     const child = spawn(nativeProgram("warren-launcher"), ["serve"], { stdio: ["pipe", "pipe", "inherit"] });
@@ -231,6 +281,9 @@ describe("a launcher that is sent nonsense", () => {
       frame(1, launcherOps.start, u32(7)),
       frame(1, launcherOps.kill, Buffer.alloc(3)),
       frame(1, launcherOps.rmtree, u32(1)),
+      frame(1, launcherOps.keep, encoder().str("crun").finish()),
+      frame(1, launcherOps.keep, encoder().str("/").finish()),
+      frame(1, launcherOps.keep, encoder().str("/bin/true").str("").finish()),
       frame(1, 99, Buffer.alloc(0)),
     ];
     for (const bytes of broken) {

@@ -208,7 +208,7 @@ long fuzz_syscall(long number, ...) {
   va_end(args);
   if (fuzz_sometimes(number == 434 ? ESRCH : ENOENT) < 0) return -1;
   if (number == SYS_clone) return FUZZ_PID;
-  return number == 434 || number == 437 || number == 428 ? fuzz_new_fd() : 0;
+  return number == 434 || number == 437 || number == 428 || number == SYS_memfd_create ? fuzz_new_fd() : 0;
 }
 
 pid_t fuzz_waitpid(pid_t pid, int *status) {

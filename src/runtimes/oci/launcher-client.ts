@@ -120,7 +120,7 @@ export function createLauncher(options: { log: Logger; program?: string; onStep?
     return link;
   };
   const call = async (
-    op: Exclude<keyof typeof launcherOps, "hello" | "cancel">,
+    op: Exclude<keyof typeof launcherOps, "hello" | "cancel" | "keep">,
     body: Buffer,
     signal?: AbortSignal,
   ) => {
@@ -174,6 +174,7 @@ export function createLauncher(options: { log: Logger; program?: string; onStep?
         .str(move?.to ?? "")
         .list(writes.map(([file]) => file))
         .list(writes.map(([, value]) => value));
+      connected().keep(request.argv[0] ?? "");
       const answer = await call("start", body.finish());
       const pid = answer.u32();
       const startTime = answer.u64();
@@ -201,6 +202,8 @@ export function createLauncher(options: { log: Logger; program?: string; onStep?
 interface Link {
   readonly alive: boolean;
   call(op: number, body: Buffer, signal?: AbortSignal): Promise<Decoder>;
+  /** Has the program run from memory from now on: the same with less work, so a failure is nobody's concern. */
+  keep(program: string): void;
   end(): Promise<void>;
 }
 
@@ -211,6 +214,7 @@ function openLink(program: string, log: Logger): Link {
     cwd: "/",
   });
   const pending = new Map<number, Pending>();
+  const kept = new Set<string>();
   let nextId = 1;
   let alive = true;
   let ending = false;
@@ -276,6 +280,13 @@ function openLink(program: string, log: Logger): Link {
       return alive;
     },
     call,
+    keep(program) {
+      if (kept.has(program)) return;
+      kept.add(program);
+      call(launcherOps.keep, encoder().str(program).finish()).catch((err: unknown) =>
+        log.debug({ err, program }, "a program can't be run from memory"),
+      );
+    },
     async end() {
       ending = true;
       hold(true);

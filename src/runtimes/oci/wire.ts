@@ -9,6 +9,7 @@ export const launcherOps = {
   kill: 5,
   cgroupKill: 6,
   rmtree: 7,
+  keep: 8,
 } as const;
 
 /** Payload bytes of one request, id and operation included. */
