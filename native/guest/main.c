@@ -28,6 +28,7 @@ enum {
 struct options {
   int fd;
   int group_first, group_limited; // -1: none
+  bool receives;
   const char *listen;
   const char *main_cwd;
   const char *main_user;
@@ -41,6 +42,7 @@ struct waiter {
 
 static struct {
   int listener;
+  bool receives; // it is no listener: the host hands connections over through it
   int signals;
   int control;
   pid_t handlers[MAX_HANDLERS];
@@ -79,6 +81,11 @@ static bool parse_options(int argc, char **argv, struct options *o) {
       long fd = strtol(value, &end, 10);
       if (end == value || *end != 0 || fd < 3 || fd > 65535) return false;
       *descriptor = (int)fd;
+    } else if (strcmp(argv[i], "--receive") == 0) {
+      long fd = strtol(value, &end, 10);
+      if (end == value || *end != 0 || fd < 0 || fd > 65535 || fd == STDOUT_FILENO || fd == STDERR_FILENO) return false;
+      o->fd = (int)fd;
+      o->receives = true;
     } else if (strcmp(argv[i], "--listen") == 0) o->listen = value;
     else if (strcmp(argv[i], "--main-cwd") == 0) o->main_cwd = value;
     else if (strcmp(argv[i], "--main-user") == 0) o->main_user = value;
@@ -102,6 +109,13 @@ static int listen_at(const char *path) {
   return -1;
 }
 
+static bool null_as_stdin(void) {
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  bool ok = null >= 0 && dup2(null, STDIN_FILENO) >= 0;
+  close(null);
+  return ok;
+}
+
 /// 0, 1 and 2 open; the fixed descriptors in place; the listener above; nothing else.
 static bool arrange_descriptors(const struct options *o) {
   for (int fd = open("/dev/null", O_RDWR); fd >= 0; fd = open("/dev/null", O_RDWR)) {
@@ -117,6 +131,7 @@ static bool arrange_descriptors(const struct options *o) {
   if (o->group_limited >= 0 && (limited = fcntl(o->group_limited, F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
   int parked = fcntl(listener, F_DUPFD_CLOEXEC, FD_LOW);
   if (parked < 0) return false;
+  if (listener == STDIN_FILENO && !null_as_stdin()) return false;
   for (int fd = 3; fd < parked; fd++) {
     if (fd != first && fd != limited) close(fd);
   }
@@ -132,6 +147,7 @@ static bool arrange_descriptors(const struct options *o) {
   if (g.control < 0 || tx < 0 || dup3(tx, FD_CONTROL, O_CLOEXEC) < 0) return false;
   close(tx);
   g.listener = parked;
+  g.receives = o->receives;
   int flags = fcntl(parked, F_GETFL);
   return fcntl(parked, F_SETFL, flags | O_NONBLOCK) == 0;
 }
@@ -363,8 +379,28 @@ static void refuse(int conn, int error) {
   close(conn);
 }
 
+/// The next connection that the host hands over; -1 with errno. When it closes its end, nobody can reach us any more.
+static int receive_connection(void) {
+  char note;
+  struct iovec part = {.iov_base = &note, .iov_len = sizeof note};
+  union {
+    struct cmsghdr align;
+    unsigned char bytes[CMSG_SPACE(sizeof(int))];
+  } ancillary;
+  struct msghdr m = {
+    .msg_iov = &part, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
+  ssize_t n = recvmsg(g.listener, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (n < 0) return -1;
+  if (n == 0) begin_ending(0);
+  struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
+  int fd = -1;
+  errno = EAGAIN;
+  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(c), sizeof fd);
+  return fd;
+}
+
 static void on_connection(void) {
-  int conn = accept4(g.listener, NULL, NULL, SOCK_CLOEXEC);
+  int conn = g.receives ? receive_connection() : accept4(g.listener, NULL, NULL, SOCK_CLOEXEC);
   if (conn < 0) {
     // Out of descriptors or memory: the connection stays in the queue, and trying again at once would spin.
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) usleep(10000);
@@ -412,7 +448,8 @@ int main(int argc, char **argv) {
   struct options o;
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
-      "usage: warren-guest (--fd N [--group-first N] [--group-limited N] | --listen PATH) [--main-cwd DIR] [--main-user USER] [-- argv...]\n";
+      "usage: warren-guest (--fd N [--group-first N] [--group-limited N] | --listen PATH | --receive N) [--main-cwd DIR] "
+      "[--main-user USER] [-- argv...]\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }
   // Nobody without CAP_SYS_PTRACE may read our memory or take our descriptors.

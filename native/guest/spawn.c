@@ -16,6 +16,7 @@
 #define TIOCGPTPEER 0x5441 // musl has it in no header
 #endif
 
+enum { PTY_PEER_MAJOR = 136 };
 enum { SPAWN_TTY = 1, SPAWN_STDIN = 2, SPAWN_DETACHED = 4, SPAWN_FLAGS = 7 };
 
 struct request {
@@ -79,6 +80,24 @@ static bool open_pipe(int *read_end, int *write_end) {
   return true;
 }
 
+/// The other end of a terminal. gVisor's kernel has no way to it but its name, which may be the payload's: so what is found
+/// there must be that very device.
+static int open_peer(int terminal) {
+  int peer = ioctl(terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  if (peer >= 0 || errno != ENOTTY) return peer;
+  unsigned number;
+  char name[32];
+  struct stat st;
+  if (ioctl(terminal, TIOCGPTN, &number) != 0) return -1;
+  snprintf(name, sizeof name, "/dev/pts/%u", number);
+  peer = open(name, O_RDWR | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC);
+  if (peer < 0) return -1;
+  if (fstat(peer, &st) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == makedev(PTY_PEER_MAJOR, number)) return peer;
+  close(peer);
+  errno = ENODEV;
+  return -1;
+}
+
 /// A new terminal: the master's descriptor, and the other end in `peer`. -1 with errno.
 static int open_terminal(const struct request *r, const struct account *a, int *peer) {
   int fd = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
@@ -89,7 +108,7 @@ static int open_terminal(const struct request *r, const struct account *a, int *
   if (fstat(fd, &st) != 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(5, 2)) {
     errno = ENODEV;
   } else if (ioctl(fd, TIOCSPTLCK, &unlock) == 0) {
-    *peer = ioctl(fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    *peer = open_peer(fd);
     if (*peer >= 0) {
       ioctl(fd, TIOCSWINSZ, &r->size);
       // So that the user can open /dev/tty by its other names too.

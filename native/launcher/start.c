@@ -17,19 +17,22 @@
 #include "cgroups.h"
 #include "mounts.h"
 #include "program.h"
+#include "relay.h"
 #include "serve.h"
 #include "sys.h"
 
-enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096, PARKED_FD = 32 };
+enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096, PARKED_FD = 32, ROOT_READONLY = 1 };
 
 struct start {
   char *dir, *stage, *workdir;
   uint32_t id_base, id_count;
   char **lowers, **sources, **targets, **argv, **env;
   uint32_t *bind_flags;
-  uint32_t timeout_ms, open_files, core_bytes;
+  uint32_t timeout_ms, open_files, core_bytes, flags;
   // See cgroups.h.
   struct groups groups;
+  // Not empty: the guest can't have a listening socket of the host's, and a relay in these cgroups hands connections over.
+  char **relay_groups;
   // The sandbox's directory: every path of ours below is relative to it, so none is long or needs quoting.
   int dir_fd;
 };
@@ -61,6 +64,8 @@ static void parse(struct start *s, struct in *in) {
   s->open_files = in_u32(in);
   s->core_bytes = in_u32(in);
   parse_groups(&s->groups, in);
+  s->flags = in_u32(in);
+  s->relay_groups = in_list(in);
   if (in->bad || in->left || s->dir[0] != '/' || s->stage[0] != '/' || !s->argv[0] || !s->lowers[0] || !s->id_base ||
       !s->id_count)
     answer_error(EBADMSG, "START");
@@ -97,7 +102,7 @@ static int mount_root(const struct start *s) {
 
   // The stage hides a directory of the host, in this mount namespace only. Container runtimes set a root filesystem up as
   // the sandbox's own (mapped) root, who could not reach one below directories that are closed to others.
-  if (mount("warren", s->stage, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,mode=0711") < 0)
+  if (mount("warren", s->stage, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0711") < 0)
     answer_error(errno, "could not mount a tmpfs at %s", s->stage);
   int stage = open_at(AT_FDCWD, s->stage, O_RDONLY | O_DIRECTORY);
   if (mkdirat(stage, "rootfs", 0755) < 0) answer_error(errno, "could not make the stage");
@@ -107,6 +112,14 @@ static int mount_root(const struct start *s) {
   int root = open_at(stage, "rootfs", O_RDONLY | O_DIRECTORY);
   close(stage);
   return root;
+}
+
+// A container runtime in another user namespace could not do this: there a mount's nodev can't be taken off, which it tries.
+static void make_root_readonly(const struct start *s) {
+  char target[4200];
+  snprintf(target, sizeof target, "%s/rootfs", s->stage);
+  if (mount(NULL, target, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV, NULL) < 0)
+    answer_error(errno, "could not make the root filesystem read-only");
 }
 
 static int make_socket(void) {
@@ -133,16 +146,18 @@ static bool hand_over(const int *fds, size_t count) {
   return true;
 }
 
+// Where connections are relayed, `handed` is the one socket that they go through, and becomes stdin.
 static _Noreturn void exec_runtime(const struct start *s, const int *handed, size_t handed_count, int report) {
   setsid();
   reset_signals();
   int error = 0;
-  // Nothing of ours may be inherited by what runs inside, so stdio is /dev/null: the runtime says what went wrong in its
+  bool is_relayed = s->relay_groups[0];
+  // Nothing else of ours may be inherited by what runs inside, so stdio is /dev/null: the runtime says what went wrong in its
   // log file.
   int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0) error = errno;
+  if (null < 0 || dup2(is_relayed ? handed[0] : null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0) error = errno;
   int keep = fcntl(report, F_DUPFD_CLOEXEC, PARKED_FD);
-  if (!error && !hand_over(handed, handed_count)) error = errno;
+  if (!error && !is_relayed && !hand_over(handed, handed_count)) error = errno;
   struct rlimit files = {s->open_files, s->open_files}, core = {s->core_bytes, s->core_bytes};
   if (!error && (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &core) < 0)) error = errno;
   if (!error && chdir("/") < 0) error = errno;
@@ -154,7 +169,7 @@ static _Noreturn void exec_runtime(const struct start *s, const int *handed, siz
   _exit(127);
 }
 
-// Runs `crun|runc run --detach` and waits for it. Its exit status; -1 when it took too long.
+// Runs the container runtime, which detaches, and waits for it. Its exit status; -1 when it took too long.
 static int run_runtime(const struct start *s, const int *handed, size_t handed_count) {
   int report[2];
   if (pipe2(report, O_CLOEXEC) < 0) answer_error(errno, "pipe");
@@ -213,10 +228,21 @@ void op_start(struct in *in) {
   make_path(root, s.workdir, s.id_base);
   for (uint32_t i = 0; s.sources[i]; i++) bind_readonly(s.sources[i], root, s.targets[i], s.bind_flags[i]);
   close(root);
-  mount_userns(s.id_base, s.id_count, "userns");
-  int handed[1 + MAX_HANDED_GROUPS] = {make_socket()};
-  size_t handed_count = 1 + make_groups(&s.groups, handed + 1);
-  int status = run_runtime(&s, handed, handed_count);
+  if (s.flags & ROOT_READONLY) make_root_readonly(&s);
+  int listener = make_socket();
+  int status;
+  if (s.relay_groups[0]) {
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) answer_error(errno, "socketpair");
+    status = run_runtime(&s, &pair[1], 1);
+    close(pair[1]);
+    if (status == 0) start_relay(listener, pair[0], s.relay_groups, s.id_base);
+  } else {
+    mount_userns(s.id_base, s.id_count, "userns");
+    int handed[1 + MAX_HANDED_GROUPS] = {listener};
+    size_t handed_count = 1 + make_groups(&s.groups, handed + 1);
+    status = run_runtime(&s, handed, handed_count);
+  }
   struct out out = {0};
   uint64_t start = 0;
   pid_t pid = status == 0 ? record_pid(&start) : 0;

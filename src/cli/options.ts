@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { hostVariable } from "../app/config.ts";
 import { WarrenError } from "../contracts/errors.ts";
+import { type Isolation, isolations } from "../contracts/sandbox.ts";
 import { parseDuration, parseSize } from "../lib/units.ts";
 import { UsageError } from "./report.ts";
 
@@ -48,6 +49,15 @@ export function parseLabels(entries: readonly string[]): Record<string, string> 
     labels[equals < 0 ? entry : entry.slice(0, equals)] = equals < 0 ? "" : entry.slice(equals + 1);
   }
   return labels;
+}
+
+export function isolationLevel(text: string): Isolation {
+  const level = isolations.find((one) => one === text);
+  if (level) return level;
+  throw new UsageError(
+    `there is no isolation ${JSON.stringify(text)}`,
+    `choose one of: ${isolations.join(", ")}`,
+  );
 }
 
 /** `/path`, `/path:64m` or `/path:64m:ro,noexec`. */

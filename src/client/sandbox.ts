@@ -3,6 +3,7 @@ import { WarrenError } from "../contracts/errors.ts";
 import type { LogOptions, LogStream } from "../contracts/logs.ts";
 import type {
   CreateSandbox,
+  Isolation,
   SandboxInfo,
   SandboxStats,
   SandboxStatus,
@@ -54,6 +55,8 @@ export interface CreateOptions extends HandleOptions {
   labels?: Record<string, string>;
   storage?: CreateSandbox["storage"];
   runtime?: string;
+  /** `gvisor`: a kernel in user space answers system calls, not the host's. */
+  isolation?: Isolation;
   signal?: AbortSignal;
 }
 

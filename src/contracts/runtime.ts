@@ -1,5 +1,5 @@
 import type { Duplex } from "node:stream";
-import type { SandboxStats } from "./sandbox.ts";
+import type { Isolation, SandboxStats } from "./sandbox.ts";
 
 export const networkModes = ["none", "filtered", "open", "host"] as const;
 export type NetworkMode = (typeof networkModes)[number];
@@ -15,6 +15,8 @@ export interface Capabilities {
   rootless: boolean;
   pause: boolean;
   snapshots: boolean;
+  /** What a sandbox can ask for here, now. */
+  isolation: readonly Isolation[];
   /** Kinds of image reference that `images.ensure` takes. */
   images: readonly ("host" | "directory" | "tar" | "oci")[];
 }
@@ -61,6 +63,7 @@ export interface RuntimeSpec {
   hostname: string;
   labels: Record<string, string>;
   network: NetworkMode;
+  isolation: Isolation;
   readonlyRoot: boolean;
   /** `sizeBytes` each; `exec` false mounts noexec. Always nosuid and nodev. */
   tmpfs: { path: string; sizeBytes: number; readonly: boolean; exec: boolean; mode: number }[];

@@ -26,6 +26,11 @@ export const SandboxName = z
   .string()
   .regex(/^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/, "a name is 1-63 of a-z, 0-9 and '-', and starts with a letter");
 
+/** What stands between a sandbox and the host's kernel: nothing but its own checks, or gVisor's kernel in user space. */
+export const isolations = ["container", "gvisor"] as const;
+export const Isolation = z.enum(isolations).meta({ id: "Isolation" });
+export type Isolation = z.infer<typeof Isolation>;
+
 /** What `POST /sandboxes` takes: den's `SandboxConfig` and Warren's additions. */
 export const CreateSandbox = z
   .object({
@@ -75,6 +80,10 @@ export const CreateSandbox = z
     labels: z.record(CString.max(256), CString.max(4096)).optional(),
     storage: StorageConfig.optional(),
     runtime: z.string().max(32).optional().meta({ description: "Runtime driver; default: the server's" }),
+    isolation: Isolation.optional().meta({
+      description:
+        "`container` is the default: the host's kernel answers system calls. `gvisor`: a kernel in user space does",
+    }),
   })
   .meta({ id: "CreateSandbox" });
 export type CreateSandbox = z.input<typeof CreateSandbox>;
@@ -140,6 +149,7 @@ export const SandboxInfo = z
     pid_limit: z.number().int().optional(),
     readonly_fs: z.boolean().optional(),
     network_mode: z.string().optional(),
+    isolation: Isolation.optional(),
     workdir: z.string().optional(),
     user: z.string().optional(),
     cmd: z.array(z.string()).optional(),

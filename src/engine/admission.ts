@@ -1,13 +1,29 @@
 import { WarrenError } from "../contracts/errors.ts";
-import type { Capabilities, Runtime, RuntimeLimits } from "../contracts/runtime.ts";
-import { CreateSandbox, type CreateSandboxParsed, type UpdateSandbox } from "../contracts/sandbox.ts";
+import type { Capabilities, Runtime, RuntimeLimits, RuntimeSpec } from "../contracts/runtime.ts";
+import {
+  CreateSandbox,
+  type CreateSandboxParsed,
+  type Isolation,
+  type UpdateSandbox,
+} from "../contracts/sandbox.ts";
 import { parseInput } from "../lib/parse.ts";
 import type { EngineConfig } from "./config.ts";
 import { tmpfsMounts } from "./tmpfs.ts";
 
-/** Least limits with which a sandbox can start and answer: the guest, a supervisor and a command need that much. */
-const MIN_MEMORY_BYTES = 4 * 1024 ** 2;
-const MIN_PIDS = 4;
+const MIB = 1024 ** 2;
+
+/**
+ * Least limits with which a sandbox can start and answer: the guest, a supervisor and a command need that much. With gVisor
+ * its kernel's own memory and threads count as the sandbox's.
+ */
+const minimum = {
+  container: { memoryBytes: 4 * MIB, pids: 4, why: "" },
+  gvisor: {
+    memoryBytes: 64 * MIB,
+    pids: 64,
+    why: " with gvisor, whose kernel counts as the sandbox's own",
+  },
+} as const satisfies Record<Isolation, unknown>;
 /** The kernel's shortest CFS quota is 1 ms of each 100 ms period. */
 const MIN_CPU_NANO = 10_000_000;
 /** More than any machine has; keeps the quota within 64 bits. */
@@ -18,6 +34,7 @@ const MAX_PIDS = 4_194_304;
 export interface Admitted {
   request: CreateSandboxParsed;
   runtime: Runtime;
+  isolation: Isolation;
   readonlyRoot: boolean;
   tmpfs: ReturnType<typeof tmpfsMounts>;
   limits: RuntimeLimits;
@@ -51,12 +68,14 @@ export function admit(
   if (request.user !== undefined && !/^[\w.@$-]+(:[\w.@$-]+)?$/.test(request.user)) {
     throw refuse("user: must be a name, uid or uid:gid");
   }
+  const isolation = request.isolation ?? "container";
   return {
     request,
     runtime,
+    isolation,
     readonlyRoot,
     tmpfs: tmpfsMounts(request.storage?.tmpfs ?? [], readonlyRoot),
-    limits: limitsFor(request, runtime.capabilities, config),
+    limits: limitsFor(request, isolation, runtime.capabilities, config),
     timeoutS: effectiveTimeout(request.timeout, config.defaultTimeoutS),
   };
 }
@@ -118,6 +137,14 @@ function refuseWhatTheRuntimeLacks(request: CreateSandboxParsed, runtime: Runtim
   if (request.storage?.tmpfs?.length && !capabilities.tmpfs) {
     throw unsupported("storage.tmpfs", `the runtime ${runtime.name} has no tmpfs`);
   }
+  const { isolation } = request;
+  if (isolation !== undefined && !capabilities.isolation.includes(isolation)) {
+    throw unsupported(
+      "isolation",
+      `the runtime ${runtime.name} can't do ${JSON.stringify(isolation)} here`,
+      `it can do: ${capabilities.isolation.join(", ")}; \`warren doctor\` tells what is missing`,
+    );
+  }
   const kind = imageKind(request.image);
   if (!kind.some((k) => capabilities.images.includes(k))) {
     throw unsupported(
@@ -141,40 +168,51 @@ function imageKind(reference: string): Capabilities["images"][number][] {
  */
 export function changedLimits(
   changes: UpdateSandbox,
-  before: RuntimeLimits,
+  { isolation, limits: before }: Pick<RuntimeSpec, "isolation" | "limits">,
   runtime: Runtime,
   config: EngineConfig,
 ): RuntimeLimits {
   refuseLimitsTheRuntimeLacks(changes, runtime);
-  const asked = limitsFor(changes, runtime.capabilities, config);
+  const asked = limitsFor(changes, isolation, runtime.capabilities, config);
   const { memory, memory_high: high = before.memoryHighBytes ?? 0, cpu, pid_limit: pids } = changes;
   const limits = {
     memoryBytes: memory === undefined ? before.memoryBytes : asked.memoryBytes,
     cpuNano: cpu === undefined ? before.cpuNano : asked.cpuNano,
     pids: pids === undefined ? before.pids : asked.pids,
   };
-  if (high !== 0 && high < MIN_MEMORY_BYTES) throw refuse("memory_high: must be at least 4 MiB");
+  const least = minimum[isolation];
+  if (high !== 0 && high < least.memoryBytes) {
+    throw refuse(`memory_high: must be at least ${least.memoryBytes / MIB} MiB${least.why}`);
+  }
   if (high !== 0 && limits.memoryBytes !== 0 && high > limits.memoryBytes) {
     throw refuse(`memory_high: ${high} is above the limit of memory, ${limits.memoryBytes}`);
   }
   return high === 0 ? limits : { ...limits, memoryHighBytes: high };
 }
 
-function limitsFor(request: UpdateSandbox, capabilities: Capabilities, config: EngineConfig): RuntimeLimits {
+function limitsFor(
+  request: UpdateSandbox,
+  isolation: Isolation,
+  capabilities: Capabilities,
+  config: EngineConfig,
+): RuntimeLimits {
+  const least = minimum[isolation];
   const { memory = 0, cpu = 0, pid_limit: pids = 0 } = request;
-  if (memory !== 0 && memory < MIN_MEMORY_BYTES) throw refuse("memory: must be at least 4 MiB");
+  if (memory !== 0 && memory < least.memoryBytes) {
+    throw refuse(`memory: must be at least ${least.memoryBytes / MIB} MiB${least.why}`);
+  }
   if (cpu !== 0 && (cpu < MIN_CPU_NANO || cpu > MAX_CPU_NANO)) {
     throw refuse("cpu: must be at least 10000000 NanoCPUs, a hundredth of a core, and at most 100000 cores");
   }
-  if (pids !== 0 && (pids < MIN_PIDS || pids > MAX_PIDS)) {
-    throw refuse(`pid_limit: must be at least ${MIN_PIDS} and at most ${MAX_PIDS}`);
+  if (pids !== 0 && (pids < least.pids || pids > MAX_PIDS)) {
+    throw refuse(`pid_limit: must be at least ${least.pids} and at most ${MAX_PIDS}${least.why}`);
   }
-  const enforced = (limit: "memory" | "cpu" | "pids", value: number) =>
-    capabilities.limits.includes(limit) ? value : 0;
+  const enforced = (limit: "memory" | "cpu" | "pids", value: number, atLeast = 0) =>
+    capabilities.limits.includes(limit) && value > 0 ? Math.max(value, atLeast) : 0;
   return {
-    memoryBytes: memory || enforced("memory", config.defaultMemoryBytes),
+    memoryBytes: memory || enforced("memory", config.defaultMemoryBytes, least.memoryBytes),
     cpuNano: cpu || enforced("cpu", config.defaultCpuNano),
-    pids: pids || enforced("pids", config.defaultPids),
+    pids: pids || enforced("pids", config.defaultPids, least.pids),
   };
 }
 

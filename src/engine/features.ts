@@ -15,6 +15,7 @@ export const features: readonly string[] = [
   "cmd",
   "pid_limit",
   "readonly_fs",
+  "isolation",
   "exec_user",
   "exec_stdin",
   "exec_tty",

@@ -134,7 +134,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
         const { id, spec } = record;
         if (spec === undefined) throw notRunning(record);
         const runtime = runtimeOf(core, record);
-        const limits = changedLimits(changes, spec.limits, runtime, config);
+        const limits = changedLimits(changes, spec, runtime, config);
         const updated = table.update(id, { spec: { ...spec, limits } });
         try {
           await runtime.updateLimits(id, limits);

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { RuntimeSpec } from "../contracts/runtime.ts";
-import { CreateSandbox } from "../contracts/sandbox.ts";
+import { CreateSandbox, Isolation } from "../contracts/sandbox.ts";
 import { sandboxStates } from "./states.ts";
 
 const PreparedImage = z.object({
@@ -23,6 +23,8 @@ const StoredSpec: z.ZodType<RuntimeSpec> = z.object({
   hostname: z.string(),
   labels: z.record(z.string(), z.string()),
   network: z.enum(["none", "filtered", "open", "host"]),
+  // Sandboxes of before there was a choice have none.
+  isolation: Isolation.default("container"),
   readonlyRoot: z.boolean(),
   tmpfs: z.array(
     z.object({

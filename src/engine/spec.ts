@@ -24,6 +24,7 @@ export function runtimeSpec(
     hostname: request.name ?? id,
     labels: request.labels ?? {},
     network: "none",
+    isolation: admitted.isolation,
     readonlyRoot: admitted.readonlyRoot,
     tmpfs: admitted.tmpfs,
     limits: admitted.limits,

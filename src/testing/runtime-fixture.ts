@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { Runtime, RuntimeSpec } from "../contracts/runtime.ts";
+import type { Isolation } from "../contracts/sandbox.ts";
 import { createGuestClient } from "../guest/client.ts";
 import type { GuestClient } from "../guest/types.ts";
 import { noLimits } from "./guest-tools.ts";
@@ -34,7 +35,10 @@ export interface Box {
   guest: GuestClient;
 }
 
-export function runtimeFixture(runtime: Runtime, image: string): RuntimeFixture {
+export function runtimeFixture(
+  runtime: Runtime,
+  { image, isolation }: { image: string; isolation: Isolation },
+): RuntimeFixture {
   const made = new Set<string>();
   const guest = (id: string) => createGuestClient(() => runtime.connect(id));
   const spec = async (patch: Partial<RuntimeSpec> = {}): Promise<RuntimeSpec> => {
@@ -49,6 +53,7 @@ export function runtimeFixture(runtime: Runtime, image: string): RuntimeFixture 
       hostname: id,
       labels: {},
       network: "none",
+      isolation,
       readonlyRoot: false,
       tmpfs: [],
       limits: noLimits,

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { Runtime } from "../contracts/runtime.ts";
+import type { Isolation } from "../contracts/sandbox.ts";
 import { expectFailure } from "./failures.ts";
 import { commandLinesInside, readAll, shellInside } from "./guest-tools.ts";
 import {
@@ -22,6 +23,8 @@ import { eventually, within } from "./wait.ts";
 export interface RuntimeSuiteOptions extends SuiteOptions {
   /** Image with a POSIX shell, coreutils and perl, such as Debian's. Default `host`. */
   image?: string;
+  /** What stands between a sandbox of the suite and the host's kernel. Default `container`. */
+  isolation?: Isolation;
   /** What the runtime can't do; must be just what its capabilities say. Tests of it are skipped by name. */
   lacks?: readonly Ability[];
   /** What of this sandbox still exists on the host, beside processes and mounts. Must become empty on remove. */
@@ -34,13 +37,13 @@ export function testRuntime(
   make: () => Promise<{ runtime: Runtime; close: () => Promise<void> }>,
   options: RuntimeSuiteOptions = {},
 ): void {
-  const { image = "host", lacks = [], leftovers = () => [] } = options;
+  const { image = "host", isolation = "container", lacks = [], leftovers = () => [] } = options;
   defineSuite(`runtime ${name}`, options, (test) => {
     let made: Awaited<ReturnType<typeof make>>;
     let fixture: RuntimeFixture;
     beforeAll(async () => {
       made = await make();
-      fixture = runtimeFixture(made.runtime, image);
+      fixture = runtimeFixture(made.runtime, { image, isolation });
     });
     afterEach(() => fixture.clean());
     afterAll(async () => {
@@ -70,6 +73,7 @@ export function testRuntime(
         expect(able, ability).toBe(!lacks.includes(ability as Ability));
       }
       expect(capabilities.networkModes).toContain("none");
+      expect(capabilities.isolation).toContain(isolation);
       expect(await fixture.runtime.probe()).toMatchObject({ runtime: fixture.runtime.name, usable: true });
     });
     testLifecycle(context);

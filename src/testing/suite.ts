@@ -9,6 +9,8 @@ export interface Deviation {
 
 export interface SuiteOptions {
   deviations?: readonly Deviation[];
+  /** Only these are run; each of the others is skipped under a name that says why. For a subject that is slow. */
+  only?: { tests: readonly string[]; why: string };
 }
 
 /** Defines one test. `unless` names what the subject lacks: then it is skipped under a name that says so. */
@@ -21,10 +23,11 @@ export type DefineTest = (
 /** A suite for any subject. Deviations that match no test, and names that are used twice, are errors. */
 export function defineSuite(
   title: string,
-  { deviations = [] }: SuiteOptions,
+  { deviations = [], only }: SuiteOptions,
   define: (test: DefineTest) => void,
 ): void {
   const expected = new Set(deviations.flatMap((deviation) => deviation.tests));
+  const chosen = only && new Set(only.tests);
   const defined = new Set<string>();
   const twice = new Set<string>();
   describe(title, () => {
@@ -32,10 +35,11 @@ export function defineSuite(
       if (defined.has(name)) twice.add(name);
       defined.add(name);
       if (unless) it.skip(`${name} [not possible here: ${unless}]`, () => {});
+      else if (chosen && !chosen.has(name)) it.skip(`${name} [${only.why}]`, () => {});
       else (expected.has(name) ? it.fails : it)(name, { timeout: timeoutMs }, body);
     });
     it("has a test for each listed deviation, and each name once", () => {
-      expect([...expected].filter((name) => !defined.has(name))).toEqual([]);
+      expect([...expected, ...(chosen ?? [])].filter((name) => !defined.has(name))).toEqual([]);
       expect([...twice]).toEqual([]);
     });
   });

@@ -14,6 +14,7 @@ const everything: Capabilities = {
   rootless: false,
   pause: false,
   snapshots: false,
+  isolation: ["container"],
   images: ["host", "directory", "tar", "oci"],
 };
 const nothing: Capabilities = {

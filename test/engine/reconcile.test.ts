@@ -97,6 +97,7 @@ describe("reconciling", () => {
       hostname: "orphan",
       labels: {},
       network: "none" as const,
+      isolation: "container" as const,
       readonlyRoot: false,
       tmpfs: [],
       limits: { memoryBytes: 0, cpuNano: 0, pids: 0 },

@@ -26,6 +26,7 @@ function record(patch: Partial<SandboxRecord> = {}): SandboxRecord {
       hostname: "web",
       labels: { l: "1" },
       network: "none",
+      isolation: "container",
       readonlyRoot: true,
       tmpfs: [{ path: "/tmp", sizeBytes: 1, readonly: false, exec: true, mode: 0o1777 }],
       limits: { memoryBytes: 2 ** 40, cpuNano: 0, pids: 5 },

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -44,6 +46,14 @@
 #define dup2(from, to) ((void)(from), to)
 #define signalfd(...) fuzz_new_fd()
 #define socket(...) fuzz_fd_or_error()
+#define socketpair(d, t, p, fds) fuzz_pipe2(fds)
+#define accept4(...) fuzz_fd_or_error()
+// Nobody takes it, so that a relay ends.
+#define sendmsg(fd, m, f) (fuzz_look_at((m)->msg_control, (m)->msg_controllen), errno = EPIPE, -1)
+#define setgroups(n, list) fuzz_sometimes(EPERM)
+#define setresgid(a, b, c) fuzz_sometimes(EPERM)
+#define setresuid(a, b, c) fuzz_sometimes(EPERM)
+#define setrlimit(what, limit) fuzz_sometimes(EPERM)
 #define bind(...) fuzz_sometimes(EADDRINUSE)
 #define listen(...) 0
 #define syscall(...) fuzz_syscall(__VA_ARGS__)

@@ -5,6 +5,7 @@ import {
   bytes,
   collect,
   expirySeconds,
+  isolationLevel,
   nanoCpus,
   parseEnvironment,
   parseLabels,
@@ -32,6 +33,7 @@ interface CreateOptions {
   label?: string[];
   network?: string;
   runtime?: string;
+  isolation?: string;
   json?: boolean;
 }
 
@@ -67,6 +69,10 @@ export function define(command: Command, context: CliContext): void {
     .option("-l, --label <key=value>", "label (repeatable)", collect)
     .option("--network <mode>", "network mode (default: none)")
     .option("--runtime <name>", "runtime driver (default: the engine's)")
+    .option(
+      "--isolation <level>",
+      "container, or gvisor: a kernel of its own in user space (default: container)",
+    )
     .option("--json", "print the sandbox as JSON");
   addGlobalOptions(command).action(async (cmd: string[], options: CreateOptions) => {
     const request = {
@@ -110,5 +116,6 @@ function createRequest(options: CreateOptions): CreateSandbox {
     ...(options.label === undefined ? {} : { labels: parseLabels(options.label) }),
     ...(options.network === undefined ? {} : { network_mode: options.network }),
     ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
+    ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),
   };
 }

@@ -37,6 +37,7 @@ const capabilities: Capabilities = {
   rootless: true,
   pause: false,
   snapshots: false,
+  isolation: ["container"],
   images: ["host", "directory"],
 };
 

@@ -1,7 +1,7 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "./cpu-limit.ts";
 import { type GroupPlan, withGuest } from "./payload-groups.ts";
-import type { OciProgramName } from "./programs.ts";
+import type { ContainerProgramName } from "./programs.ts";
 import type { Seccomp } from "./seccomp.ts";
 
 /**
@@ -67,7 +67,6 @@ export interface ProcessLimits {
 
 export interface BundleOptions {
   spec: RuntimeSpec;
-  program: OciProgramName;
   ownerId: string;
   /** Absolute path of the root filesystem, as the container runtime sees it. */
   rootfs: string;
@@ -85,11 +84,39 @@ export interface BundleOptions {
 }
 
 /** The config.json of one sandbox, for crun and runc. */
-export function bundleConfig(options: BundleOptions): object {
+export function bundleConfig(options: BundleOptions & { program: ContainerProgramName }): object {
   const { spec, seccomp } = options;
-  const mapping = [{ containerID: 0, hostID: options.idBase, size: options.idCount }];
+  const basics = bundleBasics(options);
   // crun compiles the JSON profile at each start (19 ms); it takes ready BPF through an annotation.
   const bpf = options.program === "crun" ? seccomp.bpf : undefined;
+  return {
+    ...basics,
+    process: {
+      ...basics.process,
+      args: options.args ?? guestArgs(spec, ["--fd", "3", ...(options.groups?.guestArgs ?? [])]),
+    },
+    mounts: [...systemMounts(), ...tmpfsMounts(spec.tmpfs)],
+    annotations: {
+      ...basics.annotations,
+      ...(bpf === undefined ? {} : { "run.oci.seccomp_bpf_data": bpf }),
+    },
+    linux: {
+      ...basics.linux,
+      namespaces: [
+        { type: "user", path: options.userNamespace },
+        ...["pid", "mount", "network", "ipc", "uts", "cgroup"].map((type) => ({ type })),
+      ],
+      maskedPaths,
+      readonlyPaths,
+      ...(bpf === undefined ? { seccomp: seccomp.oci } : {}),
+    },
+  };
+}
+
+/** What is the same for every program. */
+export function bundleBasics(options: BundleOptions) {
+  const { spec } = options;
+  const mapping = [{ containerID: 0, hostID: options.idBase, size: options.idCount }];
   return {
     ociVersion: "1.0.0",
     hostname: spec.hostname,
@@ -98,7 +125,6 @@ export function bundleConfig(options: BundleOptions): object {
       terminal: false,
       user: { uid: 0, gid: 0, umask: 0o022 },
       cwd: "/",
-      args: options.args ?? guestArgs(spec, options.groups?.guestArgs ?? []),
       env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),
       noNewPrivileges: true,
       capabilities: {
@@ -109,31 +135,20 @@ export function bundleConfig(options: BundleOptions): object {
         ambient: [],
       },
     },
-    mounts: [...systemMounts(), ...tmpfsMounts(spec.tmpfs)],
-    annotations: {
-      "warren.owner": options.ownerId,
-      "warren.id": spec.id,
-      ...(bpf === undefined ? {} : { "run.oci.seccomp_bpf_data": bpf }),
-    },
+    annotations: { "warren.owner": options.ownerId, "warren.id": spec.id },
     linux: {
-      namespaces: [
-        { type: "user", path: options.userNamespace },
-        ...["pid", "mount", "network", "ipc", "uts", "cgroup"].map((type) => ({ type })),
-      ],
       // Of the namespace that is joined: both programs look here for who owns the files that they make.
       uidMappings: mapping,
       gidMappings: mapping,
       cgroupsPath: options.cgroupsPath,
       resources: resources(spec.limits, options),
-      maskedPaths,
-      readonlyPaths,
-      ...(bpf === undefined ? { seccomp: seccomp.oci } : {}),
     },
   };
 }
 
-function guestArgs(spec: RuntimeSpec, groupArgs: readonly string[]): string[] {
-  const args = [GUEST_PROGRAM, "--fd", "3", ...groupArgs];
+/** `connections` tells the guest where they come from. */
+export function guestArgs(spec: RuntimeSpec, connections: readonly string[]): string[] {
+  const args = [GUEST_PROGRAM, ...connections];
   if (!spec.cmd) return args;
   args.push("--main-cwd", spec.workdir);
   if (spec.user !== undefined && spec.user !== "") args.push("--main-user", spec.user);
@@ -190,7 +205,7 @@ function systemMounts(): object[] {
 }
 
 /** Outer directories first, so that none hides one that was asked for below it. */
-function tmpfsMounts(mounts: RuntimeSpec["tmpfs"]): object[] {
+export function tmpfsMounts(mounts: RuntimeSpec["tmpfs"]): object[] {
   const depth = (path: string) => path.split("/").length;
   return mounts
     .toSorted((a, b) => depth(a.path) - depth(b.path))

@@ -56,6 +56,10 @@ export interface LauncherStart {
   /** Of the container runtime and all that it starts; soft and hard. Core files in bytes. */
   limits: { openFiles: number; core: number };
   groups?: LauncherGroups;
+  /** For a program that can't do it itself. */
+  rootReadonly?: boolean;
+  /** Cgroups of a relay that hands connections over, for a program that takes no listening socket. */
+  relayGroups?: readonly string[];
 }
 
 /** Cgroups that the launcher makes below the sandbox's own. */
@@ -173,8 +177,11 @@ export function createLauncher(options: { log: Logger; program?: string; onStep?
         .str(move?.from ?? "")
         .str(move?.to ?? "")
         .list(writes.map(([file]) => file))
-        .list(writes.map(([, value]) => value));
-      connected().keep(request.argv[0] ?? "");
+        .list(writes.map(([, value]) => value))
+        .u32(request.rootReadonly ? 1 : 0)
+        .list(request.relayGroups ?? []);
+      // crun and runc copy themselves at each start unless they run from memory; runsc is large, and doesn't.
+      if (!request.relayGroups) connected().keep(request.argv[0] ?? "");
       const answer = await call("start", body.finish());
       const pid = answer.u32();
       const startTime = answer.u64();

@@ -7,13 +7,14 @@ import { bundleConfig, GUEST_DIR, type ProcessLimits, processLimits } from "./bu
 import type { Cgroups } from "./cgroup.ts";
 import type { Freezer } from "./freezer.ts";
 import { liveGuest } from "./guest-process.ts";
+import { gvisorArgv, gvisorConfig } from "./gvisor.ts";
 import type { SharedFiles } from "./host-facts.ts";
 import { IDS_PER_SANDBOX, type IdRanges } from "./id-ranges.ts";
 import { lastWords } from "./images/last-words.ts";
 import type { Launcher, ProcessId, ReadonlyBind } from "./launcher-client.ts";
 import type { Layout, SandboxPaths } from "./layout.ts";
 import type { PayloadGroups } from "./payload-groups.ts";
-import { findProgram, type OciProgram, type OciProgramName, ociPrograms } from "./programs.ts";
+import { type ContainerProgramName, findProgram, type OciProgram, ociPrograms } from "./programs.ts";
 import type { StoredSandbox } from "./sandbox-store.ts";
 import type { Seccomp } from "./seccomp.ts";
 
@@ -76,13 +77,12 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
       if (guest) await launcher.kill(guest, SIGKILL, 0);
       await freezer.thaw(id);
     }
-    if (!guest) {
-      await killMembers(id);
-    } else if (!(await launcher.kill(guest, SIGKILL, KILL_TIMEOUT_MS))) {
+    if (guest && !(await launcher.kill(guest, SIGKILL, KILL_TIMEOUT_MS))) {
       throw new WarrenError("runtime_failed", `sandbox ${id} was killed but does not end`, {
         hint: `process ${guest.pid} may wait for a disk or a network filesystem; try again later`,
       });
     }
+    await killMembers(id);
     onStep("oci.ended-guest");
     for (const name of ociPrograms) await deleteContainer(name, id);
     onStep("oci.deleted-container");
@@ -92,7 +92,10 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
     onStep("oci.cleared");
   };
 
-  /** The pid namespace ends with the guest; others are members only when a start was interrupted half way. */
+  /**
+   * A container's pid namespace ends with the guest, so others are members only when a start was interrupted half way. Beside
+   * gVisor's kernel there are a file server and a relay, which would end a little later by themselves.
+   */
   const killMembers = async (id: string): Promise<void> => {
     if (!cgroups.hasMembers(id)) return;
     if (!(await launcher.cgroupKill(cgroups.memberDirs(id), cgroups.path(id), KILL_TIMEOUT_MS))) {
@@ -107,7 +110,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
     });
 
   const programPaths = new Map<string, string | undefined>();
-  const deleteContainer = async (name: OciProgramName, id: string): Promise<void> => {
+  const deleteContainer = async (name: ContainerProgramName, id: string): Promise<void> => {
     const root = layout.runtimeRoot(name);
     if (!existsSync(join(root, id))) return;
     if (!programPaths.get(name)) programPaths.set(name, await findProgram(name));
@@ -125,10 +128,12 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
     async start({ program, seccomp, sandbox, binds, paths, args, guestDir }) {
       const { id } = sandbox.spec;
       const idBase = await ids.take(id);
-      const groups = options.payloadGroups.plan(id, sandbox.spec.limits);
-      const config = bundleConfig({
+      const { name } = program;
+      const limits = processLimits(options.hardLimits);
+      // All of gVisor's threads are its kernel's, which can't be told from its commands.
+      const groups = name === "runsc" ? undefined : options.payloadGroups.plan(id, sandbox.spec.limits);
+      const bundle = {
         spec: sandbox.spec,
-        program: program.name,
         ownerId: options.ownerId,
         rootfs: join(options.stage, "rootfs"),
         cgroupsPath: cgroups.path(id),
@@ -139,7 +144,15 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         swapController: options.swapController,
         ...(groups ? { groups } : {}),
         ...(args ? { args } : {}),
-      });
+      };
+      const config =
+        name === "runsc"
+          ? gvisorConfig({ ...bundle, openFiles: limits.openFiles })
+          : bundleConfig({ ...bundle, program: name });
+      const argv =
+        name === "runsc"
+          ? gvisorArgv(program, options.stage, paths, id)
+          : containerArgv(program, layout.runtimeRoot(name), paths, id, 1 + (groups?.handed.length ?? 0));
       await Promise.all([
         writeFile(paths.config, JSON.stringify(config), { mode: 0o600 }),
         rm(paths.log, { force: true }),
@@ -154,23 +167,20 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           idCount: IDS_PER_SANDBOX,
           lowers: [paths.top, sandbox.lower],
           binds: [{ source: guestDir ?? options.shared.guestDir, target: GUEST_DIR.slice(1) }, ...binds],
-          argv: runtimeArgv(
-            program,
-            layout.runtimeRoot(program.name),
-            paths,
-            id,
-            1 + (groups?.handed.length ?? 0),
-          ),
+          argv,
           timeoutMs: START_TIMEOUT_MS,
-          limits: processLimits(options.hardLimits),
+          limits,
           ...(groups ? { groups } : {}),
+          ...(name === "runsc"
+            ? { rootReadonly: sandbox.spec.readonlyRoot, relayGroups: cgroups.dirs(id) }
+            : {}),
         });
         if (result.pid !== 0) return result;
         if (result.ended === "timeout") {
-          throw new WarrenError("runtime_failed", `${program.name} did not start the sandbox in time`);
+          throw new WarrenError("runtime_failed", `${name} did not start the sandbox in time`);
         }
         const words = await runtimeWords(paths.log);
-        throw new WarrenError("runtime_failed", `${program.name} could not start the sandbox: ${words}`);
+        throw new WarrenError("runtime_failed", `${name} could not start the sandbox: ${words}`);
       } catch (error) {
         await finish(id);
         throw error;
@@ -188,7 +198,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
   };
 }
 
-function runtimeArgv(
+function containerArgv(
   program: OciProgram,
   root: string,
   paths: SandboxPaths,

@@ -3,17 +3,21 @@ import { chmod, copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { ProbeFinding, ProbeReport, RuntimeSpec } from "../../contracts/runtime.ts";
+import type { Isolation } from "../../contracts/sandbox.ts";
 import { noStep } from "../../contracts/steps.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import type { CgroupHost } from "./cgroup.ts";
 import { makeDir } from "./files.ts";
+import { isUsableGvisor } from "./gvisor.ts";
 import { knownWeaknesses, weaknessFinding } from "./known-weaknesses.ts";
 import type { Layout } from "./layout.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import {
   findOciProgram,
   findProgram,
+  type GvisorPlatform,
+  gvisorPlatforms,
   type OciProgram,
   type OciProgramName,
   ociPrograms,
@@ -22,8 +26,11 @@ import { createSandboxStore } from "./sandbox-store.ts";
 import type { Seccomp } from "./seccomp.ts";
 
 export interface Prober {
-  /** The container runtime to use: the one asked for, else the first that works here. Throws `runtime_unavailable`. */
-  program(): Promise<OciProgram>;
+  /**
+   * The program to use: for containers the one asked for, else the first that works here; for gVisor runsc, with the first
+   * platform that works here. Throws `runtime_unavailable`.
+   */
+  program(isolation?: Isolation): Promise<OciProgram>;
   probe(): Promise<ProbeReport>;
   idle(): Promise<void>;
 }
@@ -37,43 +44,58 @@ export interface ProberOptions {
   discard(path: string): Promise<void>;
 }
 
+/** Debian 12's own is too old; the script takes a newer one from the same mirror's backports. */
+const INSTALL_RUNSC = "scripts/install-runsc.sh";
+
 /** Sandboxes of the prober; no engine sees them. */
 export const isProbeId = (id: string): boolean => id.startsWith("probe-");
 
 /** Enough for a program that does nothing, with every limit in use that this host has. */
-const PROBE_MEMORY_BYTES = 64 << 20;
+const probeLimits = {
+  container: { memoryBytes: 64 << 20, pids: 16 },
+  gvisor: { memoryBytes: 256 << 20, pids: 256 },
+} as const satisfies Record<Isolation, unknown>;
 
 /** A container runtime, and what happened when a container was started with it. */
 interface Trial {
   name: OciProgramName;
   program?: OciProgram;
   error?: WarrenError;
+  /** Another way to start this program would not help. */
+  isFinal?: boolean;
 }
 
 export function createProber(context: ProberOptions): Prober {
   const { options, layout, lifecycle, cgroupHost } = context;
   const { onStep = noStep } = options;
   const wanted = options.ociProgram ? [options.ociProgram] : ociPrograms;
-  let choice: Promise<Trial[]> | undefined;
+  const choices = new Map<Isolation, Promise<Trial[]>>();
 
-  const trials = async (): Promise<Trial[]> => {
+  const trials = async (isolation: Isolation): Promise<Trial[]> => {
     const done: Trial[] = [];
-    for (const name of wanted) {
-      const trial = await tryProgram(name);
+    const candidates: { name: OciProgramName; platform?: GvisorPlatform }[] =
+      isolation === "gvisor"
+        ? gvisorPlatforms.map((platform) => ({ name: "runsc", platform }))
+        : wanted.map((name) => ({ name }));
+    for (const { name, platform } of candidates) {
+      const trial = await tryProgram(name, platform);
       done.push(trial);
-      if (!trial.error) break;
+      if (!trial.error || trial.isFinal) break;
     }
     return done;
   };
 
-  const tryProgram = async (name: OciProgramName): Promise<Trial> => {
-    const program = await findOciProgram(name);
+  const tryProgram = async (name: OciProgramName, platform?: GvisorPlatform): Promise<Trial> => {
+    const found = await findOciProgram(name);
+    const program = found && { ...found, ...(platform ? { platform } : {}) };
     if (!program) {
       const error = new WarrenError("runtime_unavailable", `${name} is not installed`, {
-        hint: `apt-get install ${name}`,
+        hint: name === "runsc" ? INSTALL_RUNSC : `apt-get install ${name}`,
       });
-      return { name, error };
+      return { name, error, isFinal: name === "runsc" };
     }
+    const age = program.name === "runsc" ? tooOld(program) : undefined;
+    if (age) return { name, program, error: age, isFinal: true };
     const cves = options.strict ? knownWeaknesses(program) : [];
     if (cves.length > 0) {
       const error = new WarrenError(
@@ -95,7 +117,7 @@ export function createProber(context: ProberOptions): Prober {
   const startNothing = async (program: OciProgram): Promise<void> => {
     const id = `probe-${randomBytes(6).toString("hex")}`;
     const store = createSandboxStore(layout);
-    const spec = probeSpec(id, cgroupHost);
+    const spec = probeSpec(id, program.name === "runsc" ? "gvisor" : "container", cgroupHost);
     const paths = layout.sandbox(id);
     const noopDir = join(layout.shared, id);
     try {
@@ -121,22 +143,32 @@ export function createProber(context: ProberOptions): Prober {
     }
   };
 
-  const chosen = () => {
-    choice ??= trials();
+  const chosen = (isolation: Isolation) => {
+    const choice = choices.get(isolation) ?? trials(isolation);
+    choices.set(isolation, choice);
+    return choice;
+  };
+  /** After the trials that may be under way, so that nothing runs unseen when the runtime is closed. */
+  const chooseAgain = (isolation: Isolation) => {
+    const again = () => trials(isolation);
+    const choice = (choices.get(isolation) ?? Promise.resolve()).then(again, again);
+    choices.set(isolation, choice);
     return choice;
   };
 
   return {
-    async program() {
-      const done = await chosen();
+    async program(isolation = "container") {
+      const done = await chosen(isolation);
       const good = done.find((trial) => !trial.error)?.program;
       if (good) return good;
       // What is mended meanwhile works without a new engine.
-      choice = undefined;
+      choices.delete(isolation);
       const last = done.at(-1)?.error;
       throw new WarrenError(
         "runtime_unavailable",
-        `no container runtime works here: ${last?.message ?? "none was tried"}`,
+        isolation === "gvisor"
+          ? `gVisor does not work here: ${last?.message}`
+          : `no container runtime works here: ${last?.message ?? "none was tried"}`,
         {
           hint:
             done.map((trial) => findingOf(trial)?.fix).find((fix) => fix !== undefined) ??
@@ -146,9 +178,7 @@ export function createProber(context: ProberOptions): Prober {
       );
     },
     async probe() {
-      // After the trial that may be under way, so that nothing runs unseen when the runtime is closed.
-      choice = (choice ?? Promise.resolve()).then(trials, trials);
-      const done = await choice;
+      const done = await chooseAgain("container");
       const good = done.find((trial) => !trial.error)?.program;
       const findings: ProbeFinding[] = [];
       for (const trial of done) {
@@ -161,6 +191,7 @@ export function createProber(context: ProberOptions): Prober {
         const weakness = weaknessFinding(good);
         if (weakness) findings.push(weakness);
       }
+      findings.push(...gvisorFindings(await chooseAgain("gvisor")));
       findings.push(...(await hostFindings(cgroupHost)));
       return {
         runtime: "oci",
@@ -170,12 +201,12 @@ export function createProber(context: ProberOptions): Prober {
       };
     },
     async idle() {
-      await choice?.catch(() => {});
+      await Promise.allSettled(choices.values());
     },
   };
 }
 
-function probeSpec(id: string, host: CgroupHost): RuntimeSpec {
+function probeSpec(id: string, isolation: Isolation, host: CgroupHost): RuntimeSpec {
   return {
     id,
     image: { id: "probe", reference: "probe", env: {} },
@@ -184,12 +215,13 @@ function probeSpec(id: string, host: CgroupHost): RuntimeSpec {
     hostname: "probe",
     labels: {},
     network: "none",
+    isolation,
     readonlyRoot: false,
     tmpfs: [],
     limits: {
-      memoryBytes: host.limits.includes("memory") ? PROBE_MEMORY_BYTES : 0,
+      memoryBytes: host.limits.includes("memory") ? probeLimits[isolation].memoryBytes : 0,
       cpuNano: host.limits.includes("cpu") ? 1e9 : 0,
-      pids: host.limits.includes("pids") ? 16 : 0,
+      pids: host.limits.includes("pids") ? probeLimits[isolation].pids : 0,
     },
   };
 }
@@ -221,6 +253,31 @@ function findingOf(trial: Trial): ProbeFinding | undefined {
   const { message, hint } = trial.error;
   const fix = remedies.find((remedy) => remedy.pattern.test(message))?.fix ?? hint;
   return { level: "error", message, ...(fix === undefined ? {} : { fix }) };
+}
+
+function tooOld({ version }: OciProgram): WarrenError | undefined {
+  if (isUsableGvisor(version)) return undefined;
+  return new WarrenError(
+    "runtime_unavailable",
+    `runsc ${version} is too old: it must be of 2023-07-17 or later`,
+    {
+      hint: INSTALL_RUNSC,
+    },
+  );
+}
+
+/** gVisor is there for those who ask for it, so its absence is no error. */
+function gvisorFindings(done: readonly Trial[]): ProbeFinding[] {
+  const good = done.find((trial) => !trial.error)?.program;
+  if (good) {
+    const message = `${good.name} ${good.version} starts sandboxes with isolation gvisor, on its platform ${good.platform}`;
+    const weakness = weaknessFinding(good);
+    return [{ level: "ok", message }, ...(weakness ? [weakness] : [])];
+  }
+  const last = done.at(-1);
+  const finding = last && findingOf(last);
+  if (!finding) return [];
+  return [{ ...finding, level: "warning", message: `${finding.message}: isolation gvisor is refused` }];
 }
 
 async function hostFindings(host: CgroupHost): Promise<ProbeFinding[]> {

@@ -1,10 +1,16 @@
-import { access, constants, stat } from "node:fs/promises";
+import { accessSync, constants, statSync } from "node:fs";
 import { delimiter, isAbsolute, join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import { run } from "../../lib/run.ts";
 
+/** For the isolation `container`, in order of preference. */
 export const ociPrograms = ["crun", "runc"] as const;
-export type OciProgramName = (typeof ociPrograms)[number];
+export type ContainerProgramName = (typeof ociPrograms)[number];
+export type OciProgramName = ContainerProgramName | "runsc";
+
+/** How gVisor's kernel gets at what its processes do, best first. kvm is left out: on many virtual machines it hangs. */
+export const gvisorPlatforms = ["systrap", "ptrace"] as const;
+export type GvisorPlatform = (typeof gvisorPlatforms)[number];
 
 export interface OciProgram {
   name: OciProgramName;
@@ -12,6 +18,8 @@ export interface OciProgram {
   path: string;
   /** As it says itself: `1.8.1`, `1.1.5+ds1`. */
   version: string;
+  /** Of runsc. */
+  platform?: GvisorPlatform;
   /** What it was built from: a commit, or a distributor's own revision. */
   revision?: string;
 }
@@ -24,18 +32,23 @@ const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
  * directories that others may write to, are passed over.
  */
 export async function findProgram(name: string): Promise<string | undefined> {
+  return findProgramNow(name);
+}
+
+/** The same, without waiting: a few looks at what the kernel has in memory. */
+export function findProgramNow(name: string): string | undefined {
   const dirs = `${process.env.PATH ?? ""}${delimiter}${systemPath}`.split(delimiter);
   for (const dir of dirs.filter(isAbsolute)) {
     const path = join(dir, name);
-    if (await isTrustedProgram(dir, path)) return path;
+    if (isTrustedProgram(dir, path)) return path;
   }
   return undefined;
 }
 
-async function isTrustedProgram(dir: string, path: string): Promise<boolean> {
+function isTrustedProgram(dir: string, path: string): boolean {
   try {
-    await access(path, constants.X_OK);
-    const [place, file] = await Promise.all([stat(dir), stat(path)]);
+    accessSync(path, constants.X_OK);
+    const [place, file] = [statSync(dir), statSync(path)];
     return file.isFile() && file.uid === 0 && ((place.mode | file.mode) & 0o002) === 0;
   } catch {
     return false;

@@ -6,6 +6,7 @@ import type { Duplex } from "node:stream";
 import { isDeepStrictEqual } from "node:util";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { Capabilities, Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
+import { isolations } from "../../contracts/sandbox.ts";
 import { noStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
@@ -25,7 +26,7 @@ import { createLifecycle } from "./lifecycle.ts";
 import { createLiveLimits } from "./live-limits.ts";
 import { createPayloadGroups } from "./payload-groups.ts";
 import { createProber, isProbeId } from "./probe.ts";
-import { ociPrograms } from "./programs.ts";
+import { findProgramNow, ociPrograms } from "./programs.ts";
 import { createSandboxStore } from "./sandbox-store.ts";
 import { prepareSeccomp, type Seccomp } from "./seccomp.ts";
 import { createTrash } from "./trash.ts";
@@ -108,6 +109,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
   await trash.sweep();
   await images.sweep();
   onStep("oci.swept");
+  const relayed = new Set<string>();
   for (const id of await store.list()) {
     if (isProbeId(id)) {
       // An earlier engine was killed while it probed.
@@ -118,6 +120,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     const guest = await liveGuest(layout.sandbox(id).guestPid);
     const base = guest && (await mappedBase(guest.pid));
     if (base) await ids.adopt(id, base);
+    if (guest && (await store.read(id).catch(() => undefined))?.spec.isolation === "gvisor") relayed.add(id);
     onStep("oci.adopted");
   }
   // These take a while and the first create needs them, so they begin now; who needs them sees their failure.
@@ -127,9 +130,13 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
 
   // A socket's path may be 107 bytes long (unix(7)); by way of this descriptor it is short wherever the state directory is.
   const sandboxesFd = openSync(layout.sandboxes, constants.O_RDONLY | constants.O_DIRECTORY);
-  const connect = (id: string): Promise<Duplex> => {
+  const connect = async (id: string): Promise<Duplex> => {
     const path = join(`/proc/self/fd/${sandboxesFd}`, relative(layout.sandboxes, layout.sandbox(id).socket));
-    return connectGuest(path, id);
+    const connection = await connectGuest(path, id);
+    // A relay takes connections until it has heard of the guest's end.
+    if (!relayed.has(id) || (await liveGuest(layout.sandbox(id).guestPid))) return connection;
+    connection.destroy();
+    throw new WarrenError("guest_failed", `the guest of sandbox ${id} has gone`);
   };
   const guestOf = (id: string) => createGuestClient(() => connect(id));
 
@@ -172,13 +179,21 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
 
   return {
     name: "oci",
-    capabilities: { ...staticCapabilities, limits: cgroupHost.limits, pause: freezer.isAvailable },
+    capabilities: {
+      ...staticCapabilities,
+      limits: cgroupHost.limits,
+      pause: freezer.isAvailable,
+      // Looked up each time, so that what is installed meanwhile works without a new engine.
+      get isolation() {
+        return findProgramNow("runsc") ? isolations : staticCapabilities.isolation;
+      },
+    },
     probe: prober.probe,
     images: { ensure: images.ensure },
     async create(spec, { signal } = {}) {
       checkSpec(spec);
       checkLimits(cgroupHost, spec.limits);
-      await prober.program();
+      await prober.program(spec.isolation);
       const lower = await images.lower(spec.image.id);
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       for (const dir of await store.dirs(spec.id)) {
@@ -202,12 +217,13 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       checkLimits(cgroupHost, sandbox.spec.limits);
       if (lifecycle.hasRemains(id)) await lifecycle.finish(id);
       const [program, compiled, binds] = await Promise.all([
-        prober.program(),
+        prober.program(sandbox.spec.isolation),
         getSeccomp(),
         images.binds(sandbox.spec.image.id),
       ]);
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       const guest = await lifecycle.start({ program, seccomp: compiled, sandbox, binds, paths });
+      if (sandbox.spec.isolation === "gvisor") relayed.add(id);
       try {
         await guestOf(id).hello();
         onStep("oci.greeted");
@@ -266,6 +282,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     async remove(id) {
       if (!isSandboxId(id)) return;
       await stop(id, 0);
+      relayed.delete(id);
       for (const dir of await store.dirs(id)) await trash.discard(dir);
     },
     inspect,
@@ -315,6 +332,7 @@ const staticCapabilities: Capabilities = {
   rootless: false,
   pause: false,
   snapshots: false,
+  isolation: ["container"],
   images: ["host", "directory", "tar", "oci"],
 };
 

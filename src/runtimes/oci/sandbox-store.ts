@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
 import { networkModes, type RuntimeSpec } from "../../contracts/runtime.ts";
+import { Isolation } from "../../contracts/sandbox.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { makeDir, readText, statOrUndefined, writeAtomically } from "./files.ts";
 import { isSandboxId, type Layout, sandboxPaths } from "./layout.ts";
@@ -24,6 +25,8 @@ const Spec = z.object({
   hostname: z.string(),
   labels: z.record(z.string(), z.string()),
   network: z.enum(networkModes),
+  // Sandboxes of before there was a choice have none.
+  isolation: Isolation.default("container"),
   readonlyRoot: z.boolean(),
   tmpfs: z.array(
     z.object({

@@ -21,6 +21,7 @@ const spec: RuntimeSpec = {
   hostname: "box",
   labels: {},
   network: "none",
+  isolation: "container",
   readonlyRoot: false,
   tmpfs: [],
   limits: { memoryBytes: 0, cpuNano: 0, pids: 0 },

@@ -89,6 +89,7 @@ exit 1
           hostname: "box",
           labels: {},
           network: "none" as const,
+          isolation: "container" as const,
           readonlyRoot: false,
           tmpfs: [],
           limits: { memoryBytes: 0, cpuNano: 0, pids: 0 },

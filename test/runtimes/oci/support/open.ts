@@ -46,7 +46,8 @@ export async function openTestRuntime(ociProgram: OciProgramName, below = "."): 
   const stateDir = join(top, below);
   mkdirSync(stateDir, { recursive: true });
   const ownerId = `t${randomBytes(5).toString("hex")}`;
-  const open = () => openOciRuntime({ stateDir, ownerId, log: silentLogger, ociProgram });
+  const program = ociProgram === "runsc" ? {} : { ociProgram };
+  const open = () => openOciRuntime({ stateDir, ownerId, log: silentLogger, ...program });
   let runtime = await open();
   let host: PreparedImage | undefined;
   const self: TestRuntime = {
@@ -70,6 +71,7 @@ export async function openTestRuntime(ociProgram: OciProgramName, below = "."): 
         hostname: id,
         labels: {},
         network: "none",
+        isolation: ociProgram === "runsc" ? "gvisor" : "container",
         readonlyRoot: false,
         tmpfs: [],
         limits: noLimits,
