@@ -72,7 +72,7 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
     const main = "cat /proc/self/cgroup > /tmp/main; exec sleep 600";
     const { id, guest } = await made.box({
       cmd: ["sh", "-c", main],
-      limits: { ...noLimits, cpuNano: 100_000_000, pids: 60 },
+      limits: { ...noLimits, cpuNano: 500_000_000, pids: 30 },
     });
     // Forks all the time, also below parents that have gone, so that something is always just being born.
     const bomb = `$SIG{CHLD} = "IGNORE"; while (1) { my $p = fork; if (defined $p && !$p) { setpgrp; fork; fork }
@@ -85,12 +85,12 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
         .filter((pid) => pid !== "" && nameOf(pid) === "perl");
     await eventually(
       "the bomb to fill the sandbox",
-      async () => (await made.runtime.stats(id)).pid_count >= 55,
+      async () => (await made.runtime.stats(id)).pid_count >= 25,
     );
     await eventually("all of it to be limited", () => outside().length === 0);
     // And stays so.
     for (let i = 0; i < 100; i++) expect(outside()).toEqual([]);
-    expect((await made.runtime.stats(id)).pid_count).toBeLessThanOrEqual(60);
+    expect((await made.runtime.stats(id)).pid_count).toBeLessThanOrEqual(30);
     await running[Symbol.asyncDispose]();
     const ofMain = await shellInside(guest, "cat /tmp/main");
     expect(ofMain.stdout).toMatch(isV1 ? /:cpu[^:]*:\/limited$/m : /^0::\/payload\/limited$/m);
