@@ -9,7 +9,7 @@ import {
 import type { GuestClient, GuestExit, GuestSession, SpawnRequest } from "../guest/types.ts";
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
-import { type Core, inRunning, notRunning, refuseWhenClosing, runtimeOf } from "./core.ts";
+import { type Core, inRunning, notRunning, runtimeOf } from "./core.ts";
 import { createExecSlots } from "./exec-slots.ts";
 import { CappedOutput, createOutputBudget } from "./output.ts";
 import type { SandboxRecord } from "./record.ts";
@@ -102,8 +102,10 @@ export function createExecs(core: Core): Execs {
         using stderr = new CappedOutput(maxOutput, budget);
         const how = await collect(session, exit, { stdout, stderr });
         if (signal?.aborted) throw cancelled(signal);
-        // Killed by our own leave: not an end that the command came to.
-        if (how.signal === "SIGKILL") refuseWhenClosing(core);
+        // Killed by our own leave: not an end that the command came to, and no `shutting_down`, which did nothing.
+        if (how.signal === "SIGKILL" && core.closing.aborted) {
+          throw new WarrenError("cancelled", "the engine was shut down while the command ran");
+        }
         const out = stdout.finish(how.stdoutTruncated);
         const err = stderr.finish(how.stderrTruncated);
         return {
@@ -123,17 +125,26 @@ export function createExecs(core: Core): Execs {
       throwIfAborted(signal);
       const request = parseInput(ExecStreamRequest, input);
       return await inRunning(core, wanted, async (guest, record) => {
-        const { session, exit } = await spawn(
-          guest,
-          record,
-          {
-            ...commandOf(record, request),
-            stdin: request.stdin ?? false,
-            ...(request.tty ? { tty: { cols: request.cols ?? 80, rows: request.rows ?? 24 } } : {}),
-          },
-          signal,
-        );
-        return streamOf(core, record, session, exit);
+        const limit = timeLimit(request.timeout, signal);
+        try {
+          const { session, exit } = await spawn(
+            guest,
+            record,
+            {
+              ...commandOf(record, request),
+              stdin: request.stdin ?? false,
+              ...(request.tty ? { tty: { cols: request.cols ?? 80, rows: request.rows ?? 24 } } : {}),
+            },
+            limit.signal,
+          );
+          // A reader who is slow may take longer than the command; that it ends in time is the guest's to keep.
+          limit.isStarted();
+          exit.finally(() => limit[Symbol.dispose]()).catch(() => {});
+          return streamOf(core, record, session, exit);
+        } catch (error) {
+          limit[Symbol.dispose]();
+          throw error;
+        }
       });
     },
 
@@ -174,13 +185,13 @@ async function collect(
 }
 
 /**
- * Fires with the caller's signal, and with `guest_failed` when a guest neither starts the command nor ends it in time.
- * It ends the session's connection, and so all that waits for the guest.
+ * Fires with the caller's signal, and with `guest_failed` when a guest neither starts the command nor ends it in time;
+ * when it was said to have started, only with the caller's. It ends the session's connection, and so all that waits for the guest.
  */
 function timeLimit(
   timeoutS: number | undefined,
   signal: AbortSignal | undefined,
-): Disposable & { signal: AbortSignal } {
+): Disposable & { signal: AbortSignal; isStarted(): void } {
   const passed = new AbortController();
   const giveUp = () =>
     passed.abort(new WarrenError("guest_failed", "the sandbox did not end the command at its timeout"));
@@ -188,6 +199,7 @@ function timeLimit(
   const link = linkSignals(signal, passed.signal);
   return {
     signal: link.signal,
+    isStarted: () => clearTimeout(timer),
     [Symbol.dispose]() {
       clearTimeout(timer);
       link[Symbol.dispose]();

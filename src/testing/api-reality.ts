@@ -106,8 +106,9 @@ export function testApiReality({ test, fixture, killGuest, freezeGuest }: ApiCon
     const { api, box } = fixture();
     const { id, pid = 0 } = await box();
     freezeGuest(pid);
-    const stat = api.files.stat(id, "/");
-    const error = await within(30_000, "stat", expectFailure(stat, "guest_failed"));
+    const stat = expectFailure(api.files.stat(id, "/"), "guest_failed");
+    const stream = expectFailure(api.execStream(id, { cmd: ["true"], timeout: 0.5 }), "guest_failed");
+    const [error] = await within(25_000, "stat, and the start of a stream", Promise.all([stat, stream]));
     expect(error.hint).toBeTruthy();
     await within(20_000, "stop", api.stop(id, { timeoutMs: 200 }));
     expect(await api.start(id)).toMatchObject({ status: "running" });
