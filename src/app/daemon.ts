@@ -11,6 +11,8 @@ export const EXIT_ENGINE_LOCKED = 75;
 /** How long an engine may take until it answers. A cold start takes well under a second; a busy machine, more. */
 const START_TIMEOUT_MS = 15_000;
 const POLL_MS = 20;
+/** How long an engine that closes may go on to take connections. It stops listening first of all. */
+const LEAVE_TIMEOUT_MS = 5_000;
 /** A log beyond this is set aside when the next engine starts, so that two of them bound the disk that logs take. */
 const MAX_LOG_BYTES = 16 * 1024 * 1024;
 
@@ -61,6 +63,14 @@ export async function ensureEngine({ stateDir, mainFile }: EngineLocation): Prom
       });
     }
   }
+}
+
+/** The socket of the engine that comes after one which is just closing, and is started when nobody else does. */
+export async function nextEngine(location: EngineLocation): Promise<string> {
+  const socket = engineSocket(location.stateDir);
+  const deadline = Date.now() + LEAVE_TIMEOUT_MS;
+  while (Date.now() < deadline && (await engineAnswers(socket))) await delay(POLL_MS);
+  return await ensureEngine(location);
 }
 
 /** Waits for an engine that something else is starting. Throws `engine_unavailable`. */

@@ -1,5 +1,6 @@
 import { type Command, Option } from "commander";
 import { readApiKeyFile, readEnvironment, resolveStateDir } from "../app/config.ts";
+import type { NodeClientOptions } from "../client/node/index.ts";
 import type { SandboxApi } from "../contracts/api.ts";
 import { UsageError } from "./report.ts";
 
@@ -85,18 +86,28 @@ export function resolveTarget(options: GlobalOptions): Target {
 }
 
 /** The API that a command works with. Starts this machine's engine when none runs and no server was named. */
-export async function connectApi(command: Command, context: CliContext): Promise<SandboxApi> {
+export async function connectApi(
+  command: Command,
+  context: CliContext,
+  { onConnection }: Pick<NodeClientOptions, "onConnection"> = {},
+): Promise<SandboxApi> {
   const target = resolveTarget(command.optsWithGlobals<GlobalOptions>());
-  const url = target.url ?? `unix:${await ownEngine(target.stateDir, context)}`;
-  const { createNodeClient } = await import("../client/node/index.ts");
-  return createNodeClient({
-    url,
-    ...(target.apiKey === undefined ? {} : { apiKey: target.apiKey }),
-    ...(target.caFile === undefined ? {} : { caFile: target.caFile }),
-  });
-}
-
-async function ownEngine(stateDir: string, { mainFile }: CliContext): Promise<string> {
-  const { ensureEngine } = await import("../app/daemon.ts");
-  return ensureEngine({ stateDir, mainFile });
+  const { url, apiKey, caFile, stateDir } = target;
+  const clientOf = async (at: string) => {
+    const { createNodeClient } = await import("../client/node/index.ts");
+    return createNodeClient({
+      url: at,
+      ...(apiKey === undefined ? {} : { apiKey }),
+      ...(caFile === undefined ? {} : { caFile }),
+      ...(onConnection === undefined ? {} : { onConnection }),
+    });
+  };
+  if (url !== undefined) return await clientOf(url);
+  const { ensureEngine, nextEngine } = await import("../app/daemon.ts");
+  const { askAgain } = await import("./ask-again.ts");
+  const engine = { stateDir, mainFile: context.mainFile };
+  return askAgain(
+    await clientOf(`unix:${await ensureEngine(engine)}`),
+    async (isLeaving) => await clientOf(`unix:${await (isLeaving ? nextEngine : ensureEngine)(engine)}`),
+  );
 }

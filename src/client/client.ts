@@ -16,6 +16,8 @@ export interface ClientOptions {
   apiKey?: string;
   /** Default: `fetch` and `WebSocket`. */
   transport?: Transport;
+  /** Hears when the connection of a running `execStream` is lost, which then goes on as soon as there is one again. */
+  onConnection?: (state: "lost" | "restored") => void;
 }
 
 /** What a server does, over HTTP. Nothing is connected until the first call. */
@@ -23,6 +25,7 @@ export function createClient({
   url,
   apiKey,
   transport = createFetchTransport(url),
+  onConnection,
 }: ClientOptions): SandboxApi {
   const http = createHttp(transport, url, apiKey);
   return {
@@ -49,17 +52,18 @@ export function createClient({
     exec: async (id, request, options) =>
       http.json<ExecResult>("POST", at(id, "/exec"), { json: request, signal: options?.signal }),
     execStream: async (id, request, options) =>
-      openExecSession(
-        (handlers) =>
+      openExecSession(request, {
+        openSocket: (handlers) =>
           transport.openSocket({
             ...handlers,
             path: PREFIX + at(id, "/exec/stream"),
             ...(apiKey === undefined ? {} : { apiKey }),
           }),
-        request,
-        url,
-        options?.signal,
-      ),
+        where: url,
+        isResumable: transport.isLocal !== true,
+        onConnection,
+        signal: options?.signal,
+      }),
     files: {
       async read(id, path, options = {}) {
         const { offset, length, signal } = options;

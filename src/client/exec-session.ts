@@ -1,85 +1,147 @@
 import { execChannels, type SignalName } from "../contracts/constants.ts";
-import { isErrorCode, WarrenError } from "../contracts/errors.ts";
+import { WarrenError } from "../contracts/errors.ts";
 import type {
   ExecClientFrame,
   ExecExit,
   ExecOutput,
+  ExecResumption,
   ExecSession,
   ExecStreamRequest,
+  ExecStreamStart,
 } from "../contracts/exec.ts";
-import { parseObject, transportError } from "./failures.ts";
-import type { SocketRequest, TransportSocket } from "./transport.ts";
+import { deferred } from "./deferred.ts";
+import { type ExecLink, singleLink } from "./exec-link.ts";
+import { errorOfFrame, parseObject, transportError } from "./failures.ts";
+import { type OpenSocket, ResumingLink } from "./resuming-link.ts";
+import type { TransportSocket } from "./transport.ts";
 
-/** Output kept for a reader that is behind; beyond it the server is held up. */
-const MAX_UNREAD_BYTES = 1024 * 1024;
+/** stdin goes in pieces well below the server's largest frame of 1 MiB, and its window. */
+const STDIN_FRAME_BYTES = 64 * 1024;
 
-/** stdin goes in pieces below the server's largest frame of 1 MiB. */
-const STDIN_FRAME_BYTES = 256 * 1024;
+/** How much longer than the command's timeout a server may take to answer at all. */
+const HANDSHAKE_GRACE_MS = 5_000;
+
+/** The same until the command has started, of which the server tells a failure a little earlier. */
+const START_GRACE_MS = 10_000;
+
+export interface OpenExecOptions {
+  openSocket: OpenSocket;
+  /** For messages: the server as the user named it. */
+  where: string;
+  /** Ask for a command that outlives a connection that is lost. */
+  isResumable: boolean;
+  onConnection?: ((state: "lost" | "restored") => void) | undefined;
+  signal?: AbortSignal | undefined;
+}
 
 /** Opens an exec stream. Resolves once the command has started; rejects with the server's error when it can't. */
 export async function openExecSession(
-  openSocket: (handlers: Pick<SocketRequest, "onMessage" | "onClose" | "signal">) => Promise<TransportSocket>,
   request: ExecStreamRequest,
-  where: string,
-  signal: AbortSignal | undefined,
+  { openSocket, where, isResumable, onConnection, signal }: OpenExecOptions,
 ): Promise<ExecSession> {
   const stream = new ExecStream(where);
-  const giveUp = () => stream.fail(transportError(undefined, where, signal));
   if (signal?.aborted) throw transportError(undefined, where, signal);
+  // Ends the connection without a word, and so only while there is no command to be told of.
+  const opening = new AbortController();
+  let isOpen = false;
+  const giveUp = () => {
+    if (!isOpen) opening.abort(signal?.reason);
+    stream.fail(transportError(undefined, where, signal));
+  };
   signal?.addEventListener("abort", giveUp, { once: true });
   stream.onEnd(() => signal?.removeEventListener("abort", giveUp));
+  const tooLate = () => {
+    const message = `${where} did not start the command within its timeout`;
+    const error = new WarrenError("deadline_exceeded", message);
+    opening.abort(error);
+    stream.fail(error);
+  };
+  const limit = (graceMs: number) =>
+    request.timeout ? setTimeout(tooLate, request.timeout * 1000 + graceMs) : undefined;
+  let late = limit(HANDSHAKE_GRACE_MS);
+  let socket: TransportSocket | undefined;
+  let resuming: ResumingLink | undefined;
   try {
-    const socket = await openSocket({
-      onMessage: (data) => stream.take(data),
-      onClose: () => stream.closed(),
-      ...(signal ? { signal } : {}),
+    socket = await openSocket({
+      onMessage(data) {
+        if (socket && resuming) {
+          resuming.take(socket, data);
+          return;
+        }
+        const resumption = isResumable ? parseResumption(data) : undefined;
+        if (socket && resumption) {
+          resuming = new ResumingLink(socket, resumption, {
+            openSocket,
+            where,
+            onConnection,
+            deliver: (frame) => stream.take(frame),
+            lose: (error) => stream.fail(error),
+          });
+          stream.attach(resuming);
+        }
+        stream.take(data);
+      },
+      onClose() {
+        if (socket && resuming) resuming.closed(socket);
+        else stream.closed();
+      },
+      signal: opening.signal,
     });
-    stream.attach(socket);
-    await socket.send(JSON.stringify({ ...request, binary: true } satisfies ExecStreamRequest));
+    stream.attach(singleLink(socket));
+    clearTimeout(late);
+    late = limit(START_GRACE_MS);
+    const start: ExecStreamStart = {
+      ...request,
+      binary: true,
+      ...(isResumable ? { resumable: true } : {}),
+    };
+    await socket.send(JSON.stringify(start));
     await stream.started;
+    isOpen = true;
   } catch (cause) {
-    const error = transportError(cause, where, signal);
+    // The first frame asks for the command: without a socket nothing was asked.
+    const error = transportError(cause, where, opening.signal, socket === undefined);
     stream.fail(error);
     throw error;
+  } finally {
+    clearTimeout(late);
   }
   return stream;
 }
 
-/** Turns frames into the session. Frames that arrive before anybody reads are kept, up to a limit. */
+/** What `started` tells of coming back; undefined for any other frame, and from a server that can't. */
+function parseResumption(data: string | Uint8Array): ExecResumption | undefined {
+  if (typeof data !== "string") return undefined;
+  const { type, session, grace, heartbeat, window } = parseObject(data);
+  if (type !== "started" || typeof session !== "string") return undefined;
+  return { session, grace: Number(grace), heartbeat: Number(heartbeat), window: Number(window) };
+}
+
+/** Turns frames into the session. Frames that arrive before anybody reads are kept; the link holds the server up. */
 class ExecStream implements ExecSession {
   readonly output: AsyncIterable<ExecOutput>;
   readonly exit: Promise<ExecExit>;
   readonly started: Promise<void>;
   readonly #where: string;
   readonly #unread: ExecOutput[] = [];
-  #unreadBytes = 0;
-  #socket: TransportSocket | undefined;
+  readonly #starting = deferred<void>();
+  readonly #exiting = deferred<ExecExit>();
+  #link: ExecLink | undefined;
   #end: { error?: WarrenError } | undefined;
   #wake: () => void = () => undefined;
   #atEnd: () => void = () => undefined;
-  #settle: {
-    start(): void;
-    refuse(error: WarrenError): void;
-    exit(exit: ExecExit): void;
-    lose(error: WarrenError): void;
-  };
 
   constructor(where: string) {
     this.#where = where;
-    const started = deferred<void>();
-    const exit = deferred<ExecExit>();
-    this.started = started.promise;
-    this.exit = exit.promise;
+    this.started = this.#starting.promise;
     // A caller may look only at the output, which tells the same failure.
-    this.exit.catch(() => undefined);
-    this.started.catch(() => undefined);
-    this.#settle = { start: started.resolve, refuse: started.reject, exit: exit.resolve, lose: exit.reject };
+    this.exit = this.#exiting.promise;
     this.output = this.#read();
   }
 
-  attach(socket: TransportSocket): void {
-    this.#socket = socket;
-    if (this.#end) socket.close();
+  attach(link: ExecLink): void {
+    this.#link = link;
+    if (this.#end) void link.close();
   }
 
   onEnd(callback: () => void): void {
@@ -95,11 +157,11 @@ class ExecStream implements ExecSession {
     }
     const frame = parseObject(data);
     if (frame.type === "exit") this.#finish(parseExit(frame));
-    else if (frame.type === "error") this.fail(parseError(frame));
+    else if (frame.type === "error") this.fail(errorOfFrame(frame));
     else if (frame.type === "stdout" || frame.type === "stderr") {
       // A server that knows no binary frames.
       this.#push({ stream: frame.type, data: new TextEncoder().encode(String(frame.data)) });
-    } else this.#settle.start();
+    } else this.#starting.resolve();
   }
 
   closed(): void {
@@ -114,9 +176,8 @@ class ExecStream implements ExecSession {
   fail(error: WarrenError): void {
     if (this.#end) return;
     this.#finishWith({ error });
-    this.#settle.refuse(error);
-    this.#settle.lose(error);
-    this.#socket?.close();
+    this.#starting.reject(error);
+    this.#exiting.reject(error);
   }
 
   async write(data: Uint8Array): Promise<void> {
@@ -125,49 +186,48 @@ class ExecStream implements ExecSession {
       const frame = new Uint8Array(piece.length + 1);
       frame[0] = execChannels.stdin;
       frame.set(piece, 1);
-      await this.#socket?.send(frame);
+      await this.#link?.send(frame, false);
     }
   }
 
   end(): Promise<void> {
-    return this.#tell({ type: "eof" });
+    return this.#tell({ type: "eof" }, false);
   }
 
   resize(cols: number, rows: number): Promise<void> {
-    return this.#tell({ type: "resize", cols, rows });
+    return this.#tell({ type: "resize", cols, rows }, true);
   }
 
   signal(name: SignalName): Promise<void> {
-    return this.#tell({ type: "signal", signal: name });
+    return this.#tell({ type: "signal", signal: name }, true);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.fail(new WarrenError("cancelled", "the command was given up"));
-    this.#socket?.close();
+    await this.#link?.close();
   }
 
-  async #tell(frame: ExecClientFrame): Promise<void> {
-    if (!this.#end) await this.#socket?.send(JSON.stringify(frame));
+  async #tell(frame: ExecClientFrame, urgent: boolean): Promise<void> {
+    if (!this.#end) await this.#link?.send(JSON.stringify(frame), urgent);
   }
 
   #finish(exit: ExecExit): void {
-    this.#settle.start();
+    this.#starting.resolve();
     this.#finishWith({});
-    this.#settle.exit(exit);
+    this.#exiting.resolve(exit);
   }
 
   #finishWith(end: { error?: WarrenError }): void {
     this.#end = end;
     this.#atEnd();
     this.#wake();
-    this.#socket?.resume();
+    void this.#link?.close();
   }
 
   #push(output: ExecOutput): void {
-    this.#settle.start();
+    this.#starting.resolve();
     this.#unread.push(output);
-    this.#unreadBytes += output.data.length;
-    if (this.#unreadBytes > MAX_UNREAD_BYTES) this.#socket?.pause();
+    this.#link?.queued(output.data.length);
     this.#wake();
   }
 
@@ -175,8 +235,7 @@ class ExecStream implements ExecSession {
     while (true) {
       const next = this.#unread.shift();
       if (next) {
-        this.#unreadBytes -= next.data.length;
-        if (this.#unreadBytes <= MAX_UNREAD_BYTES / 2) this.#socket?.resume();
+        this.#link?.taken(next.data.length);
         yield next;
       } else if (this.#end) {
         if (this.#end.error) throw this.#end.error;
@@ -196,22 +255,4 @@ function parseExit(frame: Record<string, unknown>): ExecExit {
   if (typeof frame.timed_out === "boolean") exit.timed_out = frame.timed_out;
   if (typeof frame.oom_killed === "boolean") exit.oom_killed = frame.oom_killed;
   return exit;
-}
-
-function parseError({ data, code, hint }: Record<string, unknown>): WarrenError {
-  return new WarrenError(
-    isErrorCode(code) ? code : "internal",
-    typeof data === "string" ? data : "the stream failed",
-    typeof hint === "string" ? { hint } : {},
-  );
-}
-
-function deferred<T>() {
-  let resolve: (value: T) => void = () => undefined;
-  let reject: (error: WarrenError) => void = () => undefined;
-  const promise = new Promise<T>((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  return { promise, resolve, reject };
 }

@@ -15,18 +15,38 @@ export async function responseError(response: TransportResponse): Promise<Warren
   );
 }
 
-/** The failure of a call that got no answer, or whose answer broke off. */
-export function transportError(cause: unknown, where: string, signal?: AbortSignal): WarrenError {
+/** No answer, and it is sure that the server has done nothing. */
+export class NotReached extends WarrenError {}
+
+/**
+ * The failure of a call that got no answer, or whose answer broke off. `isUnasked`: the server can't have known what is
+ * asked; that it was not even connected to is seen here.
+ */
+export function transportError(
+  cause: unknown,
+  where: string,
+  signal?: AbortSignal,
+  isUnasked = (cause as { syscall?: unknown } | undefined)?.syscall === "connect",
+): WarrenError {
   if (cause instanceof WarrenError) return cause;
   if (signal?.aborted) {
     return signal.reason instanceof WarrenError
       ? signal.reason
       : new WarrenError("cancelled", "the call was given up", { cause: signal.reason });
   }
-  return new WarrenError("engine_unavailable", `no answer from ${where}`, {
+  return new (isUnasked ? NotReached : WarrenError)("engine_unavailable", `no answer from ${where}`, {
     cause,
     hint: "check that the server runs (`warren serve`) and that the URL is right",
   });
+}
+
+/** The failure that an `error` frame of an exec stream tells. */
+export function errorOfFrame({ data, code, hint }: Record<string, unknown>): WarrenError {
+  return new WarrenError(
+    isErrorCode(code) ? code : "internal",
+    typeof data === "string" ? data : "the stream failed",
+    typeof hint === "string" ? { hint } : {},
+  );
 }
 
 /** Text of at most `maxBytes`; what is beyond is an error. */

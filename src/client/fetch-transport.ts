@@ -1,3 +1,4 @@
+import { EXEC_CLOSE_RETURNING } from "../contracts/constants.ts";
 import type { RequestBody, SocketRequest, Transport, TransportSocket } from "./transport.ts";
 import { SUBPROTOCOL } from "./transport.ts";
 
@@ -83,6 +84,8 @@ function openSocket(base: string, request: SocketRequest): Promise<TransportSock
         pause() {},
         resume() {},
         close: () => socket.close(1000),
+        // Nothing but a closing frame can be sent from a page, should the connection be alive after all.
+        drop: () => socket.close(EXEC_CLOSE_RETURNING),
       });
   });
 }

@@ -1,5 +1,7 @@
 /** How bytes get to a server: `fetch` in a browser, `node:http` in Node, something else in a test. */
 export interface Transport {
+  /** True where a connection can't be lost while the server lives, so that nothing need be done against it. */
+  readonly isLocal?: boolean;
   /** Resolves with the response's head. Rejects with whatever the platform throws; the client makes sense of it. */
   request(request: TransportRequest): Promise<TransportResponse>;
   /** Resolves once open. */
@@ -40,7 +42,10 @@ export interface TransportSocket {
   /** Holds the other side up. Does nothing where the platform can't. */
   pause(): void;
   resume(): void;
+  /** Tells the server that we are done. */
   close(): void;
+  /** Lets go of a connection that seems dead, to come back on another. Nothing that it still brings matters. */
+  drop(): void;
 }
 
 /** Subprotocols of an exec stream: ours, and for a browser, which can set no header, the one that carries the key. */

@@ -27,3 +27,9 @@ export type SignalName = keyof typeof signals;
 
 /** First byte of a binary frame of an exec stream. */
 export const execChannels = { stdin: 0, stdout: 1, stderr: 2 } as const;
+
+/** What a frame of a resumable exec stream costs the side that keeps it, beside its bytes. */
+export const EXEC_FRAME_COST = 256;
+
+/** Close code of a client that leaves a connection which it takes for dead, and comes back to its command on another. */
+export const EXEC_CLOSE_RETURNING = 4000;

@@ -11,6 +11,7 @@ export const errorCatalogue = {
   sandbox_not_found: { status: 404, retryable: false },
   image_not_found: { status: 404, retryable: false },
   file_not_found: { status: 404, retryable: false },
+  exec_session_not_found: { status: 404, retryable: false },
   route_not_found: { status: 404, retryable: false },
   method_not_allowed: { status: 405, retryable: false },
   sandbox_wrong_state: { status: 409, retryable: false },

@@ -59,6 +59,33 @@ export const ExecStreamRequest = z
   .meta({ id: "ExecStreamRequest" });
 export type ExecStreamRequest = z.input<typeof ExecStreamRequest>;
 
+/** Longest `grace` of a resumable exec stream, in seconds. */
+const MAX_GRACE_S = 300;
+
+/** The first frame of an exec stream on the wire: a request, and what the connection shall be like. */
+export const ExecStreamStart = ExecStreamRequest.extend({
+  resumable: z
+    .boolean()
+    .optional()
+    .meta({ description: "The command outlives a connection that is lost; needs `binary`" }),
+  grace: z
+    .number()
+    .positive()
+    .max(MAX_GRACE_S)
+    .optional()
+    .meta({ description: "Seconds that the command goes on without a connection; default 30" }),
+}).meta({ id: "ExecStreamStart" });
+export type ExecStreamStart = z.input<typeof ExecStreamStart>;
+
+/** The first frame of a connection that takes a resumable exec stream up again. */
+export const ExecStreamResume = z
+  .object({
+    resume: z.string().max(256).meta({ description: "The `session` that `started` told" }),
+    received: z.number().int().min(0).meta({ description: "How many of the server's frames have come" }),
+  })
+  .meta({ id: "ExecStreamResume" });
+export type ExecStreamResume = z.infer<typeof ExecStreamResume>;
+
 /** How a command ended. */
 export interface ExecExit {
   /** Exit code; 128+n when signal n ended it; 124 when its timeout did; 127 not found; 126 can't be run. */
@@ -109,8 +136,7 @@ export interface ExecSession extends AsyncDisposable {
   signal(name: SignalName): Promise<void>;
 }
 
-/** Text frames that a client sends after the first one. stdin travels in binary frames. */
-export const ExecClientFrame = z.discriminatedUnion("type", [
+const inputFrames = [
   z.object({ type: z.literal("eof") }),
   z.object({
     type: z.literal("resize"),
@@ -121,15 +147,41 @@ export const ExecClientFrame = z.discriminatedUnion("type", [
     type: z.literal("signal"),
     signal: z.enum(Object.keys(signals) as [SignalName, ...SignalName[]]),
   }),
-]);
+] as const;
+
+/** Text frames that a client sends after the first one. stdin travels in binary frames. */
+export const ExecClientFrame = z.discriminatedUnion("type", inputFrames);
 export type ExecClientFrame = z.infer<typeof ExecClientFrame>;
+
+/** What a client of a resumable stream sends beside: these are of the connection, and are not counted. */
+export type ExecLinkFrame = { type: "ack"; frames: number } | { type: "ping" };
+export const ExecResumableFrame = z.discriminatedUnion("type", [
+  ...inputFrames,
+  z.object({ type: z.literal("ack"), frames: z.number().int().min(0) }),
+  z.object({ type: z.literal("ping") }),
+]);
+
+/** What makes a stream resumable, told with `started`. */
+export interface ExecResumption {
+  /** Names the command to a later connection. A secret: whoever has it beside the API key can take the stream over. */
+  session: string;
+  /** Seconds that the command goes on without a connection. */
+  grace: number;
+  /** Seconds of silence after which a client asks whether the server is still there. */
+  heartbeat: number;
+  /** Bytes of input, each frame counted with `EXEC_FRAME_COST` beside its own, that may wait for acknowledgement. */
+  window: number;
+}
 
 /**
  * Text frames from the server. den's are stdout, stderr, exit and error; `data` of exit is the code as decimal digits.
- * `started` is sent only where the subprotocol `warren.v1` was agreed on, and comes before all others.
+ * `started` comes before all others, where the subprotocol `warren.v1` was agreed on or the stream is resumable.
  */
 export type ExecServerFrame =
-  | { type: "started" }
+  | ({ type: "started" } & Partial<ExecResumption>)
   | { type: "stdout" | "stderr"; data: string }
   | ({ type: "exit"; data: string } & Omit<ExecExit, "exit_code">)
-  | { type: "error"; data: string; code: ErrorCode; hint?: string };
+  | { type: "error"; data: string; code: ErrorCode; hint?: string }
+  | { type: "resumed"; received: number }
+  | { type: "ack"; frames: number }
+  | { type: "pong" };

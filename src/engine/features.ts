@@ -22,6 +22,7 @@ export const features: readonly string[] = [
   "exec_signal",
   "exec_binary",
   "exec_timeout",
+  "exec_resume",
   "file_rename",
   "file_chmod",
   "file_watch",

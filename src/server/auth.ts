@@ -19,9 +19,8 @@ export class ApiKeys {
     return this.#hashes.length > 0;
   }
 
-  /** @throws WarrenError `unauthenticated`, with den's sentences. */
-  check(request: IncomingMessage): void {
-    if (!this.required) return;
+  /** Tells the keys apart: the hash of the one that was presented. @throws WarrenError `unauthenticated`, with den's sentences. */
+  check(request: IncomingMessage): string {
     const presented = presentedKey(request);
     if (presented === undefined) {
       throw new WarrenError("unauthenticated", "missing API key", {
@@ -33,6 +32,7 @@ export class ApiKeys {
     // All keys are compared, so that the time tells nothing about which one came close.
     for (const candidate of this.#hashes) known = timingSafeEqual(candidate, hash) || known;
     if (!known) throw new WarrenError("unauthenticated", "invalid API key");
+    return hash.toString("base64url");
   }
 }
 

@@ -8,6 +8,9 @@ import { StdinQueue } from "./stdin-queue.ts";
 /** den's sentence for a frame that can't be understood. */
 export const NOT_UNDERSTOOD = "invalid request";
 
+/** Largest frame a client may send. Input of any length comes in many. */
+export const MAX_FRAME_BYTES = 1024 * 1024;
+
 export interface Frame {
   data: Buffer;
   isBinary: boolean;
@@ -44,18 +47,23 @@ export class ExecInput {
   /** Hands all that comes to the command. Rejects at the first frame that can't be understood; never resolves. */
   feed(session: ExecSession): Promise<never> {
     const broken = new Promise<never>((_, reject) => {
-      this.#take = (frame) => {
+      this.handOver((frame) => {
         try {
           this.#handle(frame, session);
         } catch (error) {
           reject(error);
         }
-      };
+      });
     });
     broken.catch(() => undefined);
-    this.#socket.resume();
-    for (const frame of this.#early.splice(0)) this.#take(frame);
     return broken;
+  }
+
+  /** Gives all that comes after the first frame to `take`. */
+  handOver(take: (frame: Frame) => void): void {
+    this.#take = take;
+    this.#socket.resume();
+    for (const frame of this.#early.splice(0)) take(frame);
   }
 
   /** Ignores all that still comes, and lets it come: the client's closing frame may be behind it. */
@@ -68,12 +76,12 @@ export class ExecInput {
   #handle({ data, isBinary }: Frame, session: ExecSession): void {
     if (isBinary) {
       if (data[0] !== execChannels.stdin) throw new WarrenError("invalid_request", NOT_UNDERSTOOD);
-      this.#stdin.push(session, data.subarray(1));
+      void this.#stdin.push(session, data.subarray(1));
       return;
     }
     const frame = parseJson(ExecClientFrame, data.toString("utf8"), NOT_UNDERSTOOD);
     // Signals and sizes overtake input that the command is slow to read; the end of input can't.
-    if (frame.type === "eof") this.#stdin.end(session);
+    if (frame.type === "eof") void this.#stdin.end(session);
     else if (frame.type === "resize") this.#stdin.overtake(session.resize(frame.cols, frame.rows));
     else this.#stdin.overtake(session.signal(frame.signal));
   }

@@ -1,15 +1,19 @@
 import type { WebSocket } from "ws";
+import { z } from "zod";
 import type { SandboxApi } from "../contracts/api.ts";
-import { execChannels } from "../contracts/constants.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import {
   type ExecOutput,
   type ExecServerFrame,
   type ExecSession,
-  ExecStreamRequest,
+  type ExecStreamRequest,
+  ExecStreamResume,
+  ExecStreamStart,
 } from "../contracts/exec.ts";
 import type { Logger } from "../lib/log.ts";
 import { parseJson } from "./body.ts";
+import type { DetachableExecs, ExecOwner } from "./detachable-execs.ts";
+import { binaryFrame, exitFrame, refuse, textFrame } from "./exec-frames.ts";
 import { ExecInput, type Frame, NOT_UNDERSTOOD } from "./exec-input.ts";
 import { toWarrenError } from "./failure.ts";
 
@@ -21,16 +25,22 @@ const MAX_UNSENT_BYTES = 1024 * 1024;
 
 export interface ExecStreamOptions {
   api: SandboxApi;
-  id: string;
+  owner: ExecOwner;
   log: Logger;
   /** Fires with the reason when the server closes. */
   closing: AbortSignal;
+  detachables: DetachableExecs;
+  /** A connection that breaks may do so without a word. */
+  probe: boolean;
 }
 
-/** Speaks the exec protocol of docs/wire/rest.md on an open WebSocket until it is closed. Never rejects. */
+/**
+ * Speaks the exec protocol of docs/wire/rest.md on an open WebSocket, until it is closed or belongs to a resumable
+ * stream. Never rejects.
+ */
 export async function serveExecStream(
   socket: WebSocket,
-  { api, id, log, closing }: ExecStreamOptions,
+  { api, owner, log, closing, detachables, probe }: ExecStreamOptions,
 ): Promise<void> {
   const gone = new AbortController();
   const leave = () => gone.abort(new WarrenError("cancelled", "the client went away"));
@@ -39,34 +49,97 @@ export async function serveExecStream(
   const shutDown = () => gone.abort(closing.reason);
   closing.addEventListener("abort", shutDown, { once: true });
   const input = new ExecInput(socket);
-  // What the command says while it is being killed must not come before the error frame.
-  const over = new AbortController();
+  const connection = { socket, input, probe };
   try {
-    const request = parseFirst(await firstFrame(input, gone.signal));
-    await using session = await api.execStream(id, request, { signal: gone.signal });
-    // Told by the race below; nobody may be listening yet when a guest is lost early.
-    session.exit.catch(() => undefined);
-    if (socket.protocol !== "") await send(socket, { type: "started" });
-    const broken = input.feed(session);
-    const relayed = relay(socket, session, request.binary === true, over.signal);
-    try {
-      await Promise.race([relayed, broken, rejection(gone.signal)]);
-    } finally {
-      over.abort();
+    const first = parseFirst(await firstFrame(input, gone.signal));
+    if ("resume" in first) {
+      detachables.resume(first, owner, connection);
+      return;
     }
-    socket.close(1000);
+    const { resumable, grace, ...request } = first;
+    if (resumable) {
+      const kill = new AbortController();
+      const starting = startResumable(api, owner, request, { kill, gone: gone.signal });
+      const session = await orCancelled(closing, starting);
+      detachables.start(session, (reason) => kill.abort(reason), owner, connection, grace);
+    } else {
+      const session = await orCancelled(closing, api.execStream(owner.id, request, { signal: gone.signal }));
+      await serveOnce(socket, input, session, request, gone.signal);
+    }
   } catch (cause) {
-    await refuse(socket, toWarrenError(cause, log));
-  } finally {
+    refuse(socket, toWarrenError(cause, log));
     input.drop();
+  } finally {
     closing.removeEventListener("abort", shutDown);
     socket.off("close", leave);
   }
 }
 
-function parseFirst({ data, isBinary }: Frame): ExecStreamRequest {
+const AnyFrame = z.object({ resume: z.unknown().optional() });
+
+function parseFirst({ data, isBinary }: Frame): ExecStreamStart | ExecStreamResume {
   if (isBinary) throw new WarrenError("invalid_request", NOT_UNDERSTOOD);
-  return parseJson(ExecStreamRequest, data.toString("utf8"), NOT_UNDERSTOOD);
+  const text = data.toString("utf8");
+  const isResume = parseJson(AnyFrame, text, NOT_UNDERSTOOD).resume !== undefined;
+  if (isResume) return parseJson(ExecStreamResume, text, NOT_UNDERSTOOD);
+  const start = parseJson(ExecStreamStart, text, NOT_UNDERSTOOD);
+  if (start.resumable && !start.binary) {
+    throw new WarrenError("invalid_request", "resumable: needs binary as well");
+  }
+  return start;
+}
+
+/** A command that ends with its connection until it has started, and then only by `kill`. */
+async function startResumable(
+  api: SandboxApi,
+  { id }: ExecOwner,
+  request: ExecStreamRequest,
+  { kill, gone }: { kill: AbortController; gone: AbortSignal },
+): Promise<ExecSession> {
+  const giveUp = () => kill.abort(gone.reason);
+  gone.addEventListener("abort", giveUp, { once: true });
+  try {
+    const session = await api.execStream(id, request, { signal: kill.signal });
+    if (!gone.aborted) return session;
+    await session[Symbol.asyncDispose]();
+    throw gone.reason;
+  } finally {
+    gone.removeEventListener("abort", giveUp);
+  }
+}
+
+/** `shutting_down` is for calls that did nothing, and a command that was about to start may have done something. */
+async function orCancelled(closing: AbortSignal, starting: Promise<ExecSession>): Promise<ExecSession> {
+  try {
+    return await starting;
+  } catch (error) {
+    if (!closing.aborted || error !== closing.reason) throw error;
+    throw new WarrenError("cancelled", "the server was shut down while the command started");
+  }
+}
+
+async function serveOnce(
+  socket: WebSocket,
+  input: ExecInput,
+  started: ExecSession,
+  { binary = false }: ExecStreamRequest,
+  gone: AbortSignal,
+): Promise<void> {
+  await using session = started;
+  // Told by the race below; nobody may be listening yet when a guest is lost early.
+  session.exit.catch(() => undefined);
+  // What the command says while it is being killed must not come before the error frame.
+  const over = new AbortController();
+  if (socket.protocol !== "") await send(socket, { type: "started" });
+  const broken = input.feed(session);
+  const relayed = relay(socket, session, binary, over.signal);
+  try {
+    await Promise.race([relayed, broken, rejection(gone)]);
+  } finally {
+    over.abort();
+  }
+  socket.close(1000);
+  input.drop();
 }
 
 async function relay(
@@ -87,19 +160,12 @@ async function relay(
       if (rest !== undefined) await sendRaw(socket, rest);
     }
   }
-  const { exit_code, ...details } = await session.exit;
+  const exit = await session.exit;
   if (over.aborted) return;
-  await send(socket, { type: "exit", data: String(exit_code), ...details });
+  await sendRaw(socket, exitFrame(exit));
 }
 
 type Encode = (output: ExecOutput, last?: boolean) => string | Uint8Array | undefined;
-
-const binaryFrame: Encode = ({ stream, data }) => {
-  const frame = new Uint8Array(data.length + 1);
-  frame[0] = execChannels[stream];
-  frame.set(data, 1);
-  return frame;
-};
 
 /** Text frames whose characters are whole: bytes of a character that isn't complete yet wait for the next chunk. */
 function textFrames(): Encode {
@@ -107,7 +173,7 @@ function textFrames(): Encode {
   const decoders = { stdout: new TextDecoder("utf-8", options), stderr: new TextDecoder("utf-8", options) };
   return ({ stream, data }, last = false) => {
     const text = decoders[stream].decode(data, { stream: !last });
-    return text === "" ? undefined : JSON.stringify({ type: stream, data: text } satisfies ExecServerFrame);
+    return text === "" ? undefined : textFrame({ type: stream, data: text });
   };
 }
 
@@ -123,16 +189,8 @@ async function firstFrame(input: ExecInput, gone: AbortSignal): Promise<Frame> {
   }
 }
 
-async function refuse(socket: WebSocket, error: WarrenError): Promise<void> {
-  if (socket.readyState !== socket.OPEN) return;
-  const { message, code, hint } = error;
-  await send(socket, { type: "error", data: message, code, ...(hint === undefined ? {} : { hint }) });
-  // 1001 going away, 1008 policy violation, 1011 internal error (RFC 6455, 7.4.1).
-  socket.close(code === "shutting_down" ? 1001 : error.status >= 500 ? 1011 : 1008, code);
-}
-
 function send(socket: WebSocket, frame: ExecServerFrame): Promise<void> {
-  return sendRaw(socket, JSON.stringify(frame));
+  return sendRaw(socket, textFrame(frame));
 }
 
 /** Resolves at once while little is unsent, else when this frame has left our buffers. A lost socket resolves too. */

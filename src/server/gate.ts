@@ -25,12 +25,12 @@ export class Gate {
     this.#options = options;
   }
 
-  /** @throws WarrenError `forbidden`, `unauthenticated`. */
-  check(request: IncomingMessage, entrance: Entrance, open: boolean): void {
-    if (entrance === "unix") return;
+  /** Tells apart who came in, as far as it can: the key, or the way. @throws WarrenError `forbidden`, `unauthenticated`. */
+  check(request: IncomingMessage, entrance: Entrance, open: boolean): string {
+    if (entrance === "unix") return "unix";
     const { keys } = this.#options;
     if (!keys.required) this.#checkBrowser(request, entrance === "tls");
-    else if (!open) keys.check(request);
+    return keys.required && !open ? `key ${keys.check(request)}` : "anyone";
   }
 
   /** The request's Origin when its pages may read our answers. */

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { ErrorCode } from "../contracts/errors.ts";
-import { ExecRequest, ExecResult, ExecStreamRequest } from "../contracts/exec.ts";
+import { ExecRequest, ExecResult, ExecStreamStart } from "../contracts/exec.ts";
 import { FileInfo } from "../contracts/files.ts";
 import { PortMapping } from "../contracts/network.ts";
 import {
@@ -28,7 +28,7 @@ export const PREFIX = "/api/v1";
 
 export interface Route {
   method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-  /** Below `PREFIX`; `:name` stands for one part, which is not empty. */
+  /** Below `PREFIX`, in Hono's notation. */
   path: `/${string}`;
   /** Name of the handler. */
   operation: string;
@@ -278,10 +278,10 @@ export const routes = [
     path: "/sandboxes/:id/exec/stream",
     operation: "execStream",
     summary: "Runs a command with live output, input, signals and a terminal",
-    request: ExecStreamRequest,
+    request: ExecStreamStart,
     status: 101,
     response: "websocket",
-    errors: command,
+    errors: [...command, "exec_session_not_found"],
   },
   {
     method: "GET",

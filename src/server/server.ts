@@ -1,9 +1,11 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { getRequestListener } from "@hono/node-server";
 import type { SandboxApi } from "../contracts/api.ts";
-import { WarrenError } from "../contracts/errors.ts";
+import { errorBody, WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import { buildApp } from "./app.ts";
 import { ApiKeys } from "./auth.ts";
+import type { DetachableLimits } from "./detachable-execs.ts";
 import { toWarrenError } from "./failure.ts";
 import { corsHeaders, type Entrance, Gate } from "./gate.ts";
 import { listenOnTcp, listenOnUnix, resolveHost } from "./listen.ts";
@@ -27,6 +29,8 @@ export interface ServerOptions {
   maxUploadBytes?: number;
   /** How long a request's headers may take, in milliseconds, default 15 s: long for a bad line, short for an attacker. */
   headersTimeoutMs?: number;
+  /** Limits of resumable exec streams. */
+  resumable?: Partial<DetachableLimits>;
 }
 
 export interface TcpOptions {
@@ -53,6 +57,8 @@ export interface WarrenServer {
   listenTcp(options: TcpOptions): Promise<TcpListener>;
   /** For our own user only, without a key. @throws WarrenError `engine_locked` when another server answers there. */
   listenUnix(path: string): Promise<void>;
+  /** What resumable exec streams hold now: bytes of output that wait for their clients, and how many streams there are. */
+  execLoad(): { bytes: number; streams: number };
   /** Stops listening, ends streams, gives requests that run a moment and cuts off the rest. */
   close(): Promise<void>;
 }
@@ -80,7 +86,18 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       maxUploadBytes: options.maxUploadBytes ?? 4 * 1024 ** 3,
     },
   });
-  const sockets = new Sockets({ api, gate, log });
+  const route = getRequestListener(app.fetch, {
+    overrideGlobalObjects: false,
+    // Bodies that are left over are `sendError`'s and Node's business.
+    autoCleanupIncoming: false,
+    // A request through the Unix socket needs no Host; the name is never used.
+    hostname: "localhost",
+    errorHandler: () =>
+      Response.json(errorBody(new WarrenError("invalid_request", "the request line or Host is not valid")), {
+        status: 400,
+      }),
+  });
+  const sockets = new Sockets({ api, gate, log, limits: options.resumable ?? {} });
   const listeners: Listener[] = [];
 
   function open(entrance: Entrance, { tls, http2 }: Secured = {}): Listener {
@@ -120,7 +137,7 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       return;
     }
     if (isPreflight) response.writeHead(204).end();
-    else void app(request, response);
+    else void route(request, response);
   }
 
   return {
@@ -146,6 +163,7 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
     async listenUnix(path) {
       await listenOnUnix(open("unix").server, path);
     },
+    execLoad: () => sockets.load,
     async close() {
       const closed = listeners.map((listener) => listener.close());
       await sockets.close();

@@ -4,6 +4,8 @@ import { type WebSocket, WebSocketServer } from "ws";
 import type { SandboxApi } from "../contracts/api.ts";
 import { errorBody, WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
+import { DetachableExecs, type DetachableLimits, type ExecOwner } from "./detachable-execs.ts";
+import { MAX_FRAME_BYTES } from "./exec-input.ts";
 import { serveExecStream } from "./exec-stream.ts";
 import { toWarrenError } from "./failure.ts";
 import type { Entrance, Gate } from "./gate.ts";
@@ -11,9 +13,6 @@ import { PREFIX, routes } from "./routes.ts";
 
 /** The subprotocol of Warren's own clients; den's name none. */
 export const SUBPROTOCOL = "warren.v1";
-
-/** Largest frame a client may send. Input of any length comes in many. */
-const MAX_FRAME_BYTES = 1024 * 1024;
 
 /** Keeps address translators from forgetting a quiet connection. */
 const PING_MS = 30_000;
@@ -25,6 +24,7 @@ export interface SocketsOptions {
   api: SandboxApi;
   gate: Gate;
   log: Logger;
+  limits: Partial<DetachableLimits>;
 }
 
 /** Takes the upgrades of the WebSocket routes. */
@@ -39,9 +39,11 @@ export class Sockets {
   });
   readonly #closing = new AbortController();
   readonly #streams = new Set<Promise<void>>();
+  readonly #detachables: DetachableExecs;
 
   constructor(options: SocketsOptions) {
     this.#options = options;
+    this.#detachables = new DetachableExecs(options.limits, options.log);
     this.#server.on("wsClientError", (_error, socket) => {
       answerRaw(socket, new WarrenError("invalid_request", "the WebSocket handshake is not valid"));
     });
@@ -51,17 +53,24 @@ export class Sockets {
     // A client that resets the connection meanwhile is no concern of ours.
     socket.on("error", () => undefined);
     try {
-      const id = this.#accept(request, entrance);
-      this.#server.handleUpgrade(request, socket, head, (open) => this.#serve(open, id));
+      const owner = this.#accept(request, entrance);
+      this.#server.handleUpgrade(request, socket, head, (open) => this.#serve(open, owner, entrance));
     } catch (cause) {
       answerRaw(socket, toWarrenError(cause, this.#options.log));
     }
   }
 
+  /** What resumable streams hold: bytes of output that wait, and how many streams there are. */
+  get load(): { bytes: number; streams: number } {
+    return this.#detachables.load;
+  }
+
   /** Tells every client that the server goes away and ends the commands; resolves when all are gone. */
   async close(): Promise<void> {
-    this.#closing.abort(new WarrenError("shutting_down", "the server is shutting down"));
+    const reason = new WarrenError("shutting_down", "the server is shutting down");
+    this.#closing.abort(reason);
     await Promise.allSettled(this.#streams);
+    await this.#detachables.close(reason);
     const { clients } = this.#server;
     const goodbyes = [...clients].map((client) => new Promise((resolve) => client.once("close", resolve)));
     const cut = setTimeout(() => {
@@ -71,10 +80,10 @@ export class Sockets {
     clearTimeout(cut);
   }
 
-  /** The sandbox whose stream is asked for. */
-  #accept(request: IncomingMessage, entrance: Entrance): string {
+  /** The sandbox whose stream is asked for, and by whom. */
+  #accept(request: IncomingMessage, entrance: Entrance): ExecOwner {
     const path = (request.url ?? "").split("?", 1)[0] ?? "";
-    this.#options.gate.check(request, entrance, false);
+    const identity = this.#options.gate.check(request, entrance, false);
     if (request.headers.upgrade?.toLowerCase() !== "websocket") {
       throw new WarrenError("invalid_request", "the only upgrade taken is to a WebSocket", {
         hint: "send other requests without an Upgrade header, as HTTP/1.1",
@@ -85,15 +94,22 @@ export class Sockets {
       throw new WarrenError("route_not_found", "no WebSocket route here");
     }
     if (this.#closing.signal.aborted) throw this.#closing.signal.reason;
-    return decodeId(id);
+    return { id: decodeId(id), identity };
   }
 
-  #serve(socket: WebSocket, id: string): void {
-    // A peer that has vanished is found by TCP: no answer is asked of a client that holds its socket up on purpose.
+  #serve(socket: WebSocket, owner: ExecOwner, entrance: Entrance): void {
+    // No answer is asked for: a client may hold its socket up on purpose, save where it said that its stream is resumable.
     const ping = setInterval(() => socket.ping(), PING_MS);
     socket.once("close", () => clearInterval(ping));
     const { api, log } = this.#options;
-    const stream = serveExecStream(socket, { api, id, log, closing: this.#closing.signal });
+    const stream = serveExecStream(socket, {
+      api,
+      owner,
+      log,
+      closing: this.#closing.signal,
+      detachables: this.#detachables,
+      probe: entrance !== "unix",
+    });
     this.#streams.add(stream);
     void stream.finally(() => this.#streams.delete(stream));
   }

@@ -17,18 +17,21 @@ export class StdinQueue {
     this.#flow = flow;
   }
 
-  push(session: ExecSession, data: Uint8Array): void {
+  /** Resolves when the command has taken it; never rejects. */
+  push(session: ExecSession, data: Uint8Array): Promise<void> {
     this.#tail = this.#settled(
       this.#tail.then(() => session.write(data)),
       data.length,
     );
+    return this.#tail;
   }
 
-  end(session: ExecSession): void {
+  end(session: ExecSession): Promise<void> {
     this.#tail = this.#settled(
       this.#tail.then(() => session.end()),
       0,
     );
+    return this.#tail;
   }
 
   /** Counts work that need not wait for stdin. */

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { readEnvironment } from "../../app/config.ts";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { ExecExit } from "../../contracts/exec.ts";
+import { connectionNotice } from "../connection-notice.ts";
 import { runAttached } from "../exec-session.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
 import { collect, parseEnvironment, readEnvFile, seconds } from "../options.ts";
@@ -46,7 +47,8 @@ export function define(command: Command, context: CliContext): void {
     const tty = options.tty ?? false;
     const interactive = options.interactive ?? false;
     const env = { ...terminalType(tty), ...parseEnvironment(entries) };
-    const api = await connectApi(command, context);
+    const onConnection = connectionNotice();
+    const api = await connectApi(command, context, onConnection ? { onConnection } : {});
     const exit = await runAttached(
       api,
       id,

@@ -16,6 +16,8 @@ export interface NodeClientOptions {
    * `NODE_EXTRA_CA_CERTS`.
    */
   caFile?: string;
+  /** Hears when the connection of a running `execStream` is lost, which then goes on as soon as there is one again. */
+  onConnection?: (state: "lost" | "restored") => void;
 }
 
 /** A client over kept connections. */
@@ -27,6 +29,7 @@ export function createNodeClient(options: NodeClientOptions = {}): SandboxApi {
     url,
     transport: createNodeTransport(url, caFile ? { caFile } : {}),
     ...(apiKey ? { apiKey } : {}),
+    ...(options.onConnection ? { onConnection: options.onConnection } : {}),
   });
 }
 

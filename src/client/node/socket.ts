@@ -65,6 +65,7 @@ export async function openNodeSocket(
       const cut = setTimeout(() => socket.terminate(), GOODBYE_MS).unref();
       socket.once("close", () => clearTimeout(cut));
     },
+    drop: () => socket.terminate(),
   };
 }
 

@@ -24,6 +24,7 @@ export function createNodeTransport(url: string, { caFile }: { caFile?: string }
   const pooling = { keepAlive: true, maxSockets: Number.POSITIVE_INFINITY, timeout: IDLE_MS };
   const agent = target.tls ? new TlsAgent({ ...pooling, ...trust(target) }) : new Agent(pooling);
   return {
+    isLocal: "socketPath" in target.connection,
     request: (request) => explained(withRetry(request, () => send(target, agent, request))),
     openSocket: (request) => explained(openNodeSocket(target, request, CONNECT_MS)),
   };
