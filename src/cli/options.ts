@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { hostVariable } from "../app/config.ts";
+import { isolations } from "../contracts/constants.ts";
 import { WarrenError } from "../contracts/errors.ts";
-import { type Isolation, isolations } from "../contracts/sandbox.ts";
+import type { Isolation } from "../contracts/sandbox.ts";
 import { parseDuration, parseSize } from "../lib/units.ts";
 import { UsageError } from "./report.ts";
 

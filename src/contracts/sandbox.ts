@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { NO_EXPIRY } from "./constants.ts";
+import { isolations, NO_EXPIRY } from "./constants.ts";
 import { PortMapping } from "./network.ts";
 import { StorageConfig } from "./storage.ts";
 
@@ -26,8 +26,6 @@ export const SandboxName = z
   .string()
   .regex(/^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/, "a name is 1-63 of a-z, 0-9 and '-', and starts with a letter");
 
-/** What stands between a sandbox and the host's kernel: nothing but its own checks, or gVisor's kernel in user space. */
-export const isolations = ["container", "gvisor"] as const;
 export const Isolation = z.enum(isolations).meta({ id: "Isolation" });
 export type Isolation = z.infer<typeof Isolation>;
 
