@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Capabilities, Runtime } from "../../src/contracts/runtime.ts";
 import type { CreateSandbox } from "../../src/contracts/sandbox.ts";
-import { admit } from "../../src/engine/admission.ts";
+import { admit, changedLimits } from "../../src/engine/admission.ts";
 import { defaultConfig } from "../../src/engine/config.ts";
 import { runtimeSpec } from "../../src/engine/spec.ts";
 
@@ -24,10 +24,12 @@ const nothing: Capabilities = {
   tmpfs: false,
   images: ["host"],
 };
+const gvisorToo: Capabilities = { ...everything, isolation: ["container", "gvisor"] };
 // Admission reads a runtime's name and capabilities, nothing else.
 const runtimes = {
   able: { name: "able", capabilities: everything } as Runtime,
   unable: { name: "unable", capabilities: nothing } as Runtime,
+  walled: { name: "walled", capabilities: gvisorToo } as Runtime,
 };
 const config = { ...defaultConfig(), defaultTimeoutS: 60, defaultCpuNano: 5e8 };
 const admitted = (input: CreateSandbox) => admit(input, runtimes, "able", config);
@@ -50,6 +52,8 @@ describe("what is refused", () => {
     ["storage.tmpfs", { runtime: "unable", storage: { tmpfs: [{ path: "/a", size: "1m" }] } }, "unsupported"],
     ["image", { runtime: "unable", image: "debian:12" }, "unsupported"],
     ["image", { runtime: "unable", image: "/some/where" }, "unsupported"],
+    ["isolation", { isolation: "gvisor" }, "unsupported"],
+    ["isolation", { isolation: "vm" as never }, "invalid_request"],
     ["image", { image: "a\0b" }, "invalid_request"],
     ["memory", { memory: 4095 }, "invalid_request"],
     ["memory", { memory: -1 }, "invalid_request"],
@@ -117,6 +121,44 @@ describe("what is refused", () => {
     const empty = { ports: [], storage: { volumes: [], tmpfs: [] }, disk_limit: 0, network_mode: "" };
     expect(() => admitted({ ...empty, runtime: "unable" })).not.toThrow();
     expect(() => admitted({ network_mode: "none" })).not.toThrow();
+  });
+});
+
+describe("isolation", () => {
+  const gvisor = { runtime: "walled", isolation: "gvisor" } as const;
+
+  it("is a container's unless asked for, and part of the spec", () => {
+    const image = { id: "i", reference: "i", env: {} };
+    expect(runtimeSpec("id", admitted({}), image).isolation).toBe("container");
+    expect(runtimeSpec("id", admitted({ isolation: "container", runtime: "unable" }), image).isolation).toBe(
+      "container",
+    );
+    expect(runtimeSpec("id", admitted(gvisor), image).isolation).toBe("gvisor");
+  });
+
+  it("names what the runtime can do where it can't do that", () => {
+    expect(() => admitted({ isolation: "gvisor" })).toThrow(
+      expect.objectContaining({
+        message: 'isolation: the runtime able can\'t do "gvisor" here',
+        hint: expect.stringContaining("container"),
+      }),
+    );
+  });
+
+  it("needs more memory and more threads with gVisor, of those who ask and of the defaults", () => {
+    const little = { memory: 32 * 1024 ** 2 };
+    expect(admitted(little).limits.memoryBytes).toBe(little.memory);
+    expect(() => admitted({ ...gvisor, ...little })).toThrow(/^memory: must be at least 64 MiB with gvisor/);
+    expect(() => admitted({ ...gvisor, pid_limit: 32 })).toThrow(
+      /^pid_limit: must be at least 64 .* with gvisor/,
+    );
+    const tight = { ...config, defaultMemoryBytes: 8 * 1024 ** 2, defaultPids: 16 };
+    expect(admit(gvisor, runtimes, "able", tight).limits).toMatchObject({
+      memoryBytes: 64 * 1024 ** 2,
+      pids: 64,
+    });
+    const before = { isolation: "gvisor" as const, limits: admitted(gvisor).limits };
+    expect(() => changedLimits(little, before, runtimes.walled, config)).toThrow(/with gvisor/);
   });
 });
 

@@ -52,6 +52,17 @@ function tamper(path: string, sql: string): void {
 }
 
 describe("the store", () => {
+  it("reads a sandbox of before there was a choice of isolation as a container", () => {
+    using dir = tempDir();
+    const saved = open(dir.path);
+    saved.save(record());
+    saved.close();
+    tamper(dir.path, "UPDATE sandboxes SET spec = json_remove(spec, '$.isolation')");
+    const store = open(dir.path);
+    expect(store.load()).toEqual([record()]);
+    store.close();
+  });
+
   it("gives back whole what was saved, after a reopen too", () => {
     using dir = tempDir();
     const bare: SandboxRecord = {

@@ -54,6 +54,17 @@ describe.each(ociPrograms)("lifecycle, with %s", (program) => {
     expect(await made.runtime.inspect(box.id)).toEqual({ id: box.id, state: "stopped" });
   });
 
+  it("starts a sandbox of before there was a choice of isolation as a container", async () => {
+    const box = await made.box();
+    await made.runtime.stop(box.id, { timeoutMs: 0 });
+    const file = join(made.stateDir, "oci", "sandboxes", box.id, "spec.json");
+    const stored = JSON.parse(readFileSync(file, "utf8"));
+    delete stored.spec.isolation;
+    writeFileSync(file, JSON.stringify(stored));
+    await made.runtime.start(box.id);
+    expect(await box.sh("cat /proc/version")).toBe(readFileSync("/proc/version", "utf8"));
+  });
+
   it("works below a path that is longer than a Unix socket's may be", async () => {
     const deep = await openTestRuntime(program, join("a-long-name".repeat(8), "and-another".repeat(8)));
     try {

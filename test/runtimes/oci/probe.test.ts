@@ -151,5 +151,12 @@ exit 1
     expect(runc("unknown")).toEqual([]);
     expect(knownWeaknesses({ name: "crun", version: "1.4.3" })).toEqual(["CVE-2022-27650"]);
     expect(knownWeaknesses({ name: "crun", version: "1.8.1" })).toEqual([]);
+    // Dates: upstream's form and Debian's.
+    for (const version of ["release-20210628.0", "0.0~20210628.0"]) {
+      expect(knownWeaknesses({ name: "runsc", version })).toEqual(["CVE-2021-30465"]);
+    }
+    for (const version of ["release-20240729.0", "0.0~20240729.0", "0.0~20221219.0"]) {
+      expect(knownWeaknesses({ name: "runsc", version })).toEqual([]);
+    }
   });
 });
