@@ -9,6 +9,7 @@ need_programs gcc=gcc make=make musl-gcc=musl-tools crun=crun runc=runc skopeo=s
   /usr/include/seccomp.h=libseccomp-dev bwrap=bubblewrap docker-registry=docker-registry tmux=tmux shellcheck=shellcheck \
   setpriv=util-linux /bin/busybox=busybox-static openssl=openssl curl=curl
 need_libfuzzer
+scripts/install-runsc.sh || echo "note: no usable runsc: the tests of isolation gvisor are skipped"
 [ "$(id -u)" = 0 ] || fail "the tests create real sandboxes and need root so far" "sudo scripts/test.sh"
 mend_hybrid_cgroups
 install_node_modules

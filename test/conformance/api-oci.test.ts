@@ -1,12 +1,13 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { createNodeClient } from "../../src/client/node/index.ts";
+import { createNodeClient, Sandbox } from "../../src/client/node/index.ts";
 import type { SandboxApi } from "../../src/contracts/api.ts";
 import { type Engine, openEngine } from "../../src/engine/engine.ts";
 import { silentLogger } from "../../src/lib/log.ts";
 import { type OciProgramName, ociPrograms } from "../../src/runtimes/oci/programs.ts";
 import { createServer } from "../../src/server/server.ts";
 import { testApi } from "../../src/testing/index.ts";
+import { noGvisor } from "../runtimes/oci/support/gvisor.ts";
 import { openTestRuntime, type TestRuntime } from "../runtimes/oci/support/open.ts";
 
 const MIB = 1024 * 1024;
@@ -118,3 +119,40 @@ describe.each(ociPrograms)("memory that runs out, with %s", (program) => {
     expect(result.oom_killed).not.toBe(true);
   });
 });
+
+describe.skipIf(noGvisor !== undefined)(
+  `a sandbox with gVisor, over HTTP${noGvisor ? ` [not possible here: ${noGvisor}]` : ""}`,
+  () => {
+    it("is asked for at creation, is shown, and says that its memory ran out", async () => {
+      const { engine, test } = await engineOn("runsc");
+      const server = createServer(engine, { log: silentLogger });
+      const socket = join(test.stateDir, "engine.sock");
+      await server.listenUnix(socket);
+      const connection = { client: createNodeClient({ url: `unix:${socket}` }) };
+      try {
+        await using box = await Sandbox.create({ isolation: "gvisor", memory: "64m" }, connection);
+        expect(await box.info()).toMatchObject({ isolation: "gvisor", status: "running" });
+        await expect(connection.client.update(box.id, { memory: 32 * MIB })).rejects.toMatchObject({
+          code: "invalid_request",
+        });
+        expect((await box.exec(["dmesg"])).stdout).toContain("gVisor");
+        await using hungry = await Sandbox.create({ isolation: "gvisor", memory: "64m" }, connection);
+        const hog = hungry.exec(["perl", "-e", 'my $x = "x" x 1048576; $x .= $x while 1;']);
+        await expect(hog).rejects.toMatchObject({
+          code: expect.stringMatching(/guest_failed|sandbox_wrong_state/),
+        });
+        await expect.poll(async () => (await hungry.info()).status, { timeout: 20_000 }).toBe("stopped");
+        expect(await hungry.info()).toMatchObject({
+          oom_killed: true,
+          error: "the kernel killed its first process for want of memory",
+        });
+        expect(await box.info()).toMatchObject({ status: "running" });
+      } finally {
+        await server.close();
+        await engine.close();
+        await test.reopen();
+        await test.close();
+      }
+    });
+  },
+);
