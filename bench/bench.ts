@@ -8,6 +8,7 @@ import { execPhase } from "./phases/exec.ts";
 import { filesPhase } from "./phases/files.ts";
 import { idlePhase } from "./phases/idle.ts";
 import { lifecyclePhase } from "./phases/lifecycle.ts";
+import { limitsPhase } from "./phases/limits.ts";
 import type { Phase } from "./phases/phase.ts";
 import { Recorder, type Results } from "./results.ts";
 import type { Subject } from "./subject.ts";
@@ -36,6 +37,7 @@ export interface BenchOptions {
 const parts: [name: string, phase: Phase, budgetS: number][] = [
   ["create and destroy", lifecyclePhase, 130],
   ["exec", execPhase, 60],
+  ["exec at limits", limitsPhase, 60],
   ["files", filesPhase, 90],
   ["burst", burstPhase, 120],
   ["command line", cliPhase, 30],

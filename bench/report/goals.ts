@@ -1,3 +1,4 @@
+import { limitCases } from "../phases/limits.ts";
 import { type Measure, type Results, summarise } from "../results.ts";
 import { BASE, short } from "./table.ts";
 
@@ -15,6 +16,8 @@ type Lookup = (what: RegExp, who: string, which?: "p50" | "p99") => number | und
 
 const CLI = "one command from a shell";
 
+const AT_LIMIT = /^exec at a limit$/;
+
 const goals: Goal[] = [
   ...(["p50", "p99"] as const).map(
     (which): Goal => ({
@@ -31,6 +34,14 @@ const goals: Goal[] = [
     value: (of) => ratio(of(/^create to first stdout$/, BASE), of(/^create to first stdout$/, "crun (bare)")),
   },
   { what: "exec, p50", unit: "ms", limit: 2, value: (of) => of(/^exec \/bin\/true$/, BASE) },
+  ...(["cpu", "pids", "memory"] as const).map(
+    (limit): Goal => ({
+      what: `exec with ${limitCases[limit]}, p99, beside one ${limitCases.plain}`,
+      unit: "×",
+      limit: 3,
+      value: (of) => ratio(of(AT_LIMIT, limitCases[limit], "p99"), of(AT_LIMIT, limitCases.plain, "p99")),
+    }),
+  ),
   { what: "write 1 KiB, p50", unit: "ms", limit: 1, value: (of) => of(/^write 1 KiB$/, BASE) },
   { what: "read 1 KiB, p50", unit: "ms", limit: 1, value: (of) => of(/^read 1 KiB$/, BASE) },
   {
