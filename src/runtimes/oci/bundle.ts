@@ -239,7 +239,7 @@ function resources(limits: RuntimeSpec["limits"], { groups, swapController }: Bu
       : {}),
     ...(pids > 0 ? { pids: { limit: pids } } : {}),
     ...(cpuNano > 0
-      ? { cpu: { period: CPU_PERIOD_US, quota: cpuQuotaUs(cpuNano), shares: cpuShares(limits.cpuNano) } }
+      ? { cpu: { period: CPU_PERIOD_US, quota: cpuQuotaUs(cpuNano), shares: cpuShares(cpuNano) } }
       : {}),
   };
 }

@@ -2,7 +2,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeLimits } from "../../contracts/runtime.ts";
 import { formatBytes } from "../../lib/units.ts";
 import type { CgroupHost, Cgroups } from "./cgroup.ts";
-import { CPU_PERIOD_US, cpuQuotaUs, cpuShares, DEFAULT_CPU_SHARES } from "./cpu-limit.ts";
+import { cpuValues } from "./cpu-limit.ts";
 import { readText, writeExisting } from "./files.ts";
 import { type PayloadGroups, withGuest } from "./payload-groups.ts";
 
@@ -66,27 +66,17 @@ export function createLiveLimits(
     else await write("memory", id, "memory.soft_limit_in_bytes", memoryHighBytes || -1);
   };
 
-  /** Of v1 -1, of v2 `max`: no limit. A group below another may have no higher quota than that one (v1). */
-  const quotas = async (id: string, limits: RuntimeLimits): Promise<void> => {
-    const quota = ({ cpuNano }: RuntimeLimits) => (cpuNano > 0 ? cpuQuotaUs(cpuNano) : undefined);
-    const set = async (path: (name: string) => string, value: number | undefined) => {
-      if (isV2) await writeExisting(path("cpu.max"), `${value ?? "max"} ${CPU_PERIOD_US}`);
-      else await writeExisting(path("cpu.cfs_quota_us"), String(value ?? -1));
+  const cpu = async (id: string, limits: RuntimeLimits): Promise<void> => {
+    const set = async (path: (name: string) => string, cpuNano: number) => {
+      for (const [name, value] of cpuValues(host.version, cpuNano)) await writeExisting(path(name), value);
     };
     const own = (name: string) => cgroups.file("cpu", id, name);
-    if (!payload.exist(id)) return await set(own, quota(limits));
+    if (!payload.exist(id)) return await set(own, limits.cpuNano);
     const below = (name: string) => payload.file("cpu", id, name);
-    // Without a quota it has that of the outer one, whichever that is now.
-    await set(below, undefined);
-    await set(own, quota(withGuest(limits)));
-    await set(below, quota(limits));
-  };
-
-  const cpu = async (id: string, limits: RuntimeLimits): Promise<void> => {
-    await quotas(id, limits);
-    const shares = limits.cpuNano > 0 ? cpuShares(limits.cpuNano) : DEFAULT_CPU_SHARES;
-    if (!isV2) await write("cpu", id, "cpu.shares", shares);
-    else await write("cpu", id, "cpu.weight", limits.cpuNano > 0 ? cpuWeight(shares) : DEFAULT_CPU_WEIGHT);
+    // A group may have no higher quota than the one that it is in (v1), and without a quota has that one's.
+    await set(below, 0);
+    await set(own, withGuest(limits).cpuNano);
+    await set(below, limits.cpuNano);
   };
 
   const pids = async (id: string, limits: RuntimeLimits): Promise<void> => {
@@ -107,14 +97,6 @@ export function createLiveLimits(
     },
     applyMemoryHigh,
   };
-}
-
-/** The kernel's own, of a group that nobody has given another. */
-const DEFAULT_CPU_WEIGHT = 100;
-
-/** As crun and runc turn 2-262144 shares into a weight of 1-10000. */
-function cpuWeight(shares: number): number {
-  return 1 + Math.floor(((shares - 2) * 9999) / 262_142);
 }
 
 function tooLittle(id: string, bytes: number, used: number): WarrenError {

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { RuntimeLimits } from "../../contracts/runtime.ts";
 import type { CgroupHost, Cgroups } from "./cgroup.ts";
-import { CPU_PERIOD_US, cpuQuotaUs } from "./cpu-limit.ts";
+import { cpuValues } from "./cpu-limit.ts";
 import type { LauncherGroups } from "./launcher-client.ts";
 
 /**
@@ -25,7 +25,7 @@ export interface GroupPlan extends LauncherGroups {
 }
 
 /** What the guest may use beside its commands, so that it does not starve, and a guest that was taken over does not flood. */
-export const GUEST_CPU_NANO = 1e9;
+const GUEST_CPU_NANO = 1e9;
 /** One process per connection and one per command; the engine runs 64 commands at a time in a sandbox. */
 export const GUEST_PIDS = 256;
 
@@ -83,14 +83,8 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
     ...(has("cpu") && cpuNano > 0 ? cpuWrites(id, cpuNano) : []),
   ];
 
-  const cpuWrites = (id: string, cpuNano: number): (readonly [string, string])[] => {
-    const quota = String(cpuQuotaUs(cpuNano));
-    if (isV2) return [[file("cpu", id, "cpu.max"), `${quota} ${CPU_PERIOD_US}`]];
-    return [
-      [file("cpu", id, "cpu.cfs_period_us"), String(CPU_PERIOD_US)],
-      [file("cpu", id, "cpu.cfs_quota_us"), quota],
-    ];
-  };
+  const cpuWrites = (id: string, cpuNano: number) =>
+    cpuValues(host.version, cpuNano).map(([name, value]) => [file("cpu", id, name), value] as const);
 
   return {
     plan(id, limits) {

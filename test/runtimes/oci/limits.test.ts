@@ -31,7 +31,8 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
     expect(read(id, "memory.memsw.limit_in_bytes", "memory.swap.max")).toBe(isV1 ? String(96 * MIB) : "0");
     expect(read(id, "pids.max", "pids.max", "payload")).toBe("77");
     expect(read(id, "cpu.cfs_quota_us", "cpu.max", limited)).toBe(isV1 ? "150000" : "150000 100000");
-    if (isV1) expect(read(id, "cpu.shares", "")).toBe("1536");
+    if (isV1) expect(read(id, "cpu.shares", "", limited)).toBe("1536");
+    if (isV1) expect(read(id, "cpu.shares", "")).toBe("2560");
     // With the guest, which the kernel bounds as well.
     expect(read(id, "pids.max", "pids.max")).toBe(String(77 + GUEST_PIDS));
     expect(read(id, "cpu.cfs_quota_us", "cpu.max")).toBe(isV1 ? "250000" : "250000 100000");
