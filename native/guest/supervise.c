@@ -23,6 +23,9 @@ enum {
 #define LINGER_NS (5 * 1000000000ull)
 #define RESWEEP_NS (20 * 1000000ull)
 #define TTY_REST_NS (20 * 1000000ull)
+/// How long STARTED waits for what follows it. Most commands say something or end by then, and one message tells it all:
+/// the host wakes once for it instead of twice.
+#define STARTED_WAIT_NS 1000000ull
 /// How long a command may run before its processor time is limited: so that a short one is answered at once even where
 /// others have used it up.
 #define GRACE_NS (50 * 1000000ull)
@@ -92,7 +95,14 @@ void doom(uint32_t flag) {
   }
 }
 
+static void flush(void);
+
 void lose_connection(void) {
+  // A host that breaks the protocol hears first that its command had started.
+  if (job.started_waits_ns != 0) {
+    job.started_waits_ns = 0;
+    flush();
+  }
   if (job.conn < 0) return;
   bool matters = !job.exit_sent && !job.c->detached;
   close(job.conn);
@@ -116,6 +126,14 @@ static void flush(void) {
     job.out_from += (size_t)n;
   }
   job.out_from = job.out_to = 0;
+}
+
+/// True while there is nothing to send but STARTED, and something may still come to send with it.
+static bool started_waits(void) {
+  if (job.started_waits_ns == 0) return false;
+  if (!job.ended && job.out_to - job.out_from == HEADER_BYTES + 4 && now_ns() < job.started_waits_ns) return true;
+  job.started_waits_ns = 0;
+  return false;
 }
 
 static size_t room(void) {
@@ -288,6 +306,7 @@ static int wait_ms(uint64_t deadline_ns, bool children) {
   if (deadline_ns != 0) next = deadline_ns;
   if (children && !job.doomed && job.grace_end_ns != 0 && job.grace_end_ns < next) next = job.grace_end_ns;
   if (job.doomed && children && job.next_sweep_ns < next) next = job.next_sweep_ns;
+  if (job.started_waits_ns != 0 && job.started_waits_ns < next) next = job.started_waits_ns;
   if (job.linger_ns != 0 && job.conn >= 0 && job.linger_ns < next) next = job.linger_ns;
   if (job.stream[0].rests_until_ns != 0 && job.stream[0].rests_until_ns < next) next = job.stream[0].rests_until_ns;
   if (next == UINT64_MAX) return -1;
@@ -313,8 +332,8 @@ _Noreturn void supervise(const struct command *c) {
   unsigned char pid[4];
   put32(pid, (uint32_t)c->pid);
   queue(OUT_STARTED, pid, sizeof pid);
+  job.started_waits_ns = now_ns() + STARTED_WAIT_NS;
   if (c->complaint != NULL) queue(OUT_STDERR, c->complaint, strlen(c->complaint));
-  flush();
 
   for (;;) {
     bool children = reap();
@@ -334,7 +353,8 @@ _Noreturn void supervise(const struct command *c) {
       continue;
     }
     if (job.ended && !job.exit_sent) finish_output();
-    flush();
+    bool waits = started_waits();
+    if (!waits) flush();
     if (job.stream[0].rests_until_ns != 0 && (job.ended || now_ns() >= job.stream[0].rests_until_ns)) {
       job.stream[0].rests_until_ns = 0;
     }
@@ -349,7 +369,7 @@ _Noreturn void supervise(const struct command *c) {
       {.fd = job.stdin_to > 0 ? job.in_fd : -1, .events = POLLOUT},
     };
     if (!job.input_ended && (job.stdin_to == 0 || job.exit_sent)) p[1].events |= POLLIN;
-    if (job.out_to > 0) p[1].events |= POLLOUT;
+    if (job.out_to > 0 && !waits) p[1].events |= POLLOUT;
     if (poll(p, 5, wait_ms(deadline_ns, children)) < 0) continue;
     if (p[0].revents != 0) on_signal();
     if (p[1].revents != 0 && job.conn >= 0) on_connection(p[1].revents);

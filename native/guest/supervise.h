@@ -32,6 +32,7 @@ struct supervision {
   uint64_t next_sweep_ns;
   uint64_t grace_end_ns; // 0: its tree is under the limits of commands
   uint32_t exit_flags;
+  uint64_t started_waits_ns; // until then STARTED may wait for what follows it; 0: it no longer does
   uint64_t linger_ns;
 
   // From the host: one frame's header, a small payload, or stdin bytes on their way in.

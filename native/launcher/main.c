@@ -5,9 +5,9 @@
 #include "serve.h"
 
 int main(int argc, char **argv) {
-  if (argc == 2 && !strcmp(argv[1], "serve")) return serve();
+  if ((argc == 2 || argc == 3) && !strcmp(argv[1], "serve")) return serve(argv[2]);
   // The probe runs this as a container's only program: it proves that a container can start, and needs no libraries.
   if (argc == 2 && !strcmp(argv[1], "noop")) return 0;
-  fprintf(stderr, "usage: warren-launcher serve\n");
+  fprintf(stderr, "usage: warren-launcher serve [LOCK]\n");
   return 64;
 }

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -67,6 +68,7 @@ static void feed(struct run *r) {
 static _Noreturn void exec_child(const struct run *r, int in, int out, int report) {
   setsid();
   reset_signals();
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   int error = 0;
   if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir(r->cwd) < 0) error = errno;
   if (!error) {
@@ -101,10 +103,10 @@ static void spawn(struct run *r) {
 
 // Waits for the program itself; a child of it that keeps the pipe open holds nobody up.
 static uint32_t supervise(struct run *r, struct tail *t, uint32_t timeout_ms) {
+  // Blocked since before the fork, so that it can't end this process and leave the program.
   sigset_t mask;
   sigemptyset(&mask);
   sigaddset(&mask, SIGTERM);
-  sigprocmask(SIG_BLOCK, &mask, NULL);
   int term_fd = signalfd(-1, &mask, SFD_CLOEXEC);
   int pidfd = sys_pidfd_open(r->pid);
   if (term_fd < 0 || pidfd < 0) {

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -20,6 +21,7 @@ enum { MAX_WORKERS = 512 };
 int lifeline_fd = -1;
 static int lifeline_write_fd = -1;
 static int child_fd = -1;
+static int lock_fd = -1;
 
 static struct worker {
   uint32_t id;
@@ -57,19 +59,24 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
   // Descriptors of the serving process: a worker that outlives it must hold neither its pipes nor its lifeline open.
   answer_fd = fcntl(fd, F_DUPFD_CLOEXEC, 10);
   int lifeline = fcntl(lifeline_fd, F_DUPFD_CLOEXEC, 10);
+  // The lock goes with this process, and not with the container runtime: what it left is found by its cgroup.
+  int lock = op == OP_START && lock_fd >= 0 ? fcntl(lock_fd, F_DUPFD_CLOEXEC, 10) : -1;
   int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   dup2(null, STDIN_FILENO);
   dup2(null, STDOUT_FILENO);
   for (int i = 3; i < 10; i++) close(i);
   int highest = answer_fd > lifeline ? answer_fd : lifeline;
+  if (lock > highest) highest = lock;
   if (highest_kept_program() > highest) highest = highest_kept_program();
   for (int i = 10; i <= highest; i++)
-    if (i != answer_fd && i != lifeline && !is_kept_program(i)) close(i);
+    if (i != answer_fd && i != lifeline && i != lock && !is_kept_program(i)) close(i);
   close_from(highest + 1);
   lifeline_fd = lifeline;
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, NULL);
+  // A RUN takes SIGTERM, its cancellation, where it waits; before that there may be a program to end already.
+  sigset_t mask;
+  sigemptyset(&mask);
+  if (op == OP_RUN) sigaddset(&mask, SIGTERM);
+  sigprocmask(SIG_SETMASK, &mask, NULL);
   switch (op) {
     case OP_RUN: op_run(in);
     case OP_START: op_start(in);
@@ -122,8 +129,13 @@ static void handle(uint32_t id, uint8_t op, struct in in) {
     send_error(id, errno, "could not make a pipe");
     return;
   }
+  sigset_t term, before;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  sigprocmask(SIG_BLOCK, &term, &before);
   pid_t pid = fork();
   if (pid == 0) work(op, &in, fds[1]);
+  sigprocmask(SIG_SETMASK, &before, NULL);
   close(fds[1]);
   if (pid < 0) {
     close(fds[0]);
@@ -180,11 +192,21 @@ static int take_requests(unsigned char *buffer, size_t *filled) {
   return 0;
 }
 
-int serve(void) {
+// Waits until nobody holds the lock any more. Held by descriptors, so it ends with the last process that has one.
+static bool take_lock(const char *path) {
+  lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (lock_fd < 0) return false;
+  while (flock(lock_fd, LOCK_EX) < 0)
+    if (errno != EINTR) return false;
+  return true;
+}
+
+int serve(const char *lock) {
   // A Ctrl-C in the engine's terminal must not end us before the engine has put its things in order.
   setsid();
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_CHILD_SUBREAPER, 1);
+  if (lock && !take_lock(lock)) return 1;
   int line[2];
   if (pipe2(line, O_CLOEXEC) < 0) return 1;
   lifeline_fd = line[0];

@@ -1,8 +1,9 @@
 #pragma once
 #include "wire.h"
 
-// Answers requests on stdin until it closes.
-int serve(void);
+// Answers requests on stdin until it closes. `lock` (may be null) names a file that it holds locked, together with every
+// START under way, so that the next one with the same file begins when all of these have ended.
+int serve(const char *lock);
 
 // Workers: each runs in a process of its own, answers and exits.
 _Noreturn void op_run(struct in *in);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -150,6 +151,8 @@ static bool hand_over(const int *fds, size_t count) {
 static _Noreturn void exec_runtime(const struct start *s, const int *handed, size_t handed_count, int report) {
   setsid();
   reset_signals();
+  // Nobody would record what it has started.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   int error = 0;
   bool is_relayed = s->relay_groups[0];
   // Nothing else of ours may be inherited by what runs inside, so stdio is /dev/null: the runtime says what went wrong in its

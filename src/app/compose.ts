@@ -3,7 +3,8 @@ import { createNodeClient } from "../client/node/index.ts";
 import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
-import { noStep, type OnStep } from "../contracts/steps.ts";
+import type { OnStep } from "../contracts/steps.ts";
+import type { EngineConfig } from "../engine/config.ts";
 import { openEngine } from "../engine/engine.ts";
 import type { Logger } from "../lib/log.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
@@ -27,16 +28,22 @@ export interface RunningWarren {
   close(): Promise<void>;
 }
 
+/** For tests: what they are told, and limits that are reached sooner. */
+export interface ComposeOptions {
+  onStep?: OnStep;
+  engine?: Partial<EngineConfig>;
+}
+
 /** Wires configuration, runtime, engine and server. Nothing happens before `start`. */
 export function compose(
   config: ServeConfig,
   log: Logger,
-  onStep: OnStep = noStep,
+  options: ComposeOptions = {},
 ): { start(): Promise<RunningWarren> } {
-  return { start: () => start(config, log, onStep) };
+  return { start: () => start(config, log, options) };
 }
 
-async function start(config: ServeConfig, log: Logger, onStep: OnStep): Promise<RunningWarren> {
+async function start(config: ServeConfig, log: Logger, options: ComposeOptions): Promise<RunningWarren> {
   // First, so that an engine need not start for a server that can't.
   const identity = config.tls && readTlsFiles(config.tls);
   prepareStateDir(config.stateDir);
@@ -46,7 +53,7 @@ async function start(config: ServeConfig, log: Logger, onStep: OnStep): Promise<
     for (let step = undo.pop(); step; step = undo.pop()) await step();
   };
   try {
-    const own = await ownEngine(config, log, undo, onStep);
+    const own = await ownEngine(config, log, undo, options);
     const api = own ?? (await sharedEngine(config, log));
     const server = createServer(api, {
       apiKeys: config.apiKeys,
@@ -57,7 +64,7 @@ async function start(config: ServeConfig, log: Logger, onStep: OnStep): Promise<
     if (own) {
       await server.listenUnix(socket);
       writeFileSync(enginePidFile(config.stateDir), `${process.pid}\n`, { mode: 0o600 });
-      onStep("open.listening");
+      options.onStep?.("open.listening");
       undo.push(() => rmSync(enginePidFile(config.stateDir), { force: true }));
     }
     const secured = identity ? { tls: identity, http2: config.http2 } : {};
@@ -92,26 +99,28 @@ async function ownEngine(
   config: ServeConfig,
   log: Logger,
   undo: (() => Promise<void> | void)[],
-  onStep: OnStep,
+  { onStep, engine: settings }: ComposeOptions,
 ): Promise<SandboxApi | undefined> {
-  const runtime = await openRuntime(config.runtime, config, log, onStep);
   try {
     const engine = await openEngine({
       stateDir: config.stateDir,
-      runtimes: { [runtime.name]: runtime },
-      defaultRuntime: runtime.name,
+      runtimes: async () => {
+        const runtime = await openRuntime(config.runtime, config, log, onStep);
+        return { [runtime.name]: runtime };
+      },
+      defaultRuntime: config.runtime,
       log: log.child({ part: "engine" }),
-      onStep,
+      ...(onStep === undefined ? {} : { onStep }),
       config: {
         ...(config.maxSandboxes === undefined ? {} : { maxSandboxes: config.maxSandboxes }),
         ...(config.defaultTimeoutS === undefined ? {} : { defaultTimeoutS: config.defaultTimeoutS }),
+        ...settings,
       },
     });
     // It closes its runtimes as well.
     undo.push(() => engine.close());
     return engine;
   } catch (error) {
-    await runtime.close();
     if (error instanceof WarrenError && error.code === "engine_locked" && config.tcp) {
       return undefined;
     }

@@ -1,9 +1,11 @@
 import { readFileSync } from "node:fs";
-import { statfs } from "node:fs/promises";
+import { mkdtemp, rm, statfs } from "node:fs/promises";
 import { freemem, release, totalmem } from "node:os";
+import { join } from "node:path";
 import { createNodeClient } from "../client/node/index.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { ProbeFinding, ProbeReport } from "../contracts/runtime.ts";
+import { lockStateDir } from "../engine/lock.ts";
 import { buildInfo } from "../lib/build-info.ts";
 import { silentLogger } from "../lib/log.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
@@ -57,15 +59,35 @@ async function probe(
     return { runtime: name, usable: false, findings: [problem] };
   }
   try {
-    const runtime = await openRuntime(name, config, silentLogger);
-    try {
-      return await runtime.probe();
-    } finally {
-      await runtime.close();
-    }
+    return await inDirectoryOfOurs(config.stateDir, async (stateDir) => {
+      const runtime = await openRuntime(name, { ...config, stateDir }, silentLogger);
+      try {
+        return await runtime.probe();
+      } finally {
+        await runtime.close();
+      }
+    });
   } catch (error) {
     return { runtime: name, usable: false, findings: [finding(error)] };
   }
+}
+
+/** A runtime that opens tidies up what an engine left, so where one lives it gets another directory on the same disk. */
+async function inDirectoryOfOurs<T>(stateDir: string, work: (dir: string) => Promise<T>): Promise<T> {
+  let lock: Disposable;
+  try {
+    lock = lockStateDir(stateDir);
+  } catch (error) {
+    if (!(error instanceof WarrenError && error.code === "engine_locked")) throw error;
+    const dir = await mkdtemp(join(stateDir, "doctor-"));
+    try {
+      return await work(dir);
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
+  }
+  using _ = lock;
+  return await work(stateDir);
 }
 
 async function examineStateDir(path: string): Promise<DoctorReport["state_dir"]> {

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { linkSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { linkSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { WarrenError } from "../contracts/errors.ts";
 import { noStep, type OnStep } from "../contracts/steps.ts";
@@ -11,27 +11,38 @@ export function ownerIdOf(stateDir: string, onStep: OnStep = noStep): string {
   const path = join(stateDir, "owner");
   const existing = readOwner(path);
   if (existing !== undefined) {
+    sweepDrafts(stateDir);
     return existing;
   }
   const draft = `${path}.${process.pid}.${randomBytes(4).toString("hex")}`;
   writeFileSync(draft, randomId(), { mode: 0o600, flag: "wx" });
   onStep("owner.drafted");
   try {
-    // A link fails when the name exists, and it shows the whole file or none of it.
+    // A link fails when the name exists, and it shows the whole file or none of it. A draft that is gone was swept by
+    // somebody who has found the name.
     linkSync(draft, path);
     onStep("owner.named");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EEXIST") {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "EEXIST" && code !== "ENOENT") {
       throw error;
     }
   } finally {
     rmSync(draft, { force: true });
   }
+  sweepDrafts(stateDir);
   const id = readOwner(path);
   if (id === undefined) {
     throw new WarrenError("internal", `the owner id in ${path} vanished while it was read`);
   }
   return id;
+}
+
+/** Removes drafts of processes that were killed: they are of no use once there is an id. */
+function sweepDrafts(stateDir: string): void {
+  for (const name of readdirSync(stateDir)) {
+    if (/^owner\.\d+\.[0-9a-f]{8}$/.test(name)) rmSync(join(stateDir, name), { force: true });
+  }
 }
 
 function readOwner(path: string): string | undefined {

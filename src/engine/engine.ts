@@ -31,8 +31,11 @@ import { waitForEnd } from "./wait.ts";
 export interface EngineOptions {
   /** Absolute path of a directory that exists. One engine at a time uses it. */
   stateDir: string;
-  /** By name. The engine closes them when it closes. */
-  runtimes: Record<string, Runtime>;
+  /**
+   * By name. The engine closes them when it closes. A function is called once the state directory is locked: a runtime that
+   * opens tidies up after an earlier engine, which must not happen beside one that lives.
+   */
+  runtimes: Record<string, Runtime> | (() => Promise<Record<string, Runtime>>);
   /** Key of `runtimes`. */
   defaultRuntime: string;
   log: Logger;
@@ -56,13 +59,28 @@ export interface Engine extends SandboxApi {
  * @throws WarrenError `engine_locked` when another engine has it.
  */
 export async function openEngine(options: EngineOptions): Promise<Engine> {
-  const { runtimes, defaultRuntime, log, onStep = noStep } = options;
+  using undo = new DisposableList();
+  undo.add(lockStateDir(options.stateDir));
+  options.onStep?.("open.locked");
+  if (typeof options.runtimes !== "function") return await openLocked(options, options.runtimes, undo);
+  const runtimes = await options.runtimes();
+  try {
+    return await openLocked(options, runtimes, undo);
+  } catch (error) {
+    await Promise.allSettled(Object.values(runtimes).map((runtime) => runtime.close()));
+    throw error;
+  }
+}
+
+async function openLocked(
+  options: EngineOptions,
+  runtimes: Record<string, Runtime>,
+  undo: DisposableList,
+): Promise<Engine> {
+  const { defaultRuntime, log, onStep = noStep } = options;
   if (!Object.hasOwn(runtimes, defaultRuntime)) {
     throw new WarrenError("invalid_request", `the default runtime ${defaultRuntime} is not configured`);
   }
-  using undo = new DisposableList();
-  undo.add(lockStateDir(options.stateDir));
-  onStep("open.locked");
   const store = openStore(options.stateDir, log);
   undo.add({ [Symbol.dispose]: () => store.close() });
   onStep("open.migrated");

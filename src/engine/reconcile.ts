@@ -85,15 +85,7 @@ async function settle(
     case "running":
     case "starting":
     case "paused":
-      if (lives) {
-        const startedAt = record.startedAt ?? core.clock.now();
-        const state = seen.state === "paused" ? "paused" : "running";
-        const adopted = table.update(id, { state, pid: seen.pid, startedAt });
-        await keepLimits(core, runtime, adopted);
-        supervisor.watch(adopted);
-        log.info({ sandbox: id, state }, "adopted a running sandbox");
-        return;
-      }
+      if (lives) return await adopt(core, supervisor, runtime, record, seen);
       if (!seen) return lost(core, record);
       // Dead, but what was around it may still be there.
       await supervisor.stop(record, 0, { error: "it ended while no engine was running" });
@@ -104,11 +96,30 @@ async function settle(
     case "stopped":
     case "error":
       if (!seen) return lost(core, record);
+      // In error for its silence only: whoever asked last wanted it to run.
+      if (lives && record.state === "error" && record.pid !== undefined)
+        return await adopt(core, supervisor, runtime, record, seen);
       await keepLimits(core, runtime, record);
       // Whoever stopped it was told so.
       if (lives) await runtime.stop(id, { timeoutMs: 0 });
+      if (record.pid !== undefined) table.update(id, { pid: undefined });
       return;
   }
+}
+
+async function adopt(
+  core: Core,
+  supervisor: Supervisor,
+  runtime: Runtime,
+  record: SandboxRecord,
+  seen: RuntimeSandbox,
+): Promise<void> {
+  const { id, startedAt = core.clock.now() } = record;
+  const state = seen.state === "paused" ? "paused" : "running";
+  const adopted = core.table.update(id, { state, pid: seen.pid, startedAt, error: undefined });
+  await keepLimits(core, runtime, adopted);
+  supervisor.watch(adopted);
+  core.log.info({ sandbox: id, state }, "adopted a running sandbox");
 }
 
 /** A change of limits that was cut short is stored here, and may not be in force. */

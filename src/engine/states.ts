@@ -17,8 +17,8 @@ export type SandboxState = (typeof sandboxStates)[number];
 export const nextStates: Record<SandboxState, readonly SandboxState[]> = {
   // To `error` only when a create that failed could not be undone.
   creating: ["running", "error"],
-  // To `paused` when it was found so by the next engine.
-  starting: ["running", "paused", "stopped", "error", "removing"],
+  // To `paused` when it was found so by the next engine, to `stopping` when that one found a start cut short.
+  starting: ["running", "paused", "stopping", "stopped", "error", "removing"],
   // To `stopped` without `stopping` when it ended by itself.
   running: ["paused", "stopping", "stopped", "error", "removing"],
   paused: ["running", "stopping", "stopped", "error", "removing"],
@@ -26,8 +26,8 @@ export const nextStates: Record<SandboxState, readonly SandboxState[]> = {
   stopped: ["starting", "error", "removing"],
   // Back to `error` when the runtime could not remove it.
   removing: ["error"],
-  // To `running` when a guest that was silent answers again.
-  error: ["starting", "running", "stopping", "removing"],
+  // To `running` when a guest that was silent answers again, to `paused` when the next engine finds it so.
+  error: ["starting", "running", "paused", "stopping", "removing"],
 };
 
 /** The one place that decides whether a move is legal. A refusal is a bug of the engine, not of its caller. */

@@ -1,7 +1,4 @@
-import type { HttpBindings } from "@hono/node-server";
-import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
-import { type Context, Hono } from "hono";
-import type { ContentfulStatusCode } from "hono/utils/http-status";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
@@ -14,6 +11,7 @@ import { logHandlers } from "./handlers/logs.ts";
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
 import { breakOff } from "./outgoing.ts";
 import { parseQuery } from "./query.ts";
+import { createRouter } from "./router.ts";
 import { type Operation, PREFIX, type Route, routes } from "./routes.ts";
 import { sendError } from "./send-error.ts";
 
@@ -23,7 +21,8 @@ export interface AppOptions {
   log: Logger;
 }
 
-type Env = { Bindings: HttpBindings };
+/** Answers one request, whatever becomes of it. */
+export type App = (incoming: IncomingMessage, outgoing: ServerResponse) => Promise<void>;
 
 const handlers: Record<Operation, Handler> = {
   ...sandboxHandlers,
@@ -33,38 +32,43 @@ const handlers: Record<Operation, Handler> = {
 };
 
 /** The routes of the table, and JSON answers for everything else. */
-export function buildApp(options: AppOptions): Hono<Env> {
-  const app = new Hono<Env>();
-  for (const route of routes) {
-    app.on(route.method, PREFIX + route.path, (c) => answer(c, route, handlers[route.operation], options));
+export function buildApp(options: AppOptions): App {
+  const find = createRouter(routes, PREFIX);
+
+  async function dispatch(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
+    const match = find(incoming.url ?? "");
+    if (!match) throw new WarrenError("route_not_found", "no such route");
+    const { method = "" } = incoming;
+    const route = match.routes.get(method === "HEAD" ? "GET" : method);
+    if (route) return await answer(incoming, outgoing, route, match.id, options);
+    outgoing.setHeader("allow", [...match.routes.keys()].join(", "));
+    throw new WarrenError("method_not_allowed", `${method} is not allowed here`);
   }
-  for (const [path, methods] of methodsByPath()) {
-    const allow = methods.join(", ");
-    app.all(PREFIX + path, (c) => {
-      c.env.outgoing.setHeader("allow", allow);
-      return failure(
-        c,
-        new WarrenError("method_not_allowed", `${c.req.method} is not allowed here`),
-        options,
-      );
+
+  return (incoming, outgoing) =>
+    dispatch(incoming, outgoing).catch((cause: unknown) => {
+      const error = toWarrenError(cause, options.log);
+      // What has begun as a success can only be broken off.
+      if (outgoing.headersSent) breakOff(outgoing);
+      else sendError(incoming, outgoing, error);
     });
-  }
-  app.notFound((c) => failure(c, new WarrenError("route_not_found", "no such route"), options));
-  app.onError((error, c) => failure(c, error, options));
-  return app;
 }
 
 async function answer(
-  c: Context<Env>,
-  route: Route,
-  handler: Handler,
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+  route: Route & { operation: Operation },
+  id: string,
   { api, limits, log }: AppOptions,
-): Promise<Response> {
-  const { incoming, outgoing } = c.env;
+): Promise<void> {
+  let signal: AbortSignal | undefined;
   const call: Call = {
     api,
-    id: c.req.param("id") ?? "",
-    signal: c.req.raw.signal,
+    id,
+    get signal() {
+      signal ??= departure(incoming, outgoing);
+      return signal;
+    },
     incoming,
     outgoing,
     limits,
@@ -72,24 +76,29 @@ async function answer(
     query: (schema) => parseQuery(schema, incoming.url ?? ""),
     json: (schema) => readJson(incoming, schema, limits.maxJsonBytes),
   };
-  const result = await handler(call);
-  if (result === sent) return RESPONSE_ALREADY_SENT;
-  if (isReply(result)) return c.json(result.body, result.status as ContentfulStatusCode);
-  if (route.response === "nothing") return c.body(null, route.status as 204);
-  return c.json(result, route.status as ContentfulStatusCode);
+  const result = await handlers[route.operation](call);
+  if (result === sent) return;
+  if (isReply(result)) sendJson(incoming, outgoing, result.status, result.body);
+  else if (route.response === "nothing") outgoing.writeHead(route.status).end();
+  else sendJson(incoming, outgoing, route.status, result);
 }
 
-function failure(c: Context<Env>, cause: unknown, { log }: AppOptions): Response {
-  const error = toWarrenError(cause, log);
-  const { incoming, outgoing } = c.env;
-  // What has begun as a success can only be broken off.
-  if (outgoing.headersSent) breakOff(outgoing);
-  else sendError(incoming, outgoing, error);
-  return RESPONSE_ALREADY_SENT;
+function sendJson(incoming: IncomingMessage, outgoing: ServerResponse, status: number, value: unknown): void {
+  const body = JSON.stringify(value);
+  outgoing.writeHead(status, {
+    "content-type": "application/json",
+    "content-length": Buffer.byteLength(body),
+  });
+  if (incoming.method === "HEAD") outgoing.end();
+  else outgoing.end(body);
 }
 
-function methodsByPath(): Map<string, string[]> {
-  const methods = new Map<string, string[]>();
-  for (const { method, path } of routes) methods.set(path, [...(methods.get(path) ?? []), method]);
-  return methods;
+/** Fires when the client goes away before it has its answer. */
+function departure(incoming: IncomingMessage, outgoing: ServerResponse): AbortSignal {
+  const controller = new AbortController();
+  outgoing.once("close", () => {
+    // Over HTTP/2 a request that is reset may count as answered in full.
+    if (!outgoing.writableFinished || incoming.aborted) controller.abort();
+  });
+  return controller.signal;
 }

@@ -28,7 +28,7 @@ export const PREFIX = "/api/v1";
 
 export interface Route {
   method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-  /** Below `PREFIX`, in Hono's notation. */
+  /** Below `PREFIX`; `:name` stands for one part, which is not empty. */
   path: `/${string}`;
   /** Name of the handler. */
   operation: string;

@@ -1,7 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { getRequestListener } from "@hono/node-server";
 import type { SandboxApi } from "../contracts/api.ts";
-import { errorBody, WarrenError } from "../contracts/errors.ts";
+import { WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import { buildApp } from "./app.ts";
 import { ApiKeys } from "./auth.ts";
@@ -86,17 +85,6 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       maxUploadBytes: options.maxUploadBytes ?? 4 * 1024 ** 3,
     },
   });
-  const route = getRequestListener(app.fetch, {
-    overrideGlobalObjects: false,
-    // Bodies that are left over are `sendError`'s and Node's business.
-    autoCleanupIncoming: false,
-    // A request through the Unix socket needs no Host; the name is never used.
-    hostname: "localhost",
-    errorHandler: () =>
-      Response.json(errorBody(new WarrenError("invalid_request", "the request line or Host is not valid")), {
-        status: 400,
-      }),
-  });
   const sockets = new Sockets({ api, gate, log, limits: options.resumable ?? {} });
   const listeners: Listener[] = [];
 
@@ -137,7 +125,7 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       return;
     }
     if (isPreflight) response.writeHead(204).end();
-    else void route(request, response);
+    else void app(request, response);
   }
 
   return {

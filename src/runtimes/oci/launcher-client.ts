@@ -90,6 +90,8 @@ export interface ProcessId {
 }
 
 export interface Launcher {
+  /** Resolves once it answers, and so once no START of an earlier launcher is under way. */
+  ready(): Promise<void>;
   run(request: LauncherRun): Promise<LauncherRunResult>;
   start(request: LauncherStart): Promise<LauncherStartResult>;
   /** Sends `signal` (0: none) and waits at most `waitMs` for the end; true when the process is gone. */
@@ -111,16 +113,24 @@ interface Pending {
   reject(error: WarrenError): void;
 }
 
+export interface LauncherOptions {
+  log: Logger;
+  program?: string;
+  /** All launchers of one state directory hold it, one after the other. */
+  lockFile?: string;
+  onStep?: OnStep;
+}
+
 /** A client of one launcher process, which is started at the first call and again after it died. */
-export function createLauncher(options: { log: Logger; program?: string; onStep?: OnStep }): Launcher {
-  const { log, onStep = noStep } = options;
+export function createLauncher(options: LauncherOptions): Launcher {
+  const { log, lockFile, onStep = noStep } = options;
   const program = options.program ?? nativeProgram("warren-launcher");
   let link: Link | undefined;
   let closed = false;
 
   const connected = (): Link => {
     if (closed) throw new WarrenError("shutting_down", "the runtime is closed");
-    if (!link?.alive) link = openLink(program, log);
+    if (!link?.alive) link = openLink(program, lockFile, log);
     return link;
   };
   const call = async (
@@ -136,6 +146,9 @@ export function createLauncher(options: { log: Logger; program?: string; onStep?
   };
 
   return {
+    async ready() {
+      await connected().call(launcherOps.hello, Buffer.alloc(0));
+    },
     async run(request) {
       const body = encoder()
         .u32(request.timeoutMs)
@@ -214,12 +227,16 @@ interface Link {
   end(): Promise<void>;
 }
 
-function openLink(program: string, log: Logger): Link {
-  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(program, ["serve"], {
-    stdio: ["pipe", "pipe", "ignore"],
-    env: defaultEnv,
-    cwd: "/",
-  });
+function openLink(program: string, lockFile: string | undefined, log: Logger): Link {
+  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(
+    program,
+    ["serve", ...(lockFile === undefined ? [] : [lockFile])],
+    {
+      stdio: ["pipe", "pipe", "ignore"],
+      env: defaultEnv,
+      cwd: "/",
+    },
+  );
   const pending = new Map<number, Pending>();
   const kept = new Set<string>();
   let nextId = 1;

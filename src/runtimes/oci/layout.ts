@@ -13,6 +13,7 @@ export interface Layout {
   trash: string;
   /** Empty file and directory that masks are made of, and the guest program. */
   shared: string;
+  launcherLock: string;
   /** `--root` of one container runtime: their formats differ. */
   runtimeRoot(program: string): string;
   sandbox(id: string): SandboxPaths;
@@ -51,6 +52,7 @@ function layoutOf(root: string): Layout {
     images: join(root, "images"),
     trash: join(root, "trash"),
     shared: join(root, "shared"),
+    launcherLock: join(root, "launcher.lock"),
     runtimeRoot: (program) => join(root, "run", program),
     sandbox(id) {
       if (!isSandboxId(id)) {

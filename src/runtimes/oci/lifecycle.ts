@@ -182,6 +182,8 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         const words = await runtimeWords(paths.log);
         throw new WarrenError("runtime_failed", `${name} could not start the sandbox: ${words}`);
       } catch (error) {
+        // When the launcher is gone, its START goes on: what it brings up would be found by nobody.
+        await launcher.ready().catch(() => {});
         await finish(id);
         throw error;
       }

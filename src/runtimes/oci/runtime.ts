@@ -58,7 +58,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     openIdRanges({ owner: stateDir, onStep }),
     chooseStage([stateDir]),
   ]);
-  const launcher = createLauncher({ log, onStep });
+  const launcher = createLauncher({ log, lockFile: layout.launcherLock, onStep });
   const cgroups = createCgroups(cgroupHost, ownerId);
   const freezer = createFreezer(cgroupHost, cgroups);
   const payloadGroups = createPayloadGroups(cgroupHost, cgroups);
@@ -98,10 +98,15 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
   };
   const prober = createProber({ options, layout, lifecycle, cgroupHost, getSeccomp, discard: trash.discard });
 
+  // What the last engine was starting when it was killed comes up first, or fails: then it is seen below.
+  await launcher.ready().catch(() => {}); // why it can't be started is told to whoever needs it
   const bootFile = join(layout.root, "boot");
   if (await wasRebooted(bootFile)) {
     for (const name of ociPrograms) await rm(layout.runtimeRoot(name), { recursive: true, force: true });
-    for (const id of await store.list()) await rm(layout.sandbox(id).guestPid, { force: true });
+    for (const id of await store.list()) {
+      const { guestPid, runtimePid, socket } = layout.sandbox(id);
+      for (const path of [guestPid, runtimePid, socket]) await rm(path, { force: true });
+    }
     onStep("oci.forgot-boot");
   }
   await recordBoot(bootFile);

@@ -1,0 +1,130 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { isDeepStrictEqual } from "node:util";
+import type { SandboxInfo } from "../../../src/contracts/sandbox.ts";
+import { readAll } from "../../../src/testing/guest-tools.ts";
+import type { EngineProcess } from "./engine-process.ts";
+import { allPids, commandOf, type HostView, unwanted } from "./host.ts";
+import type { Box, World } from "./world.ts";
+
+/** Where scenarios write files, and nothing else is. */
+export const DATA = "/data";
+/** Part of each command line that a scenario runs and that must not outlive its caller. */
+export const MARK = "424242";
+/** Bound of what takes a moment after an engine is ready: probes, trash, the last output of a main command. */
+const PATIENCE_MS = 15_000;
+
+/** Fails unless every record is true, everything acknowledged is there, and nothing else is. Then the world is certain. */
+export async function checkInvariant(
+  world: World,
+  engine: EngineProcess,
+  host: Pick<HostView, "stateDir" | "group">,
+): Promise<void> {
+  const infos = new Map((await engine.api.list()).map((info) => [info.name ?? info.id, info]));
+  const wrong: string[] = [];
+  for (const name of infos.keys()) if (!world.boxes.has(name)) wrong.push(`nobody asked for ${name}`);
+  for (const [name, possible] of [...world.boxes]) {
+    const info = infos.get(name);
+    const actual = info && boxOf(info);
+    if (!possible.some((box) => isDeepStrictEqual(box, actual))) {
+      wrong.push(`${name} is ${JSON.stringify(info)}, not one of ${JSON.stringify(possible)}`);
+      continue;
+    }
+    if (!info || !actual) {
+      world.boxes.delete(name);
+      world.files.delete(name);
+      continue;
+    }
+    world.boxes.set(name, [actual]);
+    if (actual.status === "running") wrong.push(...(await checkRunning(world, engine, name, info)));
+    if (actual.status !== "running" && actual.status !== "paused" && info.pid !== undefined) {
+      wrong.push(`${name} is ${actual.status} and has the process ${info.pid}`);
+    }
+    if (actual.hasMain) wrong.push(...(await checkLog(engine, name)));
+  }
+  const alive = [...infos.values()].filter(({ status }) => status === "running" || status === "paused");
+  const view = {
+    ...host,
+    engine: engine.pid,
+    known: [...infos.values()].map(({ id }) => id),
+    alive: alive.map(({ id }) => id),
+  };
+  wrong.push(...(await eventually(() => unwanted(view))));
+  if (wrong.length > 0) throw new Error(`${wrong.join("\n")}\n--- the engine said\n${engine.said()}`);
+}
+
+/** Asks again and again; what is still wrong at the end. */
+export async function eventually(look: () => string[]): Promise<string[]> {
+  const deadline = performance.now() + PATIENCE_MS;
+  for (let pauseMs = 5; ; pauseMs = Math.min(pauseMs * 2, 200)) {
+    const found = look();
+    if (found.length === 0 || performance.now() > deadline) return found;
+    await delay(pauseMs);
+  }
+}
+
+function boxOf(info: SandboxInfo): Box {
+  const { status, memory = 0, cmd } = info;
+  return { status: status as Box["status"], memory, hasMain: cmd !== undefined };
+}
+
+async function checkRunning(
+  world: World,
+  { api }: EngineProcess,
+  name: string,
+  info: SandboxInfo,
+): Promise<string[]> {
+  const wrong: string[] = [];
+  const said = (await api.exec(name, { cmd: ["echo", "here"], timeout: 20 })).stdout;
+  if (said !== "here\n") wrong.push(`${name} does not run commands: ${said}`);
+  const limit = (await api.stats(name)).memory_limit;
+  // The kernel counts in pages.
+  if (Math.abs(limit - (info.memory ?? 0)) >= 4096)
+    wrong.push(`${name} may use ${limit} bytes, not ${info.memory}`);
+  const files = world.files.get(name) ?? new Map();
+  const listed = await api.files.list(name, DATA).catch(() => []);
+  const present = new Set(listed.map((file) => join(DATA, file.name)));
+  for (const path of present) if (!files.has(path)) wrong.push(`${name} has ${path}, which nobody wrote`);
+  for (const [path, possible] of [...files]) {
+    const actual = present.has(path)
+      ? (await readAll((await api.files.read(name, path)).body)).toString()
+      : undefined;
+    if (possible.includes(actual)) files.set(path, [actual]);
+    else wrong.push(`${name}: ${path} holds ${actual?.length} bytes, which nobody wrote`);
+  }
+  wrong.push(
+    ...(await eventually(() =>
+      allPids()
+        .filter((pid) => groupOf(pid).includes(info.id) && commandOf(pid).includes(MARK))
+        .map((pid) => `${name}: a command of an engine that is gone still runs: ${commandOf(pid)}`),
+    )),
+  );
+  return wrong;
+}
+
+function groupOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cgroup`, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+/** Main commands write "line 0", "line 1"… and then wait: each start's lines are whole, in order and once. */
+async function checkLog({ api }: EngineProcess, name: string): Promise<string[]> {
+  let text = "";
+  for await (const { data } of api.logs(name)) text += Buffer.from(data).toString();
+  const lines = text.split("\n");
+  if (lines.pop() !== "") return [`the log of ${name} ends in the middle of a line`];
+  let last = Number.NaN;
+  for (const line of lines) {
+    const number = Number(/^line (\d+) x*$/.exec(line)?.[1] ?? Number.NaN);
+    // The first may be any: older ones were replaced.
+    if (!(number === 0 || Number.isNaN(last) || number === last + 1) || Number.isNaN(number)) {
+      return [`the log of ${name} has ${JSON.stringify(line)} after line ${last}`];
+    }
+    last = number;
+  }
+  return [];
+}

@@ -1,0 +1,110 @@
+import { execFileSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import type { EngineProcess } from "./engine-process.ts";
+import { DATA, MARK } from "./invariant.ts";
+import type { Actions } from "./world.ts";
+
+const MIB = 1024 ** 2;
+
+export interface ScenarioContext {
+  engine: EngineProcess;
+  /** A directory for images and the like. */
+  dir: string;
+  stateDir: string;
+}
+
+/** What a client does until the engine dies; rejects when it has. */
+export type Scenario = (actions: Actions, context: ScenarioContext) => Promise<void>;
+
+/** A main command whose lines fill more than its log's files, a few at a time. */
+const main = [
+  "sh",
+  "-c",
+  `i=0; while [ $i -lt 4 ]; do echo "line $i ${"x".repeat(1500)}"; i=$((i+1)); sleep 0.02; done; exec sleep 600`,
+];
+
+export const scenarios = {
+  /** Everything that can happen to one sandbox. */
+  async life(actions) {
+    const { api } = actions;
+    await actions.create("box", { cmd: main, memory: 64 * MIB });
+    for await (const _ of api.logs("box", { until: "line 3 " }));
+    await actions.write("box", `${DATA}/a`, "first");
+    await actions.write("box", `${DATA}/a`, "second".repeat(20_000));
+    await api.exec("box", { cmd: ["sh", "-c", `sleep ${MARK} & sleep 0.02; kill $!`], timeout: 20 });
+    await actions.limit("box", 96 * MIB);
+    await actions.pause("box");
+    await actions.resume("box");
+    await actions.stop("box");
+    await actions.start("box");
+    await actions.remove("box");
+  },
+  async tar(actions, { dir }) {
+    const tar = join(dir, `image-${process.hrtime.bigint()}.tar`);
+    copyFileSync(tarImage(dir), tar);
+    await actions.create("tar", { image: tar });
+    await actions.remove("tar");
+  },
+  async oci(actions, { dir }) {
+    await actions.create("oci", { image: `oci:${ociLayout(dir)}:tag` });
+    await actions.remove("oci");
+  },
+  /** A start that fails, since the image is away, and one that works again. */
+  async failure(actions, { dir }) {
+    const image = join(dir, "image");
+    const away = `${image}-away`;
+    if (existsSync(away)) renameSync(away, image);
+    rootDirectory(image);
+    await actions.create("failing", { image });
+    await actions.stop("failing");
+    renameSync(image, away);
+    await actions.failToStart("failing");
+    renameSync(away, image);
+    await actions.start("failing");
+    await actions.remove("failing");
+  },
+  /** What a START leaves that was cut short between the container's start and its pid's record. */
+  async unrecorded(actions, { stateDir }) {
+    const { id } = await actions.create("unrecorded");
+    rmSync(join(stateDir, "oci/sandboxes", id, "guest.pid"));
+    await actions.remove("unrecorded");
+  },
+  async close(actions, { engine }) {
+    await actions.create("kept");
+    engine.kill("SIGTERM");
+    await engine.ended;
+  },
+} satisfies Record<string, Scenario>;
+export type ScenarioName = keyof typeof scenarios;
+export const scenarioNames = Object.keys(scenarios) as ScenarioName[];
+
+function rootDirectory(path: string): string {
+  if (existsSync(join(path, "bin/sh"))) return path;
+  mkdirSync(join(path, "bin"), { recursive: true });
+  copyFileSync("/bin/busybox", join(path, "bin/busybox"));
+  for (const name of ["sh", "echo", "sleep"]) copyFileSync("/bin/busybox", join(path, "bin", name));
+  return path;
+}
+
+function tarImage(dir: string): string {
+  const path = join(dir, "image.tar");
+  if (!existsSync(path)) {
+    execFileSync("tar", ["-C", rootDirectory(join(dir, "root")), "-cf", path, "."]);
+  }
+  return path;
+}
+
+function ociLayout(dir: string): string {
+  const layout = join(dir, "layout");
+  if (existsSync(layout)) return layout;
+  const umoci = (...args: string[]) => execFileSync("umoci", args, { stdio: "pipe" });
+  const image = `${layout}:tag`;
+  const bundle = join(dir, "bundle");
+  umoci("init", "--layout", layout);
+  umoci("new", "--image", image);
+  umoci("unpack", "--image", image, bundle);
+  rootDirectory(join(bundle, "rootfs"));
+  umoci("repack", "--image", image, bundle);
+  return layout;
+}

@@ -1,0 +1,125 @@
+import type { SandboxApi } from "../../../src/contracts/api.ts";
+import type { WarrenError } from "../../../src/contracts/errors.ts";
+import type { CreateSandbox, SandboxInfo } from "../../../src/contracts/sandbox.ts";
+
+/** A sandbox as its owner believes it to be. */
+export interface Box {
+  status: "running" | "stopped" | "paused" | "error";
+  memory: number;
+  hasMain: boolean;
+}
+
+/**
+ * What a client knows of the sandboxes that it asked for, by name. While a call is under way, and for ever when its
+ * answer never came, either of two things is true; an answer leaves one.
+ */
+export class World {
+  /** `undefined` stands for: there is no such sandbox. */
+  readonly boxes = new Map<string, (Box | undefined)[]>();
+  /** By box and path: what a file may hold. */
+  readonly files = new Map<string, Map<string, (string | undefined)[]>>();
+
+  names(): string[] {
+    return [...this.boxes.keys()];
+  }
+
+  /** Does what a client does, and notes what may have become of it. */
+  actions(api: SandboxApi): Actions {
+    const become = async <T>(
+      name: string,
+      after: (before: Box) => Box | undefined,
+      call: () => Promise<T>,
+    ) => {
+      const before = this.boxes.get(name) ?? [undefined];
+      const later = before.map((box) => box && after(box));
+      this.boxes.set(name, [...before, ...later]);
+      const result = await call();
+      this.boxes.set(name, later);
+      return result;
+    };
+    return {
+      api,
+      create: async (name, request = {}) => {
+        this.files.set(name, new Map());
+        const box: Box = {
+          status: "running",
+          memory: request.memory ?? 0,
+          hasMain: request.cmd !== undefined,
+        };
+        this.boxes.set(name, [undefined, box]);
+        const info = await api.create({ name, timeout: -1, ...request });
+        this.boxes.set(name, [{ ...box, memory: info.memory ?? 0 }]);
+        return info;
+      },
+      start: (name) =>
+        become(
+          name,
+          (box) => ({ ...box, status: "running" }),
+          () => api.start(name),
+        ),
+      failToStart: async (name) => {
+        const before = this.boxes.get(name) ?? [undefined];
+        const failed = before.map((box) => box && { ...box, status: "error" as const });
+        this.boxes.set(name, [...before, ...failed]);
+        const code = await api.start(name).then(
+          () => "none",
+          (error: WarrenError) => error.code,
+        );
+        if (code !== "runtime_failed" && code !== "image_not_found")
+          throw new Error(`it failed with ${code}`);
+        this.boxes.set(name, failed);
+      },
+      stop: (name) =>
+        become(
+          name,
+          (box) => ({ ...box, status: "stopped" }),
+          () => api.stop(name, { timeoutMs: 5000 }),
+        ),
+      pause: (name) =>
+        become(
+          name,
+          (box) => ({ ...box, status: "paused" }),
+          () => api.pause(name),
+        ),
+      resume: (name) =>
+        become(
+          name,
+          (box) => ({ ...box, status: "running" }),
+          () => api.resume(name),
+        ),
+      limit: (name, memory) =>
+        become(
+          name,
+          (box) => ({ ...box, memory }),
+          () => api.update(name, { memory, memory_high: memory / 2 }),
+        ),
+      remove: (name) =>
+        become(
+          name,
+          () => undefined,
+          () => api.remove(name),
+        ),
+      write: async (name, path, text) => {
+        const files = this.files.get(name) ?? new Map<string, (string | undefined)[]>();
+        this.files.set(name, files);
+        files.set(path, [...(files.get(path) ?? [undefined]), text]);
+        await api.files.write(name, path, Buffer.from(text));
+        files.set(path, [text]);
+      },
+    };
+  }
+}
+
+export interface Actions {
+  readonly api: SandboxApi;
+  create(name: string, request?: CreateSandbox): Promise<SandboxInfo>;
+  start(name: string): Promise<unknown>;
+  /** For one whose start must fail. */
+  failToStart(name: string): Promise<void>;
+  stop(name: string): Promise<unknown>;
+  pause(name: string): Promise<unknown>;
+  resume(name: string): Promise<unknown>;
+  limit(name: string, memory: number): Promise<unknown>;
+  remove(name: string): Promise<unknown>;
+  write(name: string, path: string, text: string): Promise<void>;
+}
