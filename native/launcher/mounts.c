@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "sys.h"
+#include "userns.h"
 #include "wire.h"
 
 void enter_private_mounts(void) {
@@ -65,7 +66,10 @@ static int become_owner(uint32_t owner) {
   // Keeps the capabilities: some hosts let nobody without CAP_SYS_ADMIN make a user namespace.
   prctl(PR_SET_SECUREBITS, WARREN_SECBIT_NO_SETUID_FIXUP);
   if (setgroups(0, NULL) < 0 || setresgid(owner, owner, owner) < 0 || setresuid(owner, owner, owner) < 0) return -1;
-  return unshare(CLONE_NEWUSER);
+  if (unshare(CLONE_NEWUSER) < 0) return -1;
+  // Who changes ids is closed to all but the host's root, and then an ordinary user's worker could not write our map. There
+  // is nothing to read here that this user doesn't know.
+  return is_rootless() ? prctl(PR_SET_DUMPABLE, 1) : 0;
 }
 
 void mount_userns(uint32_t base, uint32_t count, const char *target) {
@@ -107,7 +111,7 @@ void mount_userns(uint32_t base, uint32_t count, const char *target) {
 void mount_idmapped(const char *source, int target_dir, const char *target, int idmap_fd) {
   int tree = sys_open_tree(AT_FDCWD, source, WARREN_OPEN_TREE_CLONE | O_CLOEXEC);
   if (tree < 0) answer_error(errno, "could not take the directory %s", source);
-  if (sys_mount_setattr(tree, WARREN_MOUNT_ATTR_IDMAP, idmap_fd) < 0)
+  if (idmap_fd >= 0 && sys_mount_setattr(tree, WARREN_MOUNT_ATTR_IDMAP, idmap_fd) < 0)
     answer_error(errno, "could not map the ids of %s", source);
   if (sys_move_mount(tree, "", target_dir, target, WARREN_MOVE_MOUNT_F_EMPTY_PATH) < 0)
     answer_error(errno, "could not mount %s", source);
@@ -126,7 +130,8 @@ static int overlay_apart(const char *source) {
   snprintf(layers, sizeof layers, "/proc/self/fd/%d:/proc/self/fd/%d", lower, empty);
   int fs = sys_fsopen("overlay");
   if (empty < 0 || fs < 0 || sys_fsconfig_string(fs, "source", "warren") < 0 ||
-      sys_fsconfig_string(fs, "lowerdir", layers) < 0 || sys_fsconfig_create(fs) < 0)
+      sys_fsconfig_string(fs, "lowerdir", layers) < 0 || (is_rootless() && sys_fsconfig_flag(fs, "userxattr") < 0) ||
+      sys_fsconfig_create(fs) < 0)
     answer_error(errno, "could not mount the overlay of %s", source);
   int mount = sys_fsmount(fs, WARREN_MOUNT_ATTR_RDONLY | WARREN_MOUNT_ATTR_NOSUID | WARREN_MOUNT_ATTR_NODEV);
   if (mount < 0) answer_error(errno, "could not mount the overlay of %s", source);

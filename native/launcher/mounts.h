@@ -16,7 +16,7 @@ int make_idmap(uint32_t base, uint32_t count);
 // sandboxes.
 void mount_userns(uint32_t base, uint32_t count, const char *target);
 
-// Mounts the directory `source`, its ids mapped by `idmap_fd`, at `target` (relative to `target_dir`).
+// Mounts the directory `source`, its ids mapped by `idmap_fd` (-1: as they are), at `target` (relative to `target_dir`).
 void mount_idmapped(const char *source, int target_dir, const char *target, int idmap_fd);
 
 enum bind_flags { BIND_OPTIONAL = 1, BIND_APART = 2 };

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "mounts.h"
 #include "program.h"
 #include "serve.h"
 #include "sys.h"
@@ -21,6 +22,7 @@ struct run {
   const unsigned char *input;
   size_t input_length, input_sent;
   int output_fd, input_fd;
+  int image_ids_fd; // -1: none
   pid_t pid;
 };
 
@@ -71,6 +73,7 @@ static _Noreturn void exec_child(const struct run *r, int in, int out, int repor
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   int error = 0;
   if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir(r->cwd) < 0) error = errno;
+  if (!error && r->image_ids_fd >= 0 && enter_image_namespace(r->image_ids_fd) < 0) error = errno;
   if (!error) {
     exec_program(r->argv, r->env);
     error = errno;
@@ -147,8 +150,8 @@ static uint32_t supervise(struct run *r, struct tail *t, uint32_t timeout_ms) {
   return flags;
 }
 
-void op_run(struct in *in) {
-  struct run r = {0};
+void op_run(struct in *in, bool in_image_ids) {
+  struct run r = {.image_ids_fd = -1};
   uint32_t timeout_ms = in_u32(in);
   uint32_t most = in_u32(in);
   r.cwd = in_str(in);
@@ -158,6 +161,7 @@ void op_run(struct in *in) {
   if (in->bad || in->left || !r.argv[0] || most > MAX_REQUEST) answer_error(EBADMSG, "RUN");
   struct tail t = {.data = must_alloc(most), .size = most};
   signal(SIGPIPE, SIG_IGN);
+  if (in_image_ids && is_rootless()) r.image_ids_fd = make_idmap(FIRST_SUBORDINATE, subordinate_count());
   spawn(&r);
   uint32_t flags = supervise(&r, &t, timeout_ms);
   int status = 0;

@@ -15,6 +15,7 @@
 
 #include "program.h"
 #include "sys.h"
+#include "userns.h"
 
 enum { MAX_WORKERS = 512 };
 
@@ -55,9 +56,14 @@ static void send_error(uint32_t id, int error, const char *text) {
   free(body.data);
 }
 
+static bool is_run(uint8_t op) { return op == OP_RUN || op == OP_RUN_MAPPED || op == OP_RUN_UNPACK; }
+
 static _Noreturn void work(uint8_t op, struct in *in, int fd) {
   // Descriptors of the serving process: a worker that outlives it must hold neither its pipes nor its lifeline open.
   answer_fd = fcntl(fd, F_DUPFD_CLOEXEC, 10);
+  // What only sends signals stays outside: see userns.c.
+  if (op == OP_START || op == OP_RMTREE || op == OP_OWN || op == OP_RUN_MAPPED || op == OP_RUN_UNPACK)
+    enter_user_namespace();
   int lifeline = fcntl(lifeline_fd, F_DUPFD_CLOEXEC, 10);
   // The lock goes with this process, and not with the container runtime: what it left is found by its cgroup.
   int lock = op == OP_START && lock_fd >= 0 ? fcntl(lock_fd, F_DUPFD_CLOEXEC, 10) : -1;
@@ -75,14 +81,17 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
   // A RUN takes SIGTERM, its cancellation, where it waits; before that there may be a program to end already.
   sigset_t mask;
   sigemptyset(&mask);
-  if (op == OP_RUN) sigaddset(&mask, SIGTERM);
+  if (is_run(op)) sigaddset(&mask, SIGTERM);
   sigprocmask(SIG_SETMASK, &mask, NULL);
   switch (op) {
-    case OP_RUN: op_run(in);
+    case OP_RUN: op_run(in, false);
+    case OP_RUN_MAPPED: op_run(in, false);
+    case OP_RUN_UNPACK: op_run(in, true);
     case OP_START: op_start(in);
     case OP_KILL: op_kill(in);
     case OP_CGROUP_KILL: op_cgroup_kill(in);
     case OP_RMTREE: op_rmtree(in);
+    case OP_OWN: op_own(in);
   }
   answer_error(ENOSYS, "unknown request %u", op);
 }
@@ -90,7 +99,7 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
 static void cancel(uint32_t target) {
   // Only a RUN takes a cancellation: anything else is short, or must not be left half done.
   for (size_t i = 0; i < worker_count; i++)
-    if (workers[i].id == target && workers[i].op == OP_RUN) kill(workers[i].pid, SIGTERM);
+    if (workers[i].id == target && is_run(workers[i].op)) kill(workers[i].pid, SIGTERM);
 }
 
 static void keep(uint32_t id, struct in *in) {
@@ -201,7 +210,7 @@ static bool take_lock(const char *path) {
   return true;
 }
 
-int serve(const char *lock) {
+int serve(const char *lock, const struct subordinate_ids *ids) {
   // A Ctrl-C in the engine's terminal must not end us before the engine has put its things in order.
   setsid();
   signal(SIGPIPE, SIG_IGN);
@@ -218,6 +227,7 @@ int serve(const char *lock) {
   child_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
   if (child_fd < 0) return 1;
 
+  if (ids) make_user_namespace(ids);
   static unsigned char buffer[MAX_REQUEST + 4];
   size_t filled = 0;
   for (;;) {

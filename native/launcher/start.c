@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #include "relay.h"
 #include "serve.h"
 #include "sys.h"
+#include "userns.h"
 
 enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096, PARKED_FD = 32, ROOT_READONLY = 1 };
 
@@ -34,6 +36,8 @@ struct start {
   struct groups groups;
   // Not empty: the guest can't have a listening socket of the host's, and a relay in these cgroups hands connections over.
   char **relay_groups;
+  // cgroup.procs files of groups that the container runtime is started in.
+  char **enter;
   // The sandbox's directory: every path of ours below is relative to it, so none is long or needs quoting.
   int dir_fd;
 };
@@ -67,6 +71,7 @@ static void parse(struct start *s, struct in *in) {
   parse_groups(&s->groups, in);
   s->flags = in_u32(in);
   s->relay_groups = in_list(in);
+  s->enter = in_list(in);
   if (in->bad || in->left || s->dir[0] != '/' || s->stage[0] != '/' || !s->argv[0] || !s->lowers[0] || !s->id_base ||
       !s->id_count)
     answer_error(EBADMSG, "START");
@@ -84,7 +89,8 @@ static void make_dir(const char *name, mode_t mode) {
 
 // The overlay of all lower directories and the sandbox's own upper one, at `<stage>/rootfs`. A descriptor of it.
 static int mount_root(const struct start *s) {
-  int idmap = make_idmap(s->id_base, s->id_count);
+  // An ordinary user may not map the ids of the host's file systems: what is on disk belongs to the mapped ids already.
+  int idmap = is_rootless() ? -1 : make_idmap(s->id_base, s->id_count);
   char options[OPTIONS_SIZE] = "lowerdir=";
   size_t used = strlen(options);
   make_dir("m", 0700);
@@ -97,9 +103,10 @@ static int mount_root(const struct start *s) {
     if (used >= sizeof options - 128) answer_error(E2BIG, "too many layers");
   }
   mount_idmapped("fs", s->dir_fd, "fs", idmap);
-  close(idmap);
-  snprintf(options + used, sizeof options - used,
-           ",upperdir=fs/upper,workdir=fs/work,redirect_dir=on,index=off,metacopy=off");
+  if (idmap >= 0) close(idmap);
+  // Without root's capabilities overlayfs keeps its marks in user attributes, and then follows no redirections.
+  snprintf(options + used, sizeof options - used, ",upperdir=fs/upper,workdir=fs/work,%s,index=off,metacopy=off",
+           is_rootless() ? "userxattr" : "redirect_dir=on");
 
   // The stage hides a directory of the host, in this mount namespace only. Container runtimes set a root filesystem up as
   // the sandbox's own (mapped) root, who could not reach one below directories that are closed to others.
@@ -164,6 +171,13 @@ static _Noreturn void exec_runtime(const struct start *s, const int *handed, siz
   struct rlimit files = {s->open_files, s->open_files}, core = {s->core_bytes, s->core_bytes};
   if (!error && (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &core) < 0)) error = errno;
   if (!error && chdir("/") < 0) error = errno;
+  for (char **file = s->enter; !error && *file; file++) {
+    int fd = open(*file, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, "0", 1) != 1) error = errno;
+    close(fd);
+  }
+  // What runs inside gets nothing from groups that we happen to be in.
+  if (!error && setgroups(0, NULL) < 0) error = errno;
   if (!error) {
     exec_program(s->argv, s->env);
     error = errno;

@@ -39,13 +39,15 @@ int sys_mount_setattr(int fd, uint64_t set, int userns_fd) {
   return (int)syscall(NR_MOUNT_SETATTR, fd, "", AT_EMPTY_PATH, &attr, sizeof attr);
 }
 
-enum { FSOPEN_CLOEXEC_FLAG = 1, FSMOUNT_CLOEXEC_FLAG = 1, FSCONFIG_STRING = 1, FSCONFIG_CREATE = 6 };
+enum { FSOPEN_CLOEXEC_FLAG = 1, FSMOUNT_CLOEXEC_FLAG = 1, FSCONFIG_FLAG = 0, FSCONFIG_STRING = 1, FSCONFIG_CREATE = 6 };
 
 int sys_fsopen(const char *type) { return (int)syscall(NR_FSOPEN, type, FSOPEN_CLOEXEC_FLAG); }
 
 int sys_fsconfig_string(int fs, const char *key, const char *value) {
   return (int)syscall(NR_FSCONFIG, fs, FSCONFIG_STRING, key, value, 0);
 }
+
+int sys_fsconfig_flag(int fs, const char *key) { return (int)syscall(NR_FSCONFIG, fs, FSCONFIG_FLAG, key, NULL, 0); }
 
 int sys_fsconfig_create(int fs) { return (int)syscall(NR_FSCONFIG, fs, FSCONFIG_CREATE, NULL, NULL, 0); }
 

@@ -26,6 +26,7 @@ int sys_move_mount(int from_fd, const char *from, int to_fd, const char *to, uns
 int sys_mount_setattr(int fd, uint64_t set, int userns_fd);
 int sys_fsopen(const char *type);
 int sys_fsconfig_string(int fs, const char *key, const char *value);
+int sys_fsconfig_flag(int fs, const char *key);
 // Makes the filesystem that was configured.
 int sys_fsconfig_create(int fs);
 int sys_fsmount(int fs, unsigned attributes);

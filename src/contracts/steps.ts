@@ -95,6 +95,8 @@ export const steps = [
   "launcher.cgroupKill.answered",
   "launcher.rmtree.sent",
   "launcher.rmtree.answered",
+  "launcher.own.sent",
+  "launcher.own.answered",
 ] as const;
 export type Step = (typeof steps)[number];
 

@@ -70,7 +70,10 @@ export interface BundleOptions {
   ownerId: string;
   /** Absolute path of the root filesystem, as the container runtime sees it. */
   rootfs: string;
-  cgroupsPath: string;
+  /** Absent: no cgroup is made. */
+  cgroupsPath?: string;
+  /** True where an ordinary user runs us, who can't filter devices; what a user namespace mounts has none. */
+  isRootless: boolean;
   idBase: number;
   idCount: number;
   /** Absolute path where the launcher mounts the sandbox's user namespace, which has this very mapping. */
@@ -140,8 +143,9 @@ export function bundleBasics(options: BundleOptions) {
       // Of the namespace that is joined: both programs look here for who owns the files that they make.
       uidMappings: mapping,
       gidMappings: mapping,
-      cgroupsPath: options.cgroupsPath,
-      resources: resources(spec.limits, options),
+      ...(options.cgroupsPath === undefined
+        ? {}
+        : { cgroupsPath: options.cgroupsPath, resources: resources(spec.limits, options) }),
     },
   };
 }
@@ -224,10 +228,13 @@ export function tmpfsMounts(mounts: RuntimeSpec["tmpfs"]): object[] {
     }));
 }
 
-function resources(limits: RuntimeSpec["limits"], { groups, swapController }: BundleOptions): object {
+function resources(
+  limits: RuntimeSpec["limits"],
+  { groups, swapController, isRootless }: BundleOptions,
+): object {
   const { cpuNano, pids } = groups ? withGuest(limits) : limits;
   return {
-    devices: [{ allow: false, access: "rwm" }],
+    ...(isRootless ? {} : { devices: [{ allow: false, access: "rwm" }] }),
     ...(limits.memoryBytes > 0
       ? {
           memory: {

@@ -24,6 +24,10 @@ export interface CgroupHost {
   byController: Map<string, string>;
   /** True where a sandbox's commands can have limits of their own, which the guest is not under. */
   hasPayloadGroups: boolean;
+  /** Path in each hierarchy below which we may make groups. Absent: its root. */
+  base?: string;
+  /** Why a limit can't be enforced that this host's kernel has, and the command that mends it. */
+  refusal?: { why: string; fix: string };
 }
 
 /** How long members that were killed may take to leave their cgroup: exiting with much memory takes the kernel a while. */
@@ -87,6 +91,11 @@ export function checkLimits(host: CgroupHost, limits: RuntimeSpec["limits"]): vo
   ];
   for (const [limit, value] of asked) {
     if (value > 0 && !host.limits.includes(limit)) {
+      if (host.refusal) {
+        throw new WarrenError("unsupported", `${limit}: ${host.refusal.why}`, {
+          hint: `${host.refusal.fix}; or create without limits`,
+        });
+      }
       throw new WarrenError("unsupported", `this host can't enforce a ${limit} limit`, {
         hint: `its cgroups have no ${limit} controller; mount it below /sys/fs/cgroup, or create without this limit`,
       });
@@ -118,9 +127,9 @@ export interface Cgroups {
   removeParent(): Promise<void>;
 }
 
-/** The cgroups of one engine: `/warren-<ownerId>/<id>` in every hierarchy. */
+/** The cgroups of one engine: `<base>/warren-<ownerId>/<id>` in every hierarchy that we may use. */
 export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
-  const parent = `/warren-${ownerId}`;
+  const parent = `${host.base ?? ""}/warren-${ownerId}`;
   const dirs = (id: string) => host.mounts.map((mount) => join(mount, parent, id));
   // Whatever a process is in below its sandbox's group of one v1 hierarchy, in the others it is in that group itself.
   const memberDirs = (id: string) =>
@@ -131,7 +140,7 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
         );
   const file = (controller: string, id: string, name: string) =>
     join(
-      host.version === 2 ? (host.mounts[0] as string) : (host.byController.get(controller) ?? "/nonexistent"),
+      (host.version === 2 ? host.mounts[0] : host.byController.get(controller)) ?? "/nonexistent",
       parent,
       id,
       name,

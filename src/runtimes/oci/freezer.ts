@@ -39,7 +39,7 @@ export function createFreezer(host: CgroupHost, cgroups: Pick<Cgroups, "file">):
   };
 
   return {
-    isAvailable: isV2 || host.byController.has("freezer"),
+    isAvailable: isV2 ? host.mounts.length > 0 : host.byController.has("freezer"),
     isFrozen(id) {
       try {
         const state = readFileSync(control(id), "utf8").trim();

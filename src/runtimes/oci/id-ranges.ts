@@ -33,6 +33,11 @@ export interface IdRanges {
   close(): Promise<void>;
 }
 
+/** The one range of an ordinary user, which all sandboxes share: files on disk carry its ids, not ids from 0. */
+export function sharedIdRange(base: number): IdRanges {
+  return { take: async () => base, adopt: async () => {}, release: () => {}, close: async () => {} };
+}
+
 /** Ranges `[first, count]` that belong to users or to user namespaces of somebody else. */
 type Reserved = [first: number, count: number][];
 

@@ -6,6 +6,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
 import type { Logger } from "../../lib/log.ts";
 import { nativeProgram } from "../../lib/native.ts";
+import type { SubordinateIds } from "./subordinate-ids.ts";
 import { type Decoder, decoder, encoder, launcherOps, MAX_ANSWER, MAX_REQUEST, PROTOCOL } from "./wire.ts";
 
 export interface LauncherRun {
@@ -20,6 +21,11 @@ export interface LauncherRun {
   /** Bytes of stdout and stderr together, the last ones. Default 16 KiB, most 1 MiB. */
   maxOutputBytes?: number;
   signal?: AbortSignal;
+  /**
+   * Where an ordinary user runs us, whom it runs as: the user (default), root of the user's own namespace, or what may make
+   * files of all ids of a sandbox, which are then numbered as inside.
+   */
+  as?: "user" | "namespace-root" | "unpacker";
 }
 
 export interface LauncherRunResult {
@@ -55,6 +61,8 @@ export interface LauncherStart {
   timeoutMs: number;
   /** Of the container runtime and all that it starts; soft and hard. Core files in bytes. */
   limits: { openFiles: number; core: number };
+  /** Absolute paths of the `cgroup.procs` of groups that the container runtime is started in. */
+  enter?: readonly string[];
   groups?: LauncherGroups;
   /** For a program that can't do it itself. */
   rootReadonly?: boolean;
@@ -100,6 +108,8 @@ export interface Launcher {
   cgroupKill(dirs: readonly string[], suffix: string, waitMs: number): Promise<boolean>;
   /** Deletes the entry `name` of the directory `trash` with everything in it. */
   rmtree(trash: string, name: string): Promise<void>;
+  /** Gives files and directories (absolute paths), with all in them, to one id as the launcher's namespace numbers it. */
+  own(paths: readonly string[], id: number): Promise<void>;
   /** Ends the launcher. What it started keeps running, RUN programs excepted. */
   close(): Promise<void>;
 }
@@ -113,24 +123,32 @@ interface Pending {
   reject(error: WarrenError): void;
 }
 
+const runOps = {
+  user: "run",
+  "namespace-root": "runMapped",
+  unpacker: "runUnpack",
+} as const;
+
 export interface LauncherOptions {
   log: Logger;
   program?: string;
   /** All launchers of one state directory hold it, one after the other. */
   lockFile?: string;
+  /** Of the ordinary user who runs us; needs a lock file. */
+  ids?: SubordinateIds | undefined;
   onStep?: OnStep;
 }
 
 /** A client of one launcher process, which is started at the first call and again after it died. */
 export function createLauncher(options: LauncherOptions): Launcher {
-  const { log, lockFile, onStep = noStep } = options;
+  const { log, onStep = noStep } = options;
   const program = options.program ?? nativeProgram("warren-launcher");
   let link: Link | undefined;
   let closed = false;
 
   const connected = (): Link => {
     if (closed) throw new WarrenError("shutting_down", "the runtime is closed");
-    if (!link?.alive) link = openLink(program, lockFile, log);
+    if (!link?.alive) link = openLink(program, serveArgs(options), log);
     return link;
   };
   const call = async (
@@ -139,9 +157,10 @@ export function createLauncher(options: LauncherOptions): Launcher {
     signal?: AbortSignal,
   ) => {
     const answer = connected().call(launcherOps[op], body, signal);
-    onStep(`launcher.${op}.sent`);
+    const step = op === "runMapped" || op === "runUnpack" ? "run" : op;
+    onStep(`launcher.${step}.sent`);
     const result = await answer;
-    onStep(`launcher.${op}.answered`);
+    onStep(`launcher.${step}.answered`);
     return result;
   };
 
@@ -158,7 +177,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .list(Object.entries(request.env ?? defaultEnv).map(([k, v]) => `${k}=${v}`))
         .bytes(request.stdin ?? new Uint8Array())
         .finish();
-      const answer = await call("run", body, request.signal);
+      const answer = await call(runOps[request.as ?? "user"], body, request.signal);
       const signalled = answer.u8() === 1;
       const value = answer.u32();
       const flags = answer.u32();
@@ -192,7 +211,8 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .list(writes.map(([file]) => file))
         .list(writes.map(([, value]) => value))
         .u32(request.rootReadonly ? 1 : 0)
-        .list(request.relayGroups ?? []);
+        .list(request.relayGroups ?? [])
+        .list(request.enter ?? []);
       // crun and runc copy themselves at each start unless they run from memory; runsc is large, and doesn't.
       if (!request.relayGroups) connected().keep(request.argv[0] ?? "");
       const answer = await call("start", body.finish());
@@ -212,6 +232,9 @@ export function createLauncher(options: LauncherOptions): Launcher {
     async rmtree(trash, name) {
       await call("rmtree", encoder().str(trash).str(name).finish());
     },
+    async own(paths, id) {
+      await call("own", encoder().u32(id).list(paths).finish());
+    },
     async close() {
       closed = true;
       await link?.end();
@@ -227,16 +250,19 @@ interface Link {
   end(): Promise<void>;
 }
 
-function openLink(program: string, lockFile: string | undefined, log: Logger): Link {
-  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(
-    program,
-    ["serve", ...(lockFile === undefined ? [] : [lockFile])],
-    {
-      stdio: ["pipe", "pipe", "ignore"],
-      env: defaultEnv,
-      cwd: "/",
-    },
-  );
+function serveArgs({ lockFile, ids }: LauncherOptions): string[] {
+  if (lockFile === undefined) return ["serve"];
+  if (!ids) return ["serve", lockFile];
+  const numbers = [ids.firstUid, ids.firstGid, ids.count].map(String);
+  return ["serve", lockFile, ids.newuidmap, ids.newgidmap, ...numbers];
+}
+
+function openLink(program: string, args: readonly string[], log: Logger): Link {
+  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(program, args, {
+    stdio: ["pipe", "pipe", "ignore"],
+    env: defaultEnv,
+    cwd: "/",
+  });
   const pending = new Map<number, Pending>();
   const kept = new Set<string>();
   let nextId = 1;

@@ -38,6 +38,11 @@ export interface LifecycleOptions {
   stage: string;
   hardLimits: ProcessLimits;
   swapController: boolean;
+  /** False where an ordinary user has no cgroups; then nothing is limited. */
+  hasCgroups: boolean;
+  isRootless: boolean;
+  /** Makes the groups of a sandbox that crun can't move a process into, and gives the files to enter them by. */
+  enterGroups(id: string): Promise<string[]>;
   shared: SharedFiles;
   onStep: OnStep;
 }
@@ -119,7 +124,8 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
       // --force: a container whose start was interrupted counts as neither running nor stopped. When the program is gone or
       // fails, its record of a container without processes is all that can be left.
       const argv = [path, "--root", root, "delete", "--force", id];
-      await launcher.run({ argv, timeoutMs: DELETE_TIMEOUT_MS }).catch(() => programPaths.delete(name));
+      const as = "namespace-root";
+      await launcher.run({ argv, as, timeoutMs: DELETE_TIMEOUT_MS }).catch(() => programPaths.delete(name));
     }
     await rm(join(root, id), { recursive: true, force: true });
   };
@@ -136,7 +142,8 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         spec: sandbox.spec,
         ownerId: options.ownerId,
         rootfs: join(options.stage, "rootfs"),
-        cgroupsPath: cgroups.path(id),
+        ...(options.hasCgroups ? { cgroupsPath: cgroups.path(id) } : {}),
+        isRootless: options.isRootless,
         idBase,
         idCount: IDS_PER_SANDBOX,
         userNamespace: join(paths.dir, "userns"),
@@ -152,7 +159,10 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
       const argv =
         name === "runsc"
           ? gvisorArgv(program, options.stage, paths, id)
-          : containerArgv(program, layout.runtimeRoot(name), paths, id, 1 + (groups?.handed.length ?? 0));
+          : containerArgv(program, layout.runtimeRoot(name), paths, id, {
+              descriptors: 1 + (groups?.handed.length ?? 0),
+              hasCgroups: options.hasCgroups,
+            });
       await Promise.all([
         writeFile(paths.config, JSON.stringify(config), { mode: 0o600 }),
         rm(paths.log, { force: true }),
@@ -170,6 +180,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           argv,
           timeoutMs: START_TIMEOUT_MS,
           limits,
+          enter: name === "crun" ? await options.enterGroups(id) : [],
           ...(groups ? { groups } : {}),
           ...(name === "runsc"
             ? { rootReadonly: sandbox.spec.readonlyRoot, relayGroups: cgroups.dirs(id) }
@@ -205,7 +216,7 @@ function containerArgv(
   root: string,
   paths: SandboxPaths,
   id: string,
-  descriptors: number,
+  { descriptors, hasCgroups }: { descriptors: number; hasCgroups: boolean },
 ): string[] {
   return [
     program.path,
@@ -215,7 +226,7 @@ function containerArgv(
     paths.log,
     "--log-format",
     "json",
-    ...(program.name === "crun" ? ["--cgroup-manager=cgroupfs"] : []),
+    ...(program.name === "crun" ? [`--cgroup-manager=${hasCgroups ? "cgroupfs" : "disabled"}`] : []),
     "run",
     "--detach",
     "--preserve-fds",

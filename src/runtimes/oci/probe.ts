@@ -22,7 +22,7 @@ import {
   type OciProgramName,
   ociPrograms,
 } from "./programs.ts";
-import { createSandboxStore } from "./sandbox-store.ts";
+import type { SandboxStore } from "./sandbox-store.ts";
 import type { Seccomp } from "./seccomp.ts";
 
 export interface Prober {
@@ -38,6 +38,8 @@ export interface Prober {
 export interface ProberOptions {
   options: RuntimeOptions;
   layout: Layout;
+  isRootless: boolean;
+  store: SandboxStore;
   lifecycle: Lifecycle;
   cgroupHost: CgroupHost;
   getSeccomp(): Promise<Seccomp>;
@@ -66,7 +68,7 @@ interface Trial {
 }
 
 export function createProber(context: ProberOptions): Prober {
-  const { options, layout, lifecycle, cgroupHost } = context;
+  const { options, layout, store, lifecycle, cgroupHost } = context;
   const { onStep = noStep } = options;
   const wanted = options.ociProgram ? [options.ociProgram] : ociPrograms;
   const choices = new Map<Isolation, Promise<Trial[]>>();
@@ -116,7 +118,6 @@ export function createProber(context: ProberOptions): Prober {
   /** A whole sandbox with the program that does nothing in place of the guest. */
   const startNothing = async (program: OciProgram): Promise<void> => {
     const id = `probe-${randomBytes(6).toString("hex")}`;
-    const store = createSandboxStore(layout);
     const spec = probeSpec(id, program.name === "runsc" ? "gvisor" : "container", cgroupHost);
     const paths = layout.sandbox(id);
     const noopDir = join(layout.shared, id);
@@ -191,7 +192,7 @@ export function createProber(context: ProberOptions): Prober {
         const weakness = weaknessFinding(good);
         if (weakness) findings.push(weakness);
       }
-      findings.push(...gvisorFindings(await chooseAgain("gvisor")));
+      if (!context.isRootless) findings.push(...gvisorFindings(await chooseAgain("gvisor")));
       findings.push(...(await hostFindings(cgroupHost)));
       return {
         runtime: "oci",
@@ -281,11 +282,13 @@ function gvisorFindings(done: readonly Trial[]): ProbeFinding[] {
 }
 
 async function hostFindings(host: CgroupHost): Promise<ProbeFinding[]> {
-  const findings: ProbeFinding[] = [
-    { level: "ok", message: `cgroup v${host.version} limits ${host.limits.join(", ")}` },
-  ];
+  const findings: ProbeFinding[] = [];
+  if (host.limits.length > 0) {
+    findings.push({ level: "ok", message: `cgroup v${host.version} limits ${host.limits.join(", ")}` });
+  }
+  if (host.refusal) findings.push({ level: "warning", message: host.refusal.why, fix: host.refusal.fix });
   for (const limit of ["memory", "cpu", "pids"] as const) {
-    if (!host.limits.includes(limit)) {
+    if (!host.limits.includes(limit) && !host.refusal) {
       findings.push({
         level: "warning",
         message: `this host has no cgroup controller for ${limit}: such limits are refused`,

@@ -6,7 +6,13 @@ import type { Duplex } from "node:stream";
 import { isDeepStrictEqual } from "node:util";
 import { isolations } from "../../contracts/constants.ts";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { Capabilities, Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
+import type {
+  Capabilities,
+  ProbeFinding,
+  Runtime,
+  RuntimeSandbox,
+  RuntimeSpec,
+} from "../../contracts/runtime.ts";
 import { noStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
@@ -18,7 +24,7 @@ import { isGone, statOrUndefined } from "./files.ts";
 import { createFreezer } from "./freezer.ts";
 import { liveGuest, mappedBase, networkBytes } from "./guest-process.ts";
 import { chooseStage, makeSharedFiles, readHardLimits, recordBoot, wasRebooted } from "./host-facts.ts";
-import { openIdRanges } from "./id-ranges.ts";
+import { openIdRanges, sharedIdRange } from "./id-ranges.ts";
 import { createImages } from "./images/images.ts";
 import { createLauncher } from "./launcher-client.ts";
 import { isSandboxId, openLayout } from "./layout.ts";
@@ -26,10 +32,18 @@ import { createLifecycle } from "./lifecycle.ts";
 import { createLiveLimits } from "./live-limits.ts";
 import { createPayloadGroups } from "./payload-groups.ts";
 import { createProber, isProbeId } from "./probe.ts";
+import { processNumbers } from "./process-numbers.ts";
 import { findProgramNow, ociPrograms } from "./programs.ts";
-import { createSandboxStore } from "./sandbox-store.ts";
+import { createSandboxStore, type Own } from "./sandbox-store.ts";
 import { prepareSeccomp, type Seccomp } from "./seccomp.ts";
+import {
+  currentUser,
+  FIRST_SUBORDINATE,
+  findSubordinateIds,
+  type SubordinateIds,
+} from "./subordinate-ids.ts";
 import { createTrash } from "./trash.ts";
+import { enterUserGroups, userCgroups } from "./user-cgroups.ts";
 
 /** Beyond the grace that the guest was asked to give: it needs a moment to end itself. */
 const SHUTDOWN_SLACK_MS = 250;
@@ -37,33 +51,39 @@ const SHUTDOWN_SLACK_MS = 250;
 const MAX_STOP_MS = 3_600_000;
 
 /**
- * The embedded runtime: sandboxes are containers of crun or runc, without a daemon. Needs root so far; when we are not root
- * `probe` says so and everything else is refused.
+ * The embedded runtime: sandboxes are containers of crun or runc, without a daemon. Root can run it, and ordinary users with
+ * subordinate ids; for others `probe` says what is missing and everything else is refused.
  * @throws WarrenError `invalid_request` when the state directory can't be used
  */
 export const openOciRuntime: RuntimeFactory = async (options) => {
-  if (process.getuid?.() !== 0) return refusingRuntime();
-  return openAsRoot(options);
+  if (process.getuid?.() === 0) return open(options, undefined);
+  const found = await findSubordinateIds();
+  return "ids" in found ? open(options, found.ids) : refusingRuntime(found.missing);
 };
 
-async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
+/** `userIds`: of the ordinary user that we are; undefined for root. */
+async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined): Promise<Runtime> {
   const { ownerId, log, onStep = noStep } = options;
   const layout = await openLayout(options.stateDir);
   onStep("oci.laid-out");
   const stateDir = dirname(layout.root);
   const [cgroupHost, hardLimits, shared, ids, stage] = await Promise.all([
-    readCgroupHost(),
+    userIds ? readCgroupHost().then((host) => userCgroups(host, currentUser())) : readCgroupHost(),
     readHardLimits(),
     makeSharedFiles(layout.shared, onStep),
-    openIdRanges({ owner: stateDir, onStep }),
+    userIds ? sharedIdRange(FIRST_SUBORDINATE) : openIdRanges({ owner: stateDir, onStep }),
     chooseStage([stateDir]),
   ]);
-  const launcher = createLauncher({ log, lockFile: layout.launcherLock, onStep });
+  const launcher = createLauncher({ log, ids: userIds, lockFile: layout.launcherLock, onStep });
+  const own: Own = async (paths, id) => {
+    if (userIds) await launcher.own(paths, FIRST_SUBORDINATE + id);
+    else if (id !== 0) await launcher.own(paths, id);
+  };
   const cgroups = createCgroups(cgroupHost, ownerId);
   const freezer = createFreezer(cgroupHost, cgroups);
   const payloadGroups = createPayloadGroups(cgroupHost, cgroups);
   const liveLimits = createLiveLimits(cgroupHost, cgroups, payloadGroups);
-  const store = createSandboxStore(layout, onStep);
+  const store = createSandboxStore(layout, own, onStep);
   const trash = createTrash({ dir: layout.trash, launcher, log, onStep });
   const lifecycle = createLifecycle({
     ownerId,
@@ -76,6 +96,9 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     stage,
     hardLimits,
     swapController: cgroupHost.swapController,
+    hasCgroups: cgroupHost.mounts.length > 0,
+    isRootless: userIds !== undefined,
+    enterGroups: (id) => enterUserGroups(cgroupHost, cgroups.dirs(id)),
     shared,
     onStep,
   });
@@ -85,6 +108,7 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     stateDir,
     discard: trash.discard,
     onStep,
+    own,
     host: { emptyDir: shared.emptyDir, emptyFile: shared.emptyFile, used: store.lowers },
   });
 
@@ -96,7 +120,16 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     });
     return seccomp;
   };
-  const prober = createProber({ options, layout, lifecycle, cgroupHost, getSeccomp, discard: trash.discard });
+  const prober = createProber({
+    options,
+    layout,
+    isRootless: userIds !== undefined,
+    store,
+    lifecycle,
+    cgroupHost,
+    getSeccomp,
+    discard: trash.discard,
+  });
 
   // What the last engine was starting when it was killed comes up first, or fails: then it is seen below.
   await launcher.ready().catch(() => {}); // why it can't be started is told to whoever needs it
@@ -188,9 +221,10 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
       ...staticCapabilities,
       limits: cgroupHost.limits,
       pause: freezer.isAvailable,
+      images: userIds ? ["host", "tar", "oci"] : staticCapabilities.images,
       // Looked up each time, so that what is installed meanwhile works without a new engine.
       get isolation() {
-        return findProgramNow("runsc") ? isolations : staticCapabilities.isolation;
+        return !userIds && findProgramNow("runsc") ? isolations : staticCapabilities.isolation;
       },
     },
     probe: prober.probe,
@@ -309,7 +343,10 @@ async function openAsRoot(options: RuntimeOptions): Promise<Runtime> {
     async stats(id) {
       const guest = await liveGuest(layout.sandbox(id).guestPid);
       if (!guest) throw new WarrenError("sandbox_wrong_state", `sandbox ${id} is not running`);
-      const [numbers, network] = await Promise.all([cgroups.stats(id), networkBytes(guest.pid)]);
+      const [numbers, network] = await Promise.all([
+        cgroupHost.mounts.length > 0 ? cgroups.stats(id) : processNumbers(guest.pid),
+        networkBytes(guest.pid),
+      ]);
       return { ...numbers, ...network };
     },
     oomKills: (id) => (isSandboxId(id) ? cgroups.oomKills(id) : undefined),
@@ -334,7 +371,7 @@ const staticCapabilities: Capabilities = {
   readonlyRoot: true,
   tmpfs: true,
   userNamespace: true,
-  rootless: false,
+  rootless: true,
   pause: false,
   snapshots: false,
   isolation: ["container"],
@@ -376,19 +413,19 @@ async function readdirOrEmpty(dir: string): Promise<string[]> {
   }
 }
 
-/** What there is when we are not root: a report, and a refusal of everything else. */
-function refusingRuntime(): Runtime {
-  const hint = "run it as root, for example with sudo";
+/** What there is for a user without subordinate ids: a report, and a refusal of everything else. */
+function refusingRuntime(missing: readonly ProbeFinding[]): Runtime {
+  const [first] = missing;
   const refuse = () =>
-    Promise.reject(new WarrenError("runtime_unavailable", "the oci runtime needs root so far", { hint }));
+    Promise.reject(
+      new WarrenError("runtime_unavailable", first?.message ?? "sandboxes can't be made here", {
+        hint: missing.map((finding) => finding.fix).join(" && "),
+      }),
+    );
   return {
     name: "oci",
     capabilities: staticCapabilities,
-    probe: async () => ({
-      runtime: "oci",
-      usable: false,
-      findings: [{ level: "error", message: "the oci runtime needs root so far", fix: hint }],
-    }),
+    probe: async () => ({ runtime: "oci", usable: false, findings: [...missing] }),
     images: { ensure: refuse },
     create: refuse,
     start: refuse,

@@ -70,7 +70,10 @@ export interface SandboxStore {
 /** A directory gets its real name last, so one without this prefix is complete. */
 const HALF_MADE = ".new-";
 
-export function createSandboxStore(layout: Layout, onStep: OnStep = noStep): SandboxStore {
+/** Gives what is at these paths, with all in it, to an id as it is numbered inside. */
+export type Own = (paths: readonly string[], id: number) => Promise<void>;
+
+export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = noStep): SandboxStore {
   const read = async (id: string): Promise<StoredSandbox> => {
     const text = await readText(layout.sandbox(id).spec);
     if (text === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
@@ -105,6 +108,7 @@ export function createSandboxStore(layout: Layout, onStep: OnStep = noStep): San
         ),
         makeTop(paths.top, sandbox.spec.hostname),
       ]);
+      await own([paths.upper, paths.top], 0);
       onStep("oci.filled-directory");
       await rename(paths.dir, final);
     },

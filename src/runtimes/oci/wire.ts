@@ -10,6 +10,9 @@ export const launcherOps = {
   cgroupKill: 6,
   rmtree: 7,
   keep: 8,
+  runMapped: 9,
+  runUnpack: 10,
+  own: 11,
 } as const;
 
 /** Payload bytes of one request, id and operation included. */

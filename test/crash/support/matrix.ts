@@ -17,6 +17,8 @@ export const places: Record<Step, Place> = {
   "owner.named": "first opening",
   "oci.guest-copied": "first opening",
   "oci.claimed-ids": "first opening",
+  "launcher.own.sent": "first opening",
+  "launcher.own.answered": "first opening",
   "image.host-built": "first opening",
   "image.host-made": "first opening",
 

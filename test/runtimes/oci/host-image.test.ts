@@ -235,6 +235,7 @@ async function fakeHost(): Promise<FakeHost> {
         emptyFile: "/nonexistent/empty-file",
         used: async () => used,
         discard: async (path) => rmSync(path, { recursive: true, force: true }),
+        own: async () => {},
         hostRoot: root,
       }),
     async [Symbol.asyncDispose]() {

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { silentLogger } from "../../../src/lib/log.ts";
 import { knownWeaknesses } from "../../../src/runtimes/oci/known-weaknesses.ts";
 import { findOciProgram, ociPrograms } from "../../../src/runtimes/oci/programs.ts";
@@ -102,16 +102,6 @@ exit 1
         rmSync(stateDir, { recursive: true });
       }
     });
-  });
-
-  it("says that root is needed, and refuses the rest, when we are not root", async () => {
-    const getuid = vi.spyOn(process as { getuid: () => number }, "getuid").mockReturnValue(1000);
-    const runtime = await openOciRuntime({ stateDir: "/nonexistent", ownerId: "x", log: silentLogger });
-    getuid.mockRestore();
-    expect(await runtime.probe()).toMatchObject({ usable: false, findings: [{ level: "error" }] });
-    await expectFailure(runtime.images.ensure("host"), "runtime_unavailable");
-    expect(await runtime.list()).toEqual([]);
-    await runtime.close();
   });
 
   it("refuses a version with published escapes when it is to be strict", async () => {

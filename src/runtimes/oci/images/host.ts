@@ -1,6 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
 import {
-  chown,
   lstat,
   mkdir,
   readdir,
@@ -16,6 +15,7 @@ import { WarrenError } from "../../../contracts/errors.ts";
 import { noStep, type OnStep } from "../../../contracts/steps.ts";
 import { isGone, makeDir, statOrUndefined } from "../files.ts";
 import type { ReadonlyBind } from "../launcher-client.ts";
+import type { Own } from "../sandbox-store.ts";
 import { copyEntries, type EtcEntry, listReadable } from "./host-etc.ts";
 
 /**
@@ -43,6 +43,7 @@ export interface HostImageOptions {
   /** Skeletons that sandboxes were created with. */
   used(): Promise<ReadonlySet<string>>;
   discard(path: string): Promise<void>;
+  own: Own;
   /** Default `/`. */
   hostRoot?: string;
   onStep?: OnStep;
@@ -88,6 +89,7 @@ async function refreshSkeleton(options: HostImageOptions, hostRoot: string): Pro
     const temporary = join(options.dir, `.new-${randomBytes(8).toString("hex")}`);
     try {
       await build(temporary, entries, top, etc);
+      await giveAway(temporary, options.own);
       onStep("image.host-built");
       await rename(temporary, target);
       onStep("image.host-made");
@@ -190,7 +192,6 @@ async function build(
     ["var/tmp", 0o1777],
   ];
   for (const [path, mode] of directories) await makeDir(join(root, path), mode);
-  await chown(join(root, "home/sandbox"), SANDBOX_ID, SANDBOX_ID);
   await symlink("/run", join(root, "var/run"));
   await symlink("/run/lock", join(root, "var/lock"));
   for (const { name, link, isDirectory } of top) {
@@ -204,6 +205,16 @@ async function build(
   for (const [name, text] of Object.entries(accounts(shell))) {
     await writeFile(join(root, "etc", name), text, { mode: 0o644 });
   }
+}
+
+/** Not the root directory itself, whose owner nobody sees: an upper layer has one of its own, and we still rename this one. */
+async function giveAway(root: string, own: Own): Promise<void> {
+  const names = await readdir(root);
+  await own(
+    names.map((name) => join(root, name)),
+    0,
+  );
+  await own([join(root, "home/sandbox")], SANDBOX_ID);
 }
 
 /** Uid and gid of the ordinary user inside. */
@@ -256,6 +267,8 @@ async function homes(hostRoot: string): Promise<string[]> {
     if (Number(uid) !== 0 && (Number(uid) < 1000 || Number(uid) === 65534)) continue;
     const real = await realpath(join(hostRoot, home)).catch((error: unknown) => {
       if (isGone(error)) return undefined;
+      // An ordinary user can't look at every home; what can't be reached can't be shown either.
+      if ((error as NodeJS.ErrnoException).code === "EACCES") return undefined;
       throw error;
     });
     if (real && (await lstat(real)).isDirectory()) found.push(real);

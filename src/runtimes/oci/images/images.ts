@@ -5,6 +5,7 @@ import type { PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
 import { isGone, statOrUndefined } from "../files.ts";
 import type { Launcher, ReadonlyBind } from "../launcher-client.ts";
+import type { Own } from "../sandbox-store.ts";
 import { ensureDirectory, missing, resolveDirectory } from "./directory.ts";
 import { createHostImage, type HostImageOptions } from "./host.ts";
 import { ensureOci, ociRootfs } from "./oci.ts";
@@ -30,13 +31,14 @@ export interface ImagesOptions {
   /** Real path. */
   stateDir: string;
   discard(path: string): Promise<void>;
+  own: Own;
   onStep: OnStep;
-  host: Omit<HostImageOptions, "dir" | "stateDir" | "discard" | "onStep">;
+  host: Omit<HostImageOptions, "dir" | "stateDir" | "discard" | "own" | "onStep">;
 }
 
 export function createImages(options: ImagesOptions): Images {
-  const { dir, stateDir, discard, launcher, onStep } = options;
-  const host = createHostImage({ ...options.host, dir: join(dir, "host"), stateDir, discard, onStep });
+  const { dir, stateDir, discard, launcher, own, onStep } = options;
+  const host = createHostImage({ ...options.host, dir: join(dir, "host"), stateDir, discard, own, onStep });
   const flights = createSingleFlight<PreparedImage>();
   const tarDir = join(dir, "tar");
   const ociDir = join(dir, "oci");

@@ -231,6 +231,7 @@ async function unpack(umoci: string, image: Description, pull: Pull): Promise<vo
       `${join(pull.temporary, "layout")}:image`,
       join(target, "rootfs"),
     ],
+    as: "unpacker",
     env: toolEnv(pull.temporary),
     timeoutMs: PULL_TIMEOUT_MS,
     signal: pull.signal,

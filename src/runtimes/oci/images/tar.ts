@@ -93,6 +93,7 @@ async function unpack(
       "--no-selinux",
       "--warning=no-timestamp",
     ],
+    as: "unpacker",
     timeoutMs: UNPACK_TIMEOUT_MS,
     signal,
   });

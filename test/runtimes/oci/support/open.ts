@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -95,11 +96,17 @@ export async function openTestRuntime(ociProgram: OciProgramName, below = "."): 
         expect(readdirSync(join(stateDir, "oci", "sandboxes"))).toEqual([]);
         expect(readdirSync(join(stateDir, "oci", "trash"))).toEqual([]);
       } finally {
-        rmSync(top, { recursive: true });
+        removeTree(top);
       }
     },
   };
   return self;
+}
+
+/** What an ordinary user's sandboxes leave in images belongs to subordinate ids, and only these ids' root may delete it. */
+function removeTree(path: string): void {
+  if (process.getuid?.() === 0) rmSync(path, { recursive: true });
+  else execFileSync("unshare", ["--map-root-user", "--map-auto", "rm", "-r", path]);
 }
 
 async function shell(guest: GuestClient, script: string, user?: string): Promise<string> {
@@ -125,7 +132,8 @@ export function cgroupsOf(ownerId: string): string[] {
   for (const line of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
     const [left, right] = line.split(" - ");
     if (!right?.startsWith("cgroup")) continue;
-    const parent = join(left?.split(" ")[4] ?? "", `warren-${ownerId}`);
+    const base = process.getuid?.() === 0 ? "" : `warren-${process.getuid?.()}`;
+    const parent = join(left?.split(" ")[4] ?? "", base, `warren-${ownerId}`);
     if (!existsSync(parent)) continue;
     const children = readdirSync(parent, { withFileTypes: true }).filter((entry) => entry.isDirectory());
     found.push(parent, ...children.map((entry) => join(parent, entry.name)));

@@ -1,0 +1,79 @@
+import { constants } from "node:fs";
+import { access, chown, mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { CgroupHost } from "./cgroup.ts";
+import { isGone } from "./files.ts";
+
+export interface HostUser {
+  uid: number;
+  name?: string;
+}
+
+/** What of the host's cgroups an ordinary user may use: only what root has prepared for that user. */
+export async function userCgroups(host: CgroupHost, user: HostUser): Promise<CgroupHost> {
+  const base = basePath(user);
+  const owned = await Promise.all(host.mounts.map((mount) => isOurs(join(mount, base), user.uid)));
+  // Both container runtimes go into every hierarchy that there is, so all of them or none.
+  const isPrepared = host.mounts.length > 0 && owned.every(Boolean);
+  if (isPrepared) return { ...host, base };
+  return {
+    ...host,
+    base,
+    mounts: [],
+    byController: new Map(),
+    limits: [],
+    hasPayloadGroups: false,
+    swapController: false,
+    refusal: {
+      why: `${user.name ?? `user ${user.uid}`} has no cgroup here, without which nothing can be limited or paused`,
+      fix: `sudo npx warren doctor --prepare-cgroups ${user.name ?? user.uid}`,
+    },
+  };
+}
+
+/** As root: gives a user a group of their own in each hierarchy, until the next boot. Done already is success. */
+export async function prepareUserCgroups(host: CgroupHost, user: HostUser): Promise<string[]> {
+  const dirs = host.mounts.map((mount) => join(mount, basePath(user)));
+  for (const dir of dirs) {
+    await mkdir(dir, { recursive: true });
+    // A group of cpuset takes members only once it has processors and memory nodes, and its children inherit none.
+    for (const name of ["cpuset.cpus", "cpuset.mems"]) await inherit(dir, name);
+    await chown(dir, user.uid, -1);
+  }
+  return dirs;
+}
+
+/**
+ * Makes a sandbox's groups and gives the files to enter them by, where a user has to be in them before the sandbox is: on
+ * cgroup v1 only a process's own user may move it, and crun moves what has become the sandbox's root already.
+ */
+export async function enterUserGroups(host: CgroupHost, dirs: readonly string[]): Promise<string[]> {
+  if (host.version !== 1 || host.base === undefined) return [];
+  // crun makes those of cpuset itself, which take no members before they have processors. What there is of cgroup v2 beside
+  // v1 limits nothing, and has rules of its own.
+  const mounts = [...host.byController].filter(([name]) => name !== "cpuset").map(([, mount]) => mount);
+  const own = dirs.filter((dir) => mounts.some((mount) => dir.startsWith(`${mount}/`)));
+  await Promise.all(own.map((dir) => mkdir(dir, { recursive: true })));
+  return own.map((dir) => join(dir, "cgroup.procs"));
+}
+
+const basePath = (user: HostUser): string => `/warren-${user.uid}`;
+
+async function isOurs(dir: string, uid: number): Promise<boolean> {
+  try {
+    const stats = await stat(dir);
+    await access(dir, constants.W_OK | constants.X_OK);
+    return stats.isDirectory() && stats.uid === uid;
+  } catch {
+    return false;
+  }
+}
+
+async function inherit(dir: string, name: string): Promise<void> {
+  try {
+    const value = (await readFile(join(dir, "..", name), "utf8")).trim();
+    await writeFile(join(dir, name), value, { flag: "r+" });
+  } catch (error) {
+    if (!isGone(error)) throw error; // not this hierarchy
+  }
+}

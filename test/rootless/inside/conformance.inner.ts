@@ -1,0 +1,21 @@
+import { existsSync } from "node:fs";
+import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
+import { testRuntime } from "../../../src/testing/index.ts";
+import { openTestRuntime, type TestRuntime } from "../../runtimes/oci/support/open.ts";
+
+const hasCgroups = existsSync(`/sys/fs/cgroup/memory/warren-${process.getuid?.()}`);
+
+for (const program of ociPrograms) {
+  let opened: TestRuntime;
+  testRuntime(
+    `rootless oci with ${program}${hasCgroups ? " and cgroups" : ""}`,
+    async () => {
+      opened = await openTestRuntime(program);
+      return { runtime: opened.runtime, close: opened.close };
+    },
+    {
+      leftovers: (id) => opened.leftovers(id),
+      lacks: ["directory", ...(hasCgroups ? [] : (["memory", "cpu", "pids", "pause"] as const))],
+    },
+  );
+}

@@ -1,0 +1,14 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { defineConfig } from "vitest/config";
+
+/** For the tests that an ordinary user runs in a checkout that is read-only. */
+export default defineConfig({
+  cacheDir: join(tmpdir(), "vite"),
+  test: {
+    include: ["test/rootless/inside/*.inner.ts"],
+    testTimeout: 30_000,
+    hookTimeout: 60_000,
+    pool: "forks",
+  },
+});

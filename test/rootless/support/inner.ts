@@ -1,0 +1,48 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, it } from "vitest";
+import type { TestUser } from "./user.ts";
+
+interface Report {
+  testResults: {
+    message?: string;
+    assertionResults: { fullName: string; status: string; failureMessages?: string[] | null }[];
+  }[];
+}
+
+/** Runs test files of `test/rootless/inside` as the user, and reports each of their tests as one of ours. */
+export async function reportInside(
+  user: TestUser,
+  files: readonly string[],
+  timeoutMs = 300_000,
+): Promise<void> {
+  const output = join(user.home, "report.json");
+  const vitest = [process.execPath, "node_modules/vitest/vitest.mjs", "run"];
+  // The loader that writes no file beside the configuration.
+  const config = ["--config", "test/rootless/inside/vitest.config.ts", "--configLoader", "runner"];
+  const reporter = ["--reporter=json", `--outputFile=${output}`];
+  const result = await user.run([...vitest, ...config, ...reporter, ...files], { timeoutMs });
+  const said = `${result.stdout}\n${result.stderr}`.slice(-8000);
+  describe(`as an ordinary user (${files.join(", ")})`, () => {
+    it("runs", () => {
+      if (!existsSync(output)) throw new Error(`the tests did not run: ${said}`);
+    });
+    if (!existsSync(output)) return;
+    const report = JSON.parse(readFileSync(output, "utf8")) as Report;
+    for (const file of report.testResults) {
+      if (file.message) {
+        it("loads", () => {
+          throw new Error(file.message);
+        });
+      }
+      for (const test of file.assertionResults) {
+        const failed = test.status !== "passed";
+        const body = () => {
+          if (failed) throw new Error(test.failureMessages?.join("\n") ?? test.status);
+        };
+        if (test.status === "skipped" || test.status === "pending") it.skip(test.fullName, body);
+        else it(test.fullName, body);
+      }
+    }
+  });
+}
