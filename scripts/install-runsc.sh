@@ -12,7 +12,12 @@ if is_new_enough; then exit 0; fi
 command -v apt-get >/dev/null || { echo "error: install runsc as gvisor.dev says: there is no apt-get here" >&2; exit 1; }
 export DEBIAN_FRONTEND=noninteractive
 
-candidate=$(apt-cache policy runsc | sed -n 's/^ *Candidate: .*\(20[0-9]\{6\}\)\..*/\1/p')
+candidate_date() { apt-cache policy runsc | sed -n 's/^ *Candidate: .*\(20[0-9]\{6\}\)\..*/\1/p'; }
+candidate=$(candidate_date)
+if [ -z "$candidate" ]; then # apt's lists are empty
+  apt-get update -qq
+  candidate=$(candidate_date)
+fi
 if [ "${candidate:-0}" -ge "$oldest" ]; then
   apt-get install -y -qq --no-install-recommends runsc >/dev/null
 else

@@ -5,6 +5,7 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { parseLocation } from "../../src/cli/copy/location.ts";
 import {
   expirySeconds,
+  isolationLevel,
   nanoCpus,
   parseEnvironment,
   parseLabels,
@@ -15,6 +16,16 @@ import {
 import { UsageError } from "../../src/cli/report.ts";
 
 afterEach(() => vi.unstubAllEnvs());
+
+it("knows the levels of isolation", () => {
+  expect(isolationLevel("gvisor")).toBe("gvisor");
+  expect(() => isolationLevel("vm")).toThrow(
+    expect.objectContaining({
+      message: 'there is no isolation "vm"',
+      hint: "choose one of: container, gvisor",
+    }),
+  );
+});
 
 describe("environment variables", () => {
   it("keeps values as they are and passes on our own when only a name is given", () => {
