@@ -1,8 +1,10 @@
+import { availableParallelism } from "node:os";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
 import { type CreateSandbox, ExtendRequest, type SandboxInfo, UpdateSandbox } from "../contracts/sandbox.ts";
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
+import { createTurnstile } from "../lib/turnstile.ts";
 import { type Admitted, admit, changedLimits } from "./admission.ts";
 import { announce, asWarrenError, type Core, currentInfo, notRunning, runtimeOf } from "./core.ts";
 import { newSandboxId } from "./ids.ts";
@@ -14,6 +16,12 @@ import type { Supervisor } from "./supervisor.ts";
 
 /** Longest grace of a stop. A caller that wants more has hung. */
 const MAX_GRACE_MS = 10 * 60_000;
+
+/**
+ * Sandboxes that are started at one time. A start keeps processors busy and seldom waits, so more only take time from each
+ * other and from everybody's requests.
+ */
+const STARTS_AT_ONCE = Math.max(4, 2 * availableParallelism());
 
 /** The life of sandboxes: each step is stored, then done, then told, and is the only one of its sandbox. */
 export interface Lifecycle {
@@ -31,14 +39,16 @@ export interface Lifecycle {
 
 export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCollector): Lifecycle {
   const { table, mutex, config, clock, log } = core;
+  const starts = createTurnstile(STARTS_AT_ONCE);
 
   return {
     async create(input, { signal }) {
       throwIfAborted(signal);
       const admitted = admit(input, core.runtimes, core.defaultRuntime, config);
-      const record = reserve(admitted);
+      const { record, stored } = reserve(admitted);
       return mutex.run(record.id, async () => {
         try {
+          await stored;
           return await build(record.id, admitted, signal);
         } catch (cause) {
           await undo(record.id, admitted.runtime);
@@ -65,7 +75,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
         try {
           // Of a sandbox in error something may still be alive.
           if (wasLost) await runtime.stop(id, { timeoutMs: 0 });
-          const { pid } = await runtime.start(id);
+          const { pid } = await starts.run(() => runtime.start(id));
           const running = table.update(id, { state: "running", pid, startedAt: clock.now() });
           supervisor.watch(running);
           return announce(core, "started", running);
@@ -171,7 +181,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
   }
 
   /** Stores the new sandbox; from here on it counts, and its name is taken. Never waits, so nobody comes between. */
-  function reserve(admitted: Admitted): SandboxRecord {
+  function reserve(admitted: Admitted): { record: SandboxRecord; stored: Promise<void> } {
     if (table.size >= config.maxSandboxes) {
       throw new WarrenError("too_many_sandboxes", `there are already ${table.size} sandboxes`, {
         hint: "remove one (warren rm), or raise the limit (warren serve --max-sandboxes)",
@@ -189,22 +199,26 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
       request,
       createdAt: clock.now(),
     };
-    table.add(record);
-    return record;
+    const stored = table.add(record);
+    stored.catch(() => {}); // its turn, in which it is awaited, may come later
+    return { record, stored };
   }
 
   async function build(id: string, admitted: Admitted, signal?: AbortSignal): Promise<SandboxInfo> {
     const { runtime, request } = admitted;
     const options = signal === undefined ? {} : { signal };
     const spec = runtimeSpec(id, admitted, await ensureImage(runtime, request.image, signal));
+    const { pid } = await starts.run(async () => {
+      throwIfAborted(signal);
+      await runtime.create(spec, options);
+      throwIfAborted(signal);
+      return await runtime.start(id, options);
+    });
     throwIfAborted(signal);
-    table.update(id, { spec });
-    await runtime.create(spec, options);
-    throwIfAborted(signal);
-    const { pid } = await runtime.start(id, options);
-    throwIfAborted(signal);
+    // The first that is stored of it: what is found as `creating` is removed, whatever it was to be.
     const running = table.update(id, {
       state: "running",
+      spec,
       pid,
       startedAt: clock.now(),
       expiresAt: expiry(admitted.timeoutS ?? -1),

@@ -4,15 +4,21 @@ import Database from "libsql";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import { describeIssues } from "../lib/parse.ts";
+import { createGroupSync } from "./group-sync.ts";
 import { migrate } from "./migrations.ts";
 import { SandboxRecord } from "./record.ts";
 
-/** Where sandboxes are kept over restarts of the engine. Every call returns once the change is on disk. */
+/** Where sandboxes are kept over restarts of the engine. Every call but `saveSoon` returns once the change is on disk. */
 export interface Store {
   /** All records, oldest first. A row that can't be read is set aside, reported, and never fatal. */
   load(): SandboxRecord[];
   /** Adds or replaces. Throws `name_taken` when another record has the name. */
   save(record: SandboxRecord): void;
+  /**
+   * As `save`, but it is on disk only once the promise is settled, and holds nobody up meanwhile: many at one time share
+   * what the disk takes for one.
+   */
+  saveSoon(record: SandboxRecord): Promise<void>;
   delete(id: string): void;
   /** Ids of rows that were set aside and not yet forgotten, of earlier runs too. */
   quarantined(): string[];
@@ -37,6 +43,12 @@ const columns = [
   "request",
   "spec",
 ] as const;
+/**
+ * With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its files as
+ * an orphan's. One fsync per change is cheap beside starting a process.
+ */
+const SYNCHRONOUS = "FULL";
+
 type Row = Record<(typeof columns)[number], unknown>;
 
 export function openStore(stateDir: string, log: Logger): Store {
@@ -47,7 +59,16 @@ export function openStore(stateDir: string, log: Logger): Store {
      ON CONFLICT (id) DO UPDATE SET ${columns.map((c) => `${c} = excluded.${c}`).join(", ")}`,
   );
   const remove = database.prepare("DELETE FROM sandboxes WHERE id = ?");
+  const walSync = createGroupSync(`${path}-wal`);
   const setAside = database.prepare("INSERT INTO quarantine (id, row, reason, at) VALUES (?, ?, ?, ?)");
+
+  function save(record: SandboxRecord): void {
+    try {
+      upsert.run(...toRow(record));
+    } catch (cause) {
+      throw translate(cause, record);
+    }
+  }
 
   return {
     load() {
@@ -66,12 +87,16 @@ export function openStore(stateDir: string, log: Logger): Store {
       }
       return records;
     },
-    save(record) {
+    save,
+    saveSoon(record) {
+      // Without the wait for the disk that ends each transaction; the same wait follows, in the thread pool.
+      database.pragma("synchronous = NORMAL");
       try {
-        upsert.run(...toRow(record));
-      } catch (cause) {
-        throw translate(cause, record);
+        save(record);
+      } finally {
+        database.pragma(`synchronous = ${SYNCHRONOUS}`);
       }
+      return walSync.sync();
     },
     delete: (id) => void remove.run(id),
     quarantined: () =>
@@ -82,6 +107,7 @@ export function openStore(stateDir: string, log: Logger): Store {
         database.pragma("wal_checkpoint(TRUNCATE)");
       } finally {
         database.close();
+        walSync.close();
       }
     },
   };
@@ -93,9 +119,7 @@ function openDatabase(path: string): Database.Database {
     closeSync(openSync(path, "a", 0o600));
     const database = new Database(path);
     database.pragma("journal_mode = WAL");
-    // With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its
-    // files as an orphan's. One fsync per change is cheap beside starting a process.
-    database.pragma("synchronous = FULL");
+    database.pragma(`synchronous = ${SYNCHRONOUS}`);
     migrate(database);
     return database;
   } catch (cause) {

@@ -10,7 +10,7 @@ export type RecordPatch = Partial<Omit<SandboxRecord, "id" | "createdAt">>;
 /**
  * All sandboxes, in memory and in the store alike. Every writer goes through `add`, `update` and `delete`: they store
  * first, so that what others see is never ahead of what a restart would find. None of them waits, so a check and the
- * change after it are one step.
+ * change after it are one step; a new record alone is on disk a little later, and nothing is made of it before.
  */
 export interface SandboxTable {
   readonly size: number;
@@ -20,8 +20,8 @@ export interface SandboxTable {
   require(id: string): SandboxRecord;
   /** By id, name or prefix. Throws `sandbox_not_found`, `invalid_request`. */
   resolve(wanted: string): SandboxRecord;
-  /** Throws `name_taken`. */
-  add(record: SandboxRecord): void;
+  /** Throws `name_taken`. In the table at once; on disk when the promise is settled, before which nothing may be made. */
+  add(record: SandboxRecord): Promise<void>;
   /** Refuses a move of state that the table of states doesn't know. */
   update(id: string, patch: RecordPatch): SandboxRecord;
   delete(id: string): void;
@@ -50,9 +50,9 @@ export function createTable(store: Store, onStep: OnStep = noStep): SandboxTable
       for (const other of records.values()) {
         if (record.name !== undefined && other.name === record.name) throw nameTaken(record.name);
       }
-      store.save(record);
-      onStep(`stored.${record.state}`);
+      const stored = store.saveSoon(record);
       records.set(record.id, record);
+      return stored.then(() => onStep(`stored.${record.state}`));
     },
     update(id, patch) {
       const before = require(id);

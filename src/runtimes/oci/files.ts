@@ -1,4 +1,4 @@
-import type { Stats } from "node:fs";
+import { readFileSync, type Stats } from "node:fs";
 import { chmod, lstat, mkdir, readFile, rename, writeFile } from "node:fs/promises";
 
 /** True for "no such file or directory" and "not a directory". */
@@ -21,6 +21,16 @@ export async function statOrUndefined(path: string): Promise<Stats | undefined> 
 export async function readText(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, "utf8");
+  } catch (error) {
+    if (isGone(error)) return undefined;
+    throw error;
+  }
+}
+
+/** As `readText`, synchronously: for small files, which take less time than a trip through the thread pool. */
+export function readSmall(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
   } catch (error) {
     if (isGone(error)) return undefined;
     throw error;

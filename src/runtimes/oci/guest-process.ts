@@ -1,23 +1,24 @@
-import { readFile } from "node:fs/promises";
-import { isGone, readText } from "./files.ts";
+import { readSmall, readText } from "./files.ts";
 import type { ProcessId } from "./launcher-client.ts";
 
 /** The guest that the launcher recorded, when exactly that process is still alive. */
 export async function liveGuest(pidFile: string): Promise<ProcessId | undefined> {
-  const match = /^(\d+) (\d+)\n$/.exec((await readText(pidFile)) ?? "");
+  const match = /^(\d+) (\d+)\n$/.exec(readSmall(pidFile) ?? "");
   if (!match) return undefined;
   const pid = Number(match[1]);
   const startTime = BigInt(match[2] as string);
-  return startTime !== 0n && (await processStart(pid)) === startTime ? { pid, startTime } : undefined;
+  return startTime !== 0n && processStart(pid) === startTime ? { pid, startTime } : undefined;
 }
 
 /** Clock ticks since boot (proc(5), field 22 of stat); undefined when it is gone or a zombie. */
-async function processStart(pid: number): Promise<bigint | undefined> {
-  const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch((error: unknown) => {
-    // ESRCH: it went away between open and read.
-    if (isGone(error) || (error as NodeJS.ErrnoException).code === "ESRCH") return undefined;
-    throw error;
-  });
+function processStart(pid: number): bigint | undefined {
+  let stat: string | undefined;
+  try {
+    stat = readSmall(`/proc/${pid}/stat`);
+  } catch (error) {
+    // It went away between open and read.
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
   // The name (field 2) may hold anything, so count from its closing parenthesis.
   const fields = stat?.slice(stat.lastIndexOf(")") + 2).split(" ");
   const state = fields?.[0];

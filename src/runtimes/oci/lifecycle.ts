@@ -1,5 +1,5 @@
-import { existsSync } from "node:fs";
-import { open, rm, writeFile } from "node:fs/promises";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
+import { open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { OnStep } from "../../contracts/steps.ts";
@@ -163,10 +163,8 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
               descriptors: 1 + (groups?.handed.length ?? 0),
               hasCgroups: options.hasCgroups,
             });
-      await Promise.all([
-        writeFile(paths.config, JSON.stringify(config), { mode: 0o600 }),
-        rm(paths.log, { force: true }),
-      ]);
+      writeFileSync(paths.config, JSON.stringify(config), { mode: 0o600 });
+      rmSync(paths.log, { force: true });
       onStep("oci.wrote-bundle");
       try {
         const result = await launcher.start({

@@ -1,11 +1,12 @@
-import { readdir, rename, writeFile } from "node:fs/promises";
+import { chmodSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
 import { networkModes, type RuntimeSpec } from "../../contracts/runtime.ts";
 import { Isolation } from "../../contracts/sandbox.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
-import { makeDir, readText, statOrUndefined, writeAtomically } from "./files.ts";
+import { readSmall, statOrUndefined, writeAtomically } from "./files.ts";
 import { isSandboxId, type Layout, sandboxPaths } from "./layout.ts";
 
 const Spec = z.object({
@@ -75,7 +76,7 @@ export type Own = (paths: readonly string[], id: number) => Promise<void>;
 
 export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = noStep): SandboxStore {
   const read = async (id: string): Promise<StoredSandbox> => {
-    const text = await readText(layout.sandbox(id).spec);
+    const text = readSmall(layout.sandbox(id).spec);
     if (text === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
     const parsed = Stored.safeParse(parseJson(text));
     if (!parsed.success) {
@@ -99,18 +100,17 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
         throw new WarrenError("sandbox_wrong_state", `the sandbox ${id} exists already`);
       }
       const paths = sandboxPaths(join(layout.sandboxes, `${HALF_MADE}${id}`));
-      await makeDir(paths.dir, 0o700);
+      // Synchronous: a dozen entries of a directory take less time than one trip through the thread pool.
+      makeDir(paths.dir, 0o700);
       onStep("oci.made-directory");
-      await Promise.all([
-        writeFile(paths.spec, serialize(sandbox), { mode: 0o600 }),
-        makeDir(paths.fs, 0o700).then(() =>
-          Promise.all([makeDir(paths.upper, 0o755), makeDir(paths.work, 0o700)]),
-        ),
-        makeTop(paths.top, sandbox.spec.hostname),
-      ]);
+      writeFileSync(paths.spec, serialize(sandbox), { mode: 0o600 });
+      makeDir(paths.fs, 0o700);
+      makeDir(paths.upper, 0o755);
+      makeDir(paths.work, 0o700);
+      makeTop(paths.top, sandbox.spec.hostname);
       await own([paths.upper, paths.top], 0);
       onStep("oci.filled-directory");
-      await rename(paths.dir, final);
+      renameSync(paths.dir, final);
     },
     read,
     async rewrite(sandbox) {
@@ -139,17 +139,17 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
  * image can't redirect what the container runtime mounts (CVE-2023-27561 and its kin). While the sandbox runs they are mount
  * points of its first mount namespace, which can't be renamed or removed from inside.
  */
-async function makeTop(top: string, hostname: string): Promise<void> {
-  await makeDir(top, 0o755);
-  await Promise.all([
-    ...["proc", "dev", "sys", ".warren"].map((name) => makeDir(join(top, name), 0o755)),
-    makeDir(join(top, "etc"), 0o755).then(() =>
-      Promise.all([
-        writeFile(join(top, "etc", "hosts"), hosts(hostname), { mode: 0o644 }),
-        writeFile(join(top, "etc", "hostname"), `${hostname}\n`, { mode: 0o644 }),
-      ]),
-    ),
-  ]);
+function makeTop(top: string, hostname: string): void {
+  makeDir(top, 0o755);
+  for (const name of ["proc", "dev", "sys", ".warren", "etc"]) makeDir(join(top, name), 0o755);
+  writeFileSync(join(top, "etc", "hosts"), hosts(hostname), { mode: 0o644 });
+  writeFileSync(join(top, "etc", "hostname"), `${hostname}\n`, { mode: 0o644 });
+}
+
+/** With exactly this mode, whatever our umask is. */
+function makeDir(path: string, mode: number): void {
+  mkdirSync(path, { mode });
+  if ((mode & process.umask()) !== 0) chmodSync(path, mode);
 }
 
 function hosts(hostname: string): string {
