@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes what the guest and the launcher parse, with libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer.
+# Fuzzes what the guest and the launcher parse, with libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer, and what
+# the host parses of theirs, with fast-check (target `codec`).
 #   scripts/fuzz.sh [seconds per target] [target …]     default: 1800 s, all targets
 # Starts from native/fuzz/corpus/ and puts what reaches more code back there, minimised and bounded; a finding's input stays in
 # native/build/fuzz/findings/. With --short nothing is kept: the corpus and 10 s of new inputs for each target.
@@ -19,7 +20,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(guest-files guest-spawn guest-users guest-tree launcher)
+[ ${#targets[@]} -gt 0 ] || targets=(guest-files guest-spawn guest-users guest-tree launcher codec)
 
 # The most that is kept of a target's corpus: the files, the bytes of all, and the bytes of one.
 MOST_FILES=50 MOST_BYTES=40000 MOST_INPUT=4096
@@ -28,17 +29,32 @@ MOST_FILES=50 MOST_BYTES=40000 MOST_INPUT=4096
 if [ -n "$keep" ]; then need_libfuzzer; fi
 has_libfuzzer || fail "clang or its libFuzzer is missing" "run scripts/test.sh, which installs it; on Debian: apt-get install clang libclang-rt-14-dev"
 
-step "building the fuzz targets"
 mkdir -p "$out/tmp"
 out=$(realpath "$out")
-make -s -C native/fuzz -j"$(nproc)" OUT="$out" "${targets[@]/#/$out/}"
+native=()
+for target in "${targets[@]}"; do [ "$target" = codec ] || native+=("$out/$target"); done
+if [ ${#native[@]} -gt 0 ]; then
+  step "building the fuzz targets"
+  make -s -C native/fuzz -j"$(nproc)" OUT="$out" "${native[@]}"
+fi
 
 # Leaks are no fault: each request runs in a process that ends with it.
 export ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16
 # All but this and the directories that a target is given is read-only for it.
 export TMPDIR=$out/tmp
 status=0
+# No file has more than four properties, which take turns.
+codec() {
+  WARREN_PROPERTY_SECONDS=$((seconds / 4 + 1)) npx vitest run test/guest/codec.test.ts test/fuzz/launcher-wire.test.ts \
+    test/contracts/exec-frames.test.ts --testTimeout=$((seconds * 1000 + 60000))
+}
+
 for target in "${targets[@]}"; do
+  if [ "$target" = codec ]; then
+    step "codec, $seconds s"
+    codec || status=1
+    continue
+  fi
   kept=native/fuzz/corpus/$target found=$out/found/$target findings=$out/findings
   rm -rf "$found"
   mkdir -p "$kept" "$found" "$findings"

@@ -77,24 +77,26 @@ it("brings every frame once and in order, whatever is lost with connections, and
       while (acks.length > 0) hear();
       return received === sent.length && log.cost === 0;
     }),
-    { numRuns: 300 },
   );
 });
 
+/** What a frame in JSON can give for a count: its shape is checked before. */
+const number = fc.oneof(fc.integer({ min: -3, max: 25 }), fc.integer(), fc.double());
+
 it("refuses counts that can't be, and stays as it is", () => {
   fc.assert(
-    fc.property(fc.nat({ max: 20 }), fc.nat({ max: 20 }), fc.anything(), (count, before, claimed) => {
+    fc.property(fc.nat({ max: 20 }), fc.nat({ max: 20 }), number, (count, before, claimed) => {
       const log = new FrameLog();
       for (let index = 0; index < count; index++) log.append(`frame ${index}`);
       const first = Math.min(before, count);
       log.acknowledge(first);
       const cost = log.cost;
-      const isPossible = Number.isInteger(claimed) && Number(claimed) >= first && Number(claimed) <= count;
-      const both = [() => log.from(claimed as number), () => log.acknowledge(claimed as number)];
+      const isPossible = Number.isInteger(claimed) && claimed >= first && claimed <= count;
+      const both = [() => log.from(claimed), () => log.acknowledge(claimed)];
       for (const claim of isPossible ? [] : both) {
         expect(claim).toThrow(expect.objectContaining({ code: "invalid_request" }));
       }
-      if (isPossible) expect(log.from(Number(claimed))).toHaveLength(count - Number(claimed));
+      if (isPossible) expect(log.from(claimed)).toHaveLength(count - claimed);
       expect(log.cost).toBe(cost);
       expect(log.count).toBe(count);
     }),

@@ -79,7 +79,6 @@ describe("the launcher's codec", () => {
         }
         expect(given).toBeLessThanOrEqual(bytes.length);
       }),
-      { numRuns: 500 },
     );
   });
 
