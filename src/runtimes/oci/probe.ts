@@ -192,7 +192,9 @@ export function createProber(context: ProberOptions): Prober {
         const weakness = weaknessFinding(good);
         if (weakness) findings.push(weakness);
       }
-      if (!context.isRootless) findings.push(...gvisorFindings(await chooseAgain("gvisor")));
+      findings.push(
+        ...(context.isRootless ? [gvisorNeedsRoot] : gvisorFindings(await chooseAgain("gvisor"))),
+      );
       findings.push(...(await hostFindings(cgroupHost)));
       return {
         runtime: "oci",
@@ -266,6 +268,13 @@ function tooOld({ version }: OciProgram): WarrenError | undefined {
     },
   );
 }
+
+// It has not been made to work with subordinate ids.
+const gvisorNeedsRoot: ProbeFinding = {
+  level: "warning",
+  message: "isolation gvisor is refused: it needs root so far",
+  fix: "run the engine as root",
+};
 
 /** gVisor is there for those who ask for it, so its absence is no error. */
 function gvisorFindings(done: readonly Trial[]): ProbeFinding[] {

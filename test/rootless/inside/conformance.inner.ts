@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { expect, it } from "vitest";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { testRuntime } from "../../../src/testing/index.ts";
 import { openTestRuntime, type TestRuntime } from "../../runtimes/oci/support/open.ts";
@@ -19,3 +20,17 @@ for (const program of ociPrograms) {
     },
   );
 }
+
+it("has no gVisor, and says so", async () => {
+  const opened = await openTestRuntime("crun");
+  try {
+    expect(opened.runtime.capabilities.isolation).toEqual(["container"]);
+    expect((await opened.runtime.probe()).findings).toContainEqual({
+      level: "warning",
+      message: "isolation gvisor is refused: it needs root so far",
+      fix: "run the engine as root",
+    });
+  } finally {
+    await opened.close();
+  }
+});
