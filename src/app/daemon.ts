@@ -33,7 +33,7 @@ export async function ensureEngine({ stateDir, mainFile }: EngineLocation): Prom
     return socket;
   }
   prepareStateDir(stateDir);
-  const deadline = Date.now() + START_TIMEOUT_MS;
+  const deadline = performance.now() + START_TIMEOUT_MS;
   const log = engineLog(stateDir);
   while (true) {
     const attempt = await startEngine(stateDir, mainFile);
@@ -53,11 +53,11 @@ export async function ensureEngine({ stateDir, mainFile }: EngineLocation): Prom
       throw unavailable("the engine could not be started", log, attempt.logOffset);
     }
     // Another one holds the directory: it is starting (and will answer) or ending (and will let go).
-    const soon = Math.min(deadline, Date.now() + 1000);
+    const soon = Math.min(deadline, performance.now() + 1000);
     if ((await untilAnswers(socket, undefined, soon)) === "answers") {
       return socket;
     }
-    if (Date.now() >= deadline) {
+    if (performance.now() >= deadline) {
       throw new WarrenError("engine_unavailable", `an engine holds ${stateDir} but does not answer`, {
         hint: `see ${log}; the process holding it is in ${stateDir}/engine.pid`,
       });
@@ -76,7 +76,7 @@ export async function nextEngine(location: EngineLocation): Promise<string> {
 /** Waits for an engine that something else is starting. Throws `engine_unavailable`. */
 export async function waitForEngine(stateDir: string, timeoutMs = START_TIMEOUT_MS): Promise<string> {
   const socket = engineSocket(stateDir);
-  if ((await untilAnswers(socket, undefined, Date.now() + timeoutMs)) !== "answers") {
+  if ((await untilAnswers(socket, undefined, performance.now() + timeoutMs)) !== "answers") {
     throw new WarrenError("engine_unavailable", `an engine holds ${stateDir} but does not answer`, {
       hint: `see ${engineLog(stateDir)}`,
     });
@@ -116,7 +116,7 @@ async function untilAnswers(
   void exited?.then((value) => {
     code = value;
   });
-  while (Date.now() < deadline) {
+  while (performance.now() < deadline) {
     if (await engineAnswers(socket)) {
       return "answers";
     }

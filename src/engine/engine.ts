@@ -81,7 +81,7 @@ async function openLocked(
   if (!Object.hasOwn(runtimes, defaultRuntime)) {
     throw new WarrenError("invalid_request", `the default runtime ${defaultRuntime} is not configured`);
   }
-  const store = openStore(options.stateDir, log);
+  const store = openStore(options.stateDir, log, options.clock);
   undo.add({ [Symbol.dispose]: () => store.close() });
   onStep("open.migrated");
 

@@ -67,6 +67,8 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
         const wasLost = record.state === "error";
         table.update(id, {
           state: "starting",
+          // Should it come up without us, it is not the start before.
+          startedAt: undefined,
           exitCode: undefined,
           oomKilled: undefined,
           error: undefined,

@@ -16,8 +16,8 @@ export interface Reaper {
 /** Removes sandboxes whose time has come, as `expire` does it. Sleeps until the next deadline. */
 export function createReaper(core: Core, expire: (id: string) => Promise<void>): Reaper {
   const { clock, log, table } = core;
-  /** When those that can't be removed, or are being removed, are looked at again. */
-  const notBefore = new Map<string, number>();
+  /** Being removed, or could not be: looked at again when the timer fires, whatever the wall clock says then. */
+  const pausing = new Map<string, { cancel(): void }>();
   let timer: { cancel(): void } | undefined;
   let stopped = false;
 
@@ -27,9 +27,7 @@ export function createReaper(core: Core, expire: (id: string) => Promise<void>):
     if (stopped) return;
     let next = Number.POSITIVE_INFINITY;
     for (const record of table.all()) {
-      if (record.expiresAt !== undefined) {
-        next = Math.min(next, Math.max(record.expiresAt, notBefore.get(record.id) ?? 0));
-      }
+      if (record.expiresAt !== undefined && !pausing.has(record.id)) next = Math.min(next, record.expiresAt);
     }
     if (next === Number.POSITIVE_INFINITY) return;
     const sleepMs = Math.min(Math.max(next - clock.now(), 0), LONGEST_SLEEP_MS);
@@ -38,12 +36,13 @@ export function createReaper(core: Core, expire: (id: string) => Promise<void>):
 
   function sweep(): void {
     const now = clock.now();
-    for (const [id, time] of notBefore) {
-      if (time <= now || !table.get(id)) notBefore.delete(id);
-    }
     for (const record of table.all()) {
-      if (record.expiresAt === undefined || record.expiresAt > now || notBefore.has(record.id)) continue;
-      notBefore.set(record.id, now + RETRY_MS);
+      if (record.expiresAt === undefined || record.expiresAt > now || pausing.has(record.id)) continue;
+      const again = () => {
+        pausing.delete(record.id);
+        reschedule();
+      };
+      pausing.set(record.id, clock.after(RETRY_MS, again));
       expire(record.id).catch((error: unknown) => {
         log.error({ err: error, sandbox: record.id }, "an expired sandbox could not be removed");
       });
@@ -56,6 +55,7 @@ export function createReaper(core: Core, expire: (id: string) => Promise<void>):
     stop() {
       stopped = true;
       timer?.cancel();
+      for (const pause of pausing.values()) pause.cancel();
     },
   };
 }

@@ -4,13 +4,14 @@ import Database from "libsql";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import { describeIssues } from "../lib/parse.ts";
+import { type Clock, systemClock } from "./clock.ts";
 import { createGroupSync } from "./group-sync.ts";
 import { migrate } from "./migrations.ts";
 import { SandboxRecord } from "./record.ts";
 
 /** Where sandboxes are kept over restarts of the engine. Every call but `saveSoon` returns once the change is on disk. */
 export interface Store {
-  /** All records, oldest first. A row that can't be read is set aside, reported, and never fatal. */
+  /** All records, in the order in which they were added: a clock may step. A row that can't be read is set aside, reported, and never fatal. */
   load(): SandboxRecord[];
   /** Adds or replaces. Throws `name_taken` when another record has the name. */
   save(record: SandboxRecord): void;
@@ -51,9 +52,14 @@ const SYNCHRONOUS = "FULL";
 
 type Row = Record<(typeof columns)[number], unknown>;
 
-export function openStore(stateDir: string, log: Logger): Store {
+export function openStore(stateDir: string, log: Logger, clock: Pick<Clock, "now"> = systemClock): Store {
   const path = join(stateDir, "engine.db");
   const database = openDatabase(path);
+  try {
+    makeReserve(database);
+  } catch (error) {
+    log.warn({ err: error }, "the engine's database has no reserve for when the disk is full");
+  }
   const upsert = database.prepare(
     `INSERT INTO sandboxes (${columns.join(", ")}) VALUES (${columns.map(() => "?").join(", ")})
      ON CONFLICT (id) DO UPDATE SET ${columns.map((c) => `${c} = excluded.${c}`).join(", ")}`,
@@ -64,7 +70,7 @@ export function openStore(stateDir: string, log: Logger): Store {
 
   function save(record: SandboxRecord): void {
     try {
-      upsert.run(...toRow(record));
+      durably(database, () => upsert.run(...toRow(record)));
     } catch (cause) {
       throw translate(cause, record);
     }
@@ -73,7 +79,7 @@ export function openStore(stateDir: string, log: Logger): Store {
   return {
     load() {
       const records: SandboxRecord[] = [];
-      for (const row of database.prepare("SELECT * FROM sandboxes ORDER BY created_at, id").all() as Row[]) {
+      for (const row of database.prepare("SELECT * FROM sandboxes ORDER BY rowid").all() as Row[]) {
         const parsed = parseRow(row);
         if (typeof parsed !== "string") {
           records.push(parsed);
@@ -81,7 +87,7 @@ export function openStore(stateDir: string, log: Logger): Store {
         }
         log.error({ sandbox: row.id, reason: parsed }, "a stored sandbox can't be read and was set aside");
         database.transaction(() => {
-          setAside.run(String(row.id), JSON.stringify(row), parsed, Date.now());
+          setAside.run(String(row.id), JSON.stringify(row), parsed, clock.now());
           remove.run(String(row.id));
         })();
       }
@@ -98,10 +104,11 @@ export function openStore(stateDir: string, log: Logger): Store {
       }
       return walSync.sync();
     },
-    delete: (id) => void remove.run(id),
+    delete: (id) => durably(database, () => remove.run(id)),
     quarantined: () =>
       (database.prepare("SELECT DISTINCT id FROM quarantine").all() as { id: string }[]).map((row) => row.id),
-    forgetQuarantined: (id) => void database.prepare("DELETE FROM quarantine WHERE id = ?").run(id),
+    forgetQuarantined: (id) =>
+      durably(database, () => database.prepare("DELETE FROM quarantine WHERE id = ?").run(id)),
     close() {
       try {
         database.pragma("wal_checkpoint(TRUNCATE)");
@@ -121,13 +128,43 @@ function openDatabase(path: string): Database.Database {
     database.pragma("journal_mode = WAL");
     database.pragma(`synchronous = ${SYNCHRONOUS}`);
     migrate(database);
+    const [check] = database.pragma("quick_check(1)") as { quick_check: string }[];
+    if (check?.quick_check !== "ok") throw new Error(check?.quick_check);
     return database;
   } catch (cause) {
     if (cause instanceof WarrenError) throw cause;
     throw new WarrenError("internal", `the engine's database ${path} can't be opened`, {
-      hint: "restore the file from a backup, or move it away to start empty",
+      hint: "restore the file from a backup; without it (moved away), the next start removes this directory's sandboxes",
       cause,
     });
+  }
+}
+
+/** Bytes of the reserve: room for dozens of changes. */
+const RESERVE_BYTES = 256 * 1024;
+
+/**
+ * Has the disk's blocks for some changes allocated beforehand, in the database (as free pages) and in its log: when a
+ * sandbox has filled the disk, stopping and removing it must be possible.
+ */
+function makeReserve(database: Database.Database): void {
+  // `transaction` rolls back what fails: left open, it would swallow every change that comes after.
+  database.transaction(() => {
+    database.exec("CREATE TABLE IF NOT EXISTS reserve (filler BLOB)"); // there is one when an engine was killed below
+    database.exec(`INSERT INTO reserve VALUES (zeroblob(${RESERVE_BYTES}))`);
+  })();
+  database.pragma("wal_checkpoint(RESTART)");
+  database.exec("DROP TABLE reserve");
+}
+
+/** Changes the database. On a full disk its log starts over, in the blocks that it has. */
+function durably(database: Database.Database, change: () => void): void {
+  try {
+    change();
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== "SQLITE_FULL") throw error;
+    database.pragma("wal_checkpoint(RESTART)");
+    change();
   }
 }
 

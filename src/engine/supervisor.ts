@@ -17,6 +17,8 @@ const retryDelaysMs = [10, 100, 1000, 5000] as const;
 const PATIENT_TRIES = 3;
 /** How often a paused sandbox, whose guest can't answer, is looked at. */
 const PAUSED_LOOK_MS = 5000;
+/** Until an end that could not be stored is handled again. */
+const ENDING_RETRY_MS = 5000;
 /** A watch that lasted so long was a good one: what follows is a new trouble. */
 const GOOD_WATCH_MS = 60_000;
 
@@ -55,14 +57,20 @@ export function createSupervisor(core: Core, logs: LogCollector): Supervisor {
 
   function follow(record: SandboxRecord, tries: number): void {
     forget(record.id);
-    const since = clock.now();
+    const since = performance.now();
     watches.attach(record.id, guestOf(core, record), (ending) => {
-      const triesSoFar = clock.now() - since > GOOD_WATCH_MS ? 0 : tries;
-      mutex
-        .run(record.id, () => onEnding(record, ending, triesSoFar))
-        .catch((error: unknown) => {
-          log.error({ err: error, sandbox: record.id }, "the end of a sandbox could not be handled");
-        });
+      const triesSoFar = performance.now() - since > GOOD_WATCH_MS ? 0 : tries;
+      const handle = () => {
+        if (core.closing.aborted) return;
+        mutex
+          .run(record.id, () => onEnding(record, ending, triesSoFar))
+          .catch((error: unknown) => {
+            log.error({ err: error, sandbox: record.id }, "the end of a sandbox could not be handled");
+            // A full disk, perhaps: its record must not stay untrue.
+            retries.set(record.id, clock.after(ENDING_RETRY_MS, handle));
+          });
+      };
+      handle();
     });
   }
 

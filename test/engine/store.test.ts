@@ -1,4 +1,4 @@
-import { existsSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import Database from "libsql";
 import { describe, expect, it } from "vitest";
@@ -78,7 +78,7 @@ describe("the store", () => {
     store.save(record({ error: undefined }));
     store.close();
     const again = open(dir.path);
-    expect(again.load()).toEqual([bare, record({ error: undefined })]);
+    expect(again.load()).toEqual([record({ error: undefined }), bare]);
     again.delete(ID);
     expect(again.load()).toEqual([bare]);
     again.close();
@@ -138,6 +138,66 @@ describe("the store", () => {
     open(dir.path).close();
     tamper(dir.path, "PRAGMA user_version = 999");
     expect(() => open(dir.path)).toThrow(/newer than this Warren/);
+  });
+
+  it("keeps what is saved after an engine that was killed while it made its reserve", () => {
+    using dir = tempDir();
+    open(dir.path).close();
+    tamper(dir.path, "CREATE TABLE reserve (filler BLOB)");
+    const store = open(dir.path);
+    store.save(record());
+    const database = new Database(join(dir.path, "engine.db"));
+    expect(database.prepare("SELECT id FROM sandboxes").all()).toEqual([{ id: ID }]);
+    database.close();
+    store.close();
+  });
+
+  it("lists in the order of creation, whatever the clock said", () => {
+    using dir = tempDir();
+    const store = open(dir.path);
+    store.save(record({ createdAt: 2_000_000_000_000, name: "a" }));
+    store.save(record({ id: "bbbbbbbbccccdddd", createdAt: 1, name: "b" }));
+    store.save(record({ createdAt: 2_000_000_000_000, name: "a", error: "changed" }));
+    expect(store.load().map(({ name }) => name)).toEqual(["a", "b"]);
+    store.close();
+  });
+
+  it("refuses a database with garbage in its middle, and changes nothing of it", () => {
+    using dir = tempDir();
+    const path = join(dir.path, "engine.db");
+    const store = open(dir.path);
+    for (let i = 0; i < 200; i++) {
+      const id = `aaaabbbbccccd${String.fromCharCode(97 + (i % 26), 97 + Math.floor(i / 26))}a`;
+      store.save(record({ id, name: undefined }));
+    }
+    store.close();
+    const bytes = readFileSync(path);
+    bytes.fill(0xa5, 4096 * 3, 4096 * 40);
+    writeFileSync(path, bytes);
+    expect(() => open(dir.path)).toThrow(
+      expect.objectContaining({ code: "internal", hint: expect.stringMatching(/backup/) }),
+    );
+    expect(readFileSync(path).equals(bytes)).toBe(true);
+  });
+
+  it("opens with what is whole of a log of changes that was cut short", () => {
+    using dir = tempDir();
+    using copy = tempDir();
+    const store = open(dir.path);
+    store.save(record({ name: "a" }));
+    store.save(record({ id: "bbbbbbbbccccdddd", name: "b" }));
+    // As the files of an engine that was killed lie there.
+    for (const file of ["engine.db", "engine.db-wal"])
+      copyFileSync(join(dir.path, file), join(copy.path, file));
+    store.close();
+    const log = join(copy.path, "engine.db-wal");
+    const size = statSync(log).size;
+    truncateSync(log, size - 100);
+    const again = open(copy.path);
+    for (const { name } of again.load()) expect(["a", "b"]).toContain(name);
+    again.save(record({ id: "ccccbbbbccccdddd", name: "c" }));
+    expect(again.load().map(({ name }) => name)).toContain("c");
+    again.close();
   });
 
   it("says which file is no database", () => {

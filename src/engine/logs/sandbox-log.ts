@@ -202,7 +202,7 @@ export class SandboxLog {
     if (last === undefined || isFull) last = await this.#begin(record.run);
     this.#handle ??= await open(this.#path(last.number), "r+");
     // At its place, so that what a failed write left is written over.
-    await this.#handle.write(bytes, 0, bytes.length, last.size);
+    await writeWhole(this.#handle, bytes, last.size);
     last.size += bytes.length;
     this.#onStep("log.written");
     this.#note(record);
@@ -216,7 +216,7 @@ export class SandboxLog {
     const number = (this.#files.at(-1)?.number ?? 0) + 1;
     const { stdout, stderr } = this.#known.run === run ? this.#known : { stdout: 0, stderr: 0 };
     this.#handle = await open(this.#path(number), "w+", 0o600);
-    await this.#handle.write(encodeFileHead({ run, stdout, stderr }), 0, FILE_HEAD_BYTES, 0);
+    await writeWhole(this.#handle, encodeFileHead({ run, stdout, stderr }), 0);
     this.#onStep("log.begun");
     const file = { number, size: FILE_HEAD_BYTES };
     this.#files.push(file);
@@ -226,5 +226,13 @@ export class SandboxLog {
       this.#onStep("log.replaced");
     }
     return file;
+  }
+}
+
+/** A full disk takes part of a write, and refuses only the next. */
+async function writeWhole(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, position + done);
+    done += bytesWritten;
   }
 }

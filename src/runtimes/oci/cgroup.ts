@@ -248,7 +248,7 @@ async function childGroups(dir: string): Promise<string[]> {
 }
 
 async function removeGroup(dir: string): Promise<void> {
-  const deadline = Date.now() + EMPTY_TIMEOUT_MS;
+  const deadline = performance.now() + EMPTY_TIMEOUT_MS;
   for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
     try {
       return await rmdir(dir);
@@ -257,7 +257,7 @@ async function removeGroup(dir: string): Promise<void> {
       const code = (error as NodeJS.ErrnoException).code;
       if (code !== "EBUSY" && code !== "ENOTEMPTY") throw error;
       for (const child of await childGroups(dir)) await removeGroup(join(dir, child));
-      if (Date.now() > deadline) {
+      if (performance.now() > deadline) {
         throw new WarrenError("runtime_failed", `the cgroup ${dir} can't be removed: it still has members`, {
           cause: error,
         });

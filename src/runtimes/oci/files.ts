@@ -1,5 +1,6 @@
 import { readFileSync, type Stats } from "node:fs";
-import { chmod, lstat, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { chmod, lstat, mkdir, readFile, rename, rm, statfs, writeFile } from "node:fs/promises";
+import { WarrenError } from "../../contracts/errors.ts";
 
 /** True for "no such file or directory" and "not a directory". */
 export function isGone(error: unknown): boolean {
@@ -40,8 +41,29 @@ export function readSmall(path: string): string | undefined {
 /** Readers see the old bytes or the new ones. Only the owner may read it. */
 export async function writeAtomically(path: string, data: string): Promise<void> {
   const temporary = `${path}.new`;
-  await writeFile(temporary, data, { mode: 0o600 });
-  await rename(temporary, path);
+  try {
+    await writeFile(temporary, data, { mode: 0o600 });
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+/** Less than a container runtime writes when it starts something. */
+const FULL_BYTES = 64 * 1024;
+
+/** True when the disk of this path has no room, but for what filesystems keep for root and for themselves. */
+export async function isFull(path: string): Promise<boolean> {
+  const { bavail, bsize } = await statfs(path);
+  return bavail * bsize < FULL_BYTES;
+}
+
+/** A full disk in our words; anything else as it is. */
+export function noSpace(error: unknown): unknown {
+  const code = (error as NodeJS.ErrnoException).code;
+  if (code !== "ENOSPC" && code !== "EDQUOT") return error;
+  return new WarrenError("no_space", "the disk is full", { cause: error });
 }
 
 /** Writes to a file that must be there, as those of cgroups are: ENOENT otherwise. */

@@ -5,6 +5,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { OnStep } from "../../contracts/steps.ts";
 import { bundleConfig, GUEST_DIR, type ProcessLimits, processLimits } from "./bundle.ts";
 import type { Cgroups } from "./cgroup.ts";
+import { isFull, noSpace } from "./files.ts";
 import type { Freezer } from "./freezer.ts";
 import { liveGuest } from "./guest-process.ts";
 import { gvisorArgv, gvisorConfig } from "./gvisor.ts";
@@ -26,6 +27,8 @@ const KILL_TIMEOUT_MS = 20_000;
 /** Bytes of the runtime's error log that are looked at. */
 const MAX_LOG_BYTES = 16_384;
 const SIGKILL = 9;
+/** As `lastWords` calls it. */
+const SILENCE = "it said nothing";
 
 export interface LifecycleOptions {
   ownerId: string;
@@ -163,10 +166,10 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
               descriptors: 1 + (groups?.handed.length ?? 0),
               hasCgroups: options.hasCgroups,
             });
-      writeFileSync(paths.config, JSON.stringify(config), { mode: 0o600 });
-      rmSync(paths.log, { force: true });
-      onStep("oci.wrote-bundle");
       try {
+        writeFileSync(paths.config, JSON.stringify(config), { mode: 0o600 });
+        rmSync(paths.log, { force: true });
+        onStep("oci.wrote-bundle");
         const result = await launcher.start({
           dir: paths.dir,
           stage: options.stage,
@@ -189,12 +192,18 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           throw new WarrenError("runtime_failed", `${name} did not start the sandbox in time`);
         }
         const words = await runtimeWords(paths.log);
+        // On a full disk it may be unable to say anything.
+        if (/no space left on device/i.test(words) || (words === SILENCE && (await isFull(paths.dir)))) {
+          throw new WarrenError("no_space", `${name} could not start the sandbox: the disk is full`, {
+            hint: "remove sandboxes or files, and start it again",
+          });
+        }
         throw new WarrenError("runtime_failed", `${name} could not start the sandbox: ${words}`);
       } catch (error) {
         // When the launcher is gone, its START goes on: what it brings up would be found by nobody.
         await launcher.ready().catch(() => {});
         await finish(id);
-        throw error;
+        throw noSpace(error);
       }
     },
     waitGone: (guest, waitMs) => launcher.kill(guest, 0, waitMs),
@@ -240,7 +249,7 @@ function containerArgv(
 /** What the container runtime complained of last. */
 async function runtimeWords(log: string): Promise<string> {
   const file = await open(log, "r").catch(() => undefined);
-  if (!file) return "it said nothing";
+  if (!file) return SILENCE;
   try {
     const { size } = await file.stat();
     const start = Math.max(0, size - MAX_LOG_BYTES);

@@ -20,7 +20,7 @@ import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
 import { capabilities as linuxCapabilities } from "./bundle.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
 import { checkSpec } from "./check-spec.ts";
-import { isGone, statOrUndefined } from "./files.ts";
+import { isGone, noSpace, statOrUndefined } from "./files.ts";
 import { createFreezer } from "./freezer.ts";
 import { liveGuest, mappedBase, networkBytes } from "./guest-process.ts";
 import { chooseStage, makeSharedFiles, readHardLimits, recordBoot, wasRebooted } from "./host-facts.ts";
@@ -302,7 +302,11 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       const after = { ...before, spec: { ...before.spec, limits } };
       checkSpec(after.spec);
       checkLimits(cgroupHost, limits);
-      if (!isDeepStrictEqual(before.spec.limits, limits)) await store.rewrite(after);
+      if (!isDeepStrictEqual(before.spec.limits, limits)) {
+        await store.rewrite(after).catch((error: unknown) => {
+          throw noSpace(error);
+        });
+      }
       if (!(await liveGuest(layout.sandbox(id).guestPid))) return;
       try {
         await liveLimits.apply(id, limits);
@@ -396,12 +400,6 @@ function connectGuest(path: string, id: string): Promise<Duplex> {
       reject(new WarrenError("guest_failed", `the guest of sandbox ${id} can't be reached`, { cause }));
     socket.once("error", onError);
   });
-}
-
-function noSpace(error: unknown): unknown {
-  const code = (error as NodeJS.ErrnoException).code;
-  if (code !== "ENOSPC" && code !== "EDQUOT") return error;
-  return new WarrenError("no_space", "the disk is full", { cause: error });
 }
 
 async function readdirOrEmpty(dir: string): Promise<string[]> {

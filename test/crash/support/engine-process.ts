@@ -1,9 +1,9 @@
-import { spawn } from "node:child_process";
+import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import type { Readable } from "node:stream";
+import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import type { ServeConfig } from "../../../src/app/serve-config.ts";
@@ -69,13 +69,14 @@ export async function buildEngine(): Promise<string> {
   return program;
 }
 
-export function startEngine(program: string, settings: EngineSettings): EngineProcess {
+/** `logFd`: where its log goes, instead of to `said`. */
+export function startEngine(program: string, settings: EngineSettings, logFd?: number): EngineProcess {
   const child = spawn(process.execPath, [program, JSON.stringify(settings)], {
     cwd: "/",
-    stdio: ["pipe", "pipe", "pipe", "pipe"],
-  });
+    stdio: ["pipe", "pipe", logFd ?? "pipe", "pipe"],
+  }) as ChildProcessByStdio<Writable, Readable, Readable | null>;
   let said = "";
-  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => {
     said = (said + text).slice(-20_000);
   });
   child.stdin.on("error", () => {}); // "exit" tells

@@ -51,7 +51,7 @@ function mounts(stateDir: string): string[] {
     .map((line) => `mount ${line}`);
 }
 
-const topLevel = /^(owner|engine\.(db|db-wal|db-shm|lock|lock-journal|sock|pid)|oci|logs)$/;
+const topLevel = /^(owner|engine\.(log|log\.1|db|db-wal|db-shm|lock|lock-journal|sock|pid)|oci|logs)$/;
 const ofRuntime = /^(sandboxes|images|trash|shared|run|boot|launcher\.lock)$/;
 const ofSandbox = /^(spec\.json|fs|top|config\.json|runtime\.log|m|userns)$/;
 const ofRunning = /^(guest\.sock|guest\.pid)$/;
@@ -96,7 +96,7 @@ function descendsFrom(pid: number, ancestor: number | undefined): boolean {
   return false;
 }
 
-function parentOf(pid: number): number {
+export function parentOf(pid: number): number {
   return Number(/^PPid:\s*(\d+)$/m.exec(readText(`/proc/${pid}/status`))?.[1] ?? 0);
 }
 

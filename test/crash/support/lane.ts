@@ -6,6 +6,7 @@ import type { Step } from "../../../src/contracts/steps.ts";
 import {
   cgroupOf,
   type EngineProcess,
+  type EngineSettings,
   membersOf,
   type Point,
   removeCgroup,
@@ -26,6 +27,8 @@ export class Lane implements AsyncDisposable {
   readonly dir = mkdtempSync("/tmp/warren-crash-");
   readonly stateDir = join(this.dir, "state");
   readonly group = cgroupOf(`warren-test-${randomBytes(5).toString("hex")}`);
+  /** What is undone when all processes have ended. */
+  readonly atEnd: (() => void)[] = [];
   readonly #program: string;
   readonly #ociProgram: "crun" | "runc";
   #engine: EngineProcess | undefined;
@@ -37,8 +40,8 @@ export class Lane implements AsyncDisposable {
   }
 
   /** Starts an engine that kills itself at the point, if there is one. */
-  start(point?: Point | "trace"): EngineProcess {
-    this.#engine = startEngine(this.#program, {
+  start(point?: Point | "trace", logFd?: number): EngineProcess {
+    const settings: EngineSettings = {
       config: {
         stateDir: this.stateDir,
         apiKeys: [],
@@ -52,7 +55,8 @@ export class Lane implements AsyncDisposable {
       engine: { logFileBytes: 2048 },
       group: this.group,
       point,
-    });
+    };
+    this.#engine = startEngine(this.#program, settings, logFd);
     return this.#engine;
   }
 
@@ -152,6 +156,7 @@ export class Lane implements AsyncDisposable {
     for (const pid of membersOf(this.group)) endProcess(pid);
     await eventually(() => membersOf(this.group).map(String));
     removeCgroup(this.group);
+    for (const undo of this.atEnd) undo();
     rmSync(this.dir, { recursive: true, force: true });
   }
 }

@@ -47,7 +47,11 @@ export class World {
           hasMain: request.cmd !== undefined,
         };
         this.boxes.set(name, [undefined, box]);
-        const info = await api.create({ name, timeout: -1, ...request });
+        const info = await api.create({ name, timeout: -1, ...request }).catch((error: WarrenError) => {
+          // Refused or failed is undone; without an answer nobody knows.
+          if (error.code !== "engine_unavailable") this.boxes.set(name, [undefined]);
+          throw error;
+        });
         this.boxes.set(name, [{ ...box, memory: info.memory ?? 0 }]);
         return info;
       },
