@@ -83,6 +83,35 @@ it("copes with a wall clock that is set back or forward", async () => {
   await gone(id);
 });
 
+it("tries a removal that failed again in half a minute, though the wall clock is set back meanwhile", async () => {
+  const dir = stateDir();
+  const clock = manualClock();
+  let isBroken = true;
+  let tries = 0;
+  await using test = await testEngine(dir.path, {
+    clock,
+    change: (runtime) => ({
+      ...runtime,
+      async remove(id) {
+        tries++;
+        if (isBroken) throw new Error("not now");
+        await runtime.remove(id);
+      },
+    }),
+  });
+  const { id } = await test.engine.create({ timeout: 10 });
+  clock.advance(10_000);
+  await expect.poll(async () => (await test.engine.get(id)).status).toBe("error");
+  clock.step(2 * HOUR);
+  clock.advance(30_000);
+  await expect.poll(() => tries).toBe(2);
+  clock.step(-HOUR);
+  isBroken = false;
+  clock.advance(30_000);
+  await expect.poll(() => test.engine.list()).toEqual([]);
+  expect(tries).toBe(3);
+});
+
 it("removes after a restart what expired meanwhile", async () => {
   const dir = stateDir();
   const first = await opened(dir.path);
