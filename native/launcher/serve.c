@@ -215,7 +215,7 @@ int serve(const char *lock, const struct subordinate_ids *ids) {
   setsid();
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_CHILD_SUBREAPER, 1);
-  if (lock && !take_lock(lock)) return 1;
+  if (lock && *lock && !take_lock(lock)) return 1;
   int line[2];
   if (pipe2(line, O_CLOEXEC) < 0) return 1;
   lifeline_fd = line[0];

@@ -2,7 +2,7 @@
 #include "userns.h"
 #include "wire.h"
 
-// Answers requests on stdin until it closes. `lock` (may be null) names a file that it holds locked, together with every
+// Answers requests on stdin until it closes. `lock` (may be null or empty) names a file that it holds locked, together with every
 // START under way, so that the next one with the same file begins when all of these have ended. `ids`: the ordinary user's
 // who runs us; null for root.
 int serve(const char *lock, const struct subordinate_ids *ids);

@@ -28,7 +28,10 @@ export interface Environment {
   runtime?: string;
   /** WARREN_OCI_PROGRAM */
   ociProgram?: string;
+  /** WARREN_STRICT */
   strict?: string;
+  /** WARREN_UNLIMITED */
+  unlimited?: string;
   /** WARREN_MAX_SANDBOXES */
   maxSandboxes?: string;
   /** WARREN_DEFAULT_TIMEOUT */
@@ -56,6 +59,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     runtime: env.WARREN_RUNTIME,
     ociProgram: env.WARREN_OCI_PROGRAM,
     strict: env.WARREN_STRICT,
+    unlimited: env.WARREN_UNLIMITED,
     maxSandboxes: env.WARREN_MAX_SANDBOXES,
     defaultTimeout: env.WARREN_DEFAULT_TIMEOUT,
     logLevel: env.WARREN_LOG_LEVEL,

@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { mkdtemp, rm, statfs } from "node:fs/promises";
+import { mkdtemp, statfs } from "node:fs/promises";
 import { freemem, release, totalmem } from "node:os";
 import { join } from "node:path";
 import { createNodeClient } from "../client/node/index.ts";
@@ -83,7 +83,8 @@ async function inDirectoryOfOurs<T>(stateDir: string, work: (dir: string) => Pro
     try {
       return await work(dir);
     } finally {
-      await rm(dir, { recursive: true, force: true });
+      const { removeState } = await import("../runtimes/oci/remove-state.ts");
+      await removeState(dir);
     }
   }
   using _ = lock;

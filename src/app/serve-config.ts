@@ -20,6 +20,7 @@ export interface ServeFlags {
   runtime?: string;
   ociProgram?: string;
   strict?: boolean;
+  unlimited?: boolean;
   maxSandboxes?: string;
   defaultTimeout?: string;
   logLevel?: string;
@@ -51,6 +52,8 @@ const ServeConfig = z.object({
   ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
   /** Refuse container runtimes whose version has published escapes. */
   strict: z.boolean(),
+  /** No default limits: a sandbox has those that its request names. */
+  unlimited: z.boolean(),
   maxSandboxes: wholeNumber("the most sandboxes").min(1, "at least one sandbox").optional(),
   /** Seconds; -1: never. */
   defaultTimeoutS: z.number().int().min(-1).max(315_360_000).optional(),
@@ -72,11 +75,12 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     // On demand there is no listener that a key could guard.
     apiKeys: flags.onDemand ? [] : apiKeys(flags, environment),
     tls: flags.onDemand ? undefined : tlsFiles(flags, environment),
-    http2: !flags.onDemand && (flags.http2 ?? isOn(environment.http2)),
+    http2: !flags.onDemand && (flags.http2 ?? isOn("WARREN_HTTP2", environment.http2)),
     allowedOrigins: flags.allowedOrigin ?? [],
     runtime: flags.runtime ?? environment.runtime ?? "oci",
     ociProgram: flags.ociProgram ?? environment.ociProgram,
-    strict: flags.strict ?? isOn(environment.strict),
+    strict: flags.strict ?? isOn("WARREN_STRICT", environment.strict),
+    unlimited: flags.unlimited ?? isOn("WARREN_UNLIMITED", environment.unlimited),
     maxSandboxes: flags.maxSandboxes ?? environment.maxSandboxes,
     defaultTimeoutS: timeout === undefined ? undefined : wholeSeconds(timeout),
     logLevel: flags.logLevel ?? environment.logLevel ?? "info",
@@ -110,10 +114,10 @@ function tlsFiles(flags: ServeFlags, environment: Environment): TlsFiles | undef
   });
 }
 
-function isOn(setting: string | undefined): boolean {
+function isOn(name: string, setting: string | undefined): boolean {
   if (setting === undefined || setting === "0" || setting === "false") return false;
   if (setting === "1" || setting === "true") return true;
-  throw new WarrenError("invalid_request", "WARREN_HTTP2 is 1 or 0");
+  throw new WarrenError("invalid_request", `${name} is 1 or 0`);
 }
 
 function apiKeys(flags: ServeFlags, environment: Environment): string[] {

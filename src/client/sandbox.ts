@@ -49,6 +49,8 @@ export interface CreateOptions extends HandleOptions {
   pidLimit?: number;
   /** Bytes, or a size such as `10g`. */
   disk?: number | string;
+  /** Limits that are left out are none, instead of the server's defaults. */
+  unlimited?: boolean;
   readonlyFs?: boolean;
   networkMode?: string;
   ports?: CreateSandbox["ports"];

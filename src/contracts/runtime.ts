@@ -9,6 +9,11 @@ export interface Capabilities {
   networkModes: readonly NetworkMode[];
   /** Limits that are enforced. A limit that is asked for and not listed is refused. */
   limits: readonly ("memory" | "cpu" | "pids" | "disk")[];
+  /**
+   * Why some aren't, and the command that mends it. The engine's own default limits are then refused too, instead of going
+   * unenforced. Absent: all are, or it is in the runtime's nature that none is.
+   */
+  limitsMissing?: { why: string; fix: string };
   readonlyRoot: boolean;
   tmpfs: boolean;
   userNamespace: boolean;

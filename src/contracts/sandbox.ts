@@ -67,6 +67,9 @@ export const CreateSandbox = z
       .nonnegative()
       .optional()
       .meta({ description: "Processes and threads. 0: the server's default" }),
+    unlimited: z.boolean().optional().meta({
+      description: "True: limits that this request leaves out are none, instead of the server's defaults",
+    }),
     disk_limit: z.number().int().nonnegative().optional().meta({ description: "Bytes" }),
     readonly_fs: z
       .boolean()

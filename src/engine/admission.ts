@@ -119,14 +119,17 @@ function refuseWhatIsNotThereYet(request: CreateSandboxParsed): void {
   }
 }
 
+/** What enforces each field. */
+const controllers = { memory: "memory", memory_high: "memory", cpu: "cpu", pid_limit: "pids" } as const;
+
 function refuseLimitsTheRuntimeLacks(request: UpdateSandbox, { name, capabilities }: Runtime): void {
-  const controllers = { memory: "memory", memory_high: "memory", cpu: "cpu", pid_limit: "pids" } as const;
   for (const field of ["memory", "memory_high", "cpu", "pid_limit"] as const) {
     if (request[field] && !capabilities.limits.includes(controllers[field])) {
+      const { why, fix } = capabilities.limitsMissing ?? {};
       throw unsupported(
         field,
-        `the runtime ${name} can't enforce it here`,
-        "leave it out, or see warren doctor",
+        why ?? `the runtime ${name} can't enforce it here`,
+        fix === undefined ? "leave it out, or see warren doctor" : `leave it out, or: ${fix}`,
       );
     }
   }
@@ -191,7 +194,7 @@ export function changedLimits(
 }
 
 function limitsFor(
-  request: UpdateSandbox,
+  request: UpdateSandbox & Pick<CreateSandbox, "unlimited">,
   isolation: Isolation,
   capabilities: Capabilities,
   config: EngineConfig,
@@ -207,13 +210,25 @@ function limitsFor(
   if (pids !== 0 && (pids < least.pids || pids > MAX_PIDS)) {
     throw refuse(`pid_limit: must be at least ${least.pids} and at most ${MAX_PIDS}${least.why}`);
   }
-  const enforced = (limit: "memory" | "cpu" | "pids", value: number, atLeast = 0) =>
-    capabilities.limits.includes(limit) && value > 0 ? Math.max(value, atLeast) : 0;
+  const enforced = (field: keyof typeof controllers, value: number, atLeast = 0) => {
+    if (request.unlimited || value <= 0) return 0;
+    if (capabilities.limits.includes(controllers[field])) return Math.max(value, atLeast);
+    if (capabilities.limitsMissing) throw unenforcedDefault(field, capabilities.limitsMissing);
+    return 0;
+  };
   return {
     memoryBytes: memory || enforced("memory", config.defaultMemoryBytes, least.memoryBytes),
     cpuNano: cpu || enforced("cpu", config.defaultCpuNano),
-    pids: pids || enforced("pids", config.defaultPids, least.pids),
+    pids: pids || enforced("pid_limit", config.defaultPids, least.pids),
   };
+}
+
+function unenforcedDefault(field: string, { why, fix }: { why: string; fix: string }): WarrenError {
+  return unsupported(
+    field,
+    `each sandbox has a limit by default, and it can't be enforced: ${why}`,
+    `--unlimited goes without (WARREN_UNLIMITED=1 always does; in the API, \`unlimited\`); or once, for real limits: ${fix}`,
+  );
 }
 
 function refuse(message: string): WarrenError {

@@ -24,11 +24,13 @@ const nothing: Capabilities = {
   tmpfs: false,
   images: ["host"],
 };
+const missing = { why: "alice has no cgroup here", fix: "ask root" };
 const gvisorToo: Capabilities = { ...everything, isolation: ["container", "gvisor"] };
 // Admission reads a runtime's name and capabilities, nothing else.
 const runtimes = {
   able: { name: "able", capabilities: everything } as Runtime,
   unable: { name: "unable", capabilities: nothing } as Runtime,
+  rootless: { name: "rootless", capabilities: { ...nothing, limitsMissing: missing } } as Runtime,
   walled: { name: "walled", capabilities: gvisorToo } as Runtime,
 };
 const config = { ...defaultConfig(), defaultTimeoutS: 60, defaultCpuNano: 5e8 };
@@ -237,5 +239,27 @@ describe("the spec", () => {
 
   it("does not trust an image's directory", () => {
     expect(runtimeSpec("id", admitted({}), { ...image, workdir: "../.." }).workdir).toBe("/");
+  });
+});
+
+describe("limits that a host could have and doesn't enforce", () => {
+  it.each<[string, CreateSandbox]>([
+    ["memory", {}],
+    ["memory", { memory: 2 ** 30 }],
+    ["cpu", { unlimited: true, cpu: 1e9 }],
+    ["pid_limit", { unlimited: true, pid_limit: 10 }],
+  ])("refuses %s of %j with the reason and what mends it", (field, input) => {
+    const refusal = () => admitted({ runtime: "rootless", ...input });
+    expect(refusal).toThrowError(expect.objectContaining({ code: "unsupported" }));
+    expect(refusal).toThrowError(new RegExp(`^${field}: .*${missing.why}`));
+    expect(refusal).toThrowError(expect.objectContaining({ hint: expect.stringContaining(missing.fix) }));
+  });
+
+  it("goes without them when it is asked to, for a sandbox or for all", () => {
+    const none = { memoryBytes: 0, cpuNano: 0, pids: 0 };
+    expect(admitted({ runtime: "rootless", unlimited: true }).limits).toEqual(none);
+    const unlimited = { ...config, defaultMemoryBytes: 0, defaultCpuNano: 0, defaultPids: 0 };
+    expect(admit({ runtime: "rootless" }, runtimes, "able", unlimited).limits).toEqual(none);
+    expect(admitted({ unlimited: true, memory: 2 ** 30 }).limits).toEqual({ ...none, memoryBytes: 2 ** 30 });
   });
 });

@@ -27,6 +27,7 @@ interface CreateOptions {
   memory?: string;
   cpus?: string;
   pids?: string;
+  unlimited?: boolean;
   timeout: string;
   readOnly?: boolean;
   tmpfs?: string[];
@@ -59,6 +60,7 @@ export function define(command: Command, context: CliContext): void {
     .option("-m, --memory <size>", "most memory, swap included, such as 512m")
     .option("--cpus <cores>", "most processor time, in cores, such as 1.5")
     .option("--pids <number>", "most processes and threads")
+    .option("--unlimited", "no limits but those named here, instead of the engine's defaults")
     .option("--timeout <duration>", "time until it expires and is removed, such as 30m, or `never`", "never")
     .option("--read-only", "read-only root filesystem; /tmp, /run, /var/tmp and home can be written")
     .option(
@@ -111,6 +113,7 @@ function createRequest(options: CreateOptions): CreateSandbox {
     ...(options.memory === undefined ? {} : { memory: bytes(options.memory) }),
     ...(options.cpus === undefined ? {} : { cpu: nanoCpus(options.cpus) }),
     ...(options.pids === undefined ? {} : { pid_limit: wholeNumber(options.pids) }),
+    ...(options.unlimited ? { unlimited: true } : {}),
     ...(options.readOnly ? { readonly_fs: true } : {}),
     ...(tmpfs === undefined ? {} : { storage: { tmpfs } }),
     ...(options.label === undefined ? {} : { labels: parseLabels(options.label) }),

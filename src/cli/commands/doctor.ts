@@ -12,8 +12,17 @@ import { EXIT_FAILURE } from "../report.ts";
 export function define(command: Command): void {
   command
     .option("--json", "print the report as JSON")
+    .option(
+      "--prepare-cgroups <user>",
+      "as root: give this user cgroups, so that limits can be enforced without root; they last until the next boot",
+    )
     .addHelpText("after", "\nThe exit code is 1 when no runtime can create sandboxes here.");
-  addGlobalOptions(command).action(async (options: { json?: boolean }) => {
+  addGlobalOptions(command).action(async (options: { json?: boolean; prepareCgroups?: string }) => {
+    if (options.prepareCgroups !== undefined) {
+      const { prepareCgroups } = await import("../../app/prepare-cgroups.ts");
+      const dirs = await prepareCgroups(options.prepareCgroups);
+      return print(dirs.map(safe).join("\n"));
+    }
     const { examine } = await import("../../app/doctor.ts");
     const { parseServeConfig } = await import("../../app/serve-config.ts");
     const environment = readEnvironment();

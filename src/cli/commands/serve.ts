@@ -46,6 +46,10 @@ export function define(command: Command): void {
       "refuse crun and runc versions with published escapes (default: WARREN_STRICT, else warn)",
     )
     .option(
+      "--unlimited",
+      "sandboxes have no limits but those that their request names (default: WARREN_UNLIMITED)",
+    )
+    .option(
       "--log-level <level>",
       "debug, info, warn, error or silent (default: WARREN_LOG_LEVEL, else info)",
     )

@@ -93,7 +93,7 @@ export function checkLimits(host: CgroupHost, limits: RuntimeSpec["limits"]): vo
     if (value > 0 && !host.limits.includes(limit)) {
       if (host.refusal) {
         throw new WarrenError("unsupported", `${limit}: ${host.refusal.why}`, {
-          hint: `${host.refusal.fix}; or create without limits`,
+          hint: `${host.refusal.fix}; or create it without limits (--unlimited)`,
         });
       }
       throw new WarrenError("unsupported", `this host can't enforce a ${limit} limit`, {

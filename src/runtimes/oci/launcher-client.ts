@@ -134,7 +134,7 @@ export interface LauncherOptions {
   program?: string;
   /** All launchers of one state directory hold it, one after the other. */
   lockFile?: string;
-  /** Of the ordinary user who runs us; needs a lock file. */
+  /** Of the ordinary user who runs us. */
   ids?: SubordinateIds | undefined;
   onStep?: OnStep;
 }
@@ -251,10 +251,9 @@ interface Link {
 }
 
 function serveArgs({ lockFile, ids }: LauncherOptions): string[] {
-  if (lockFile === undefined) return ["serve"];
-  if (!ids) return ["serve", lockFile];
+  if (!ids) return lockFile === undefined ? ["serve"] : ["serve", lockFile];
   const numbers = [ids.firstUid, ids.firstGid, ids.count].map(String);
-  return ["serve", lockFile, ids.newuidmap, ids.newgidmap, ...numbers];
+  return ["serve", lockFile ?? "", ids.newuidmap, ids.newgidmap, ...numbers];
 }
 
 function openLink(program: string, args: readonly string[], log: Logger): Link {

@@ -220,6 +220,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     capabilities: {
       ...staticCapabilities,
       limits: cgroupHost.limits,
+      ...(cgroupHost.refusal ? { limitsMissing: cgroupHost.refusal } : {}),
       pause: freezer.isAvailable,
       images: userIds ? ["host", "tar", "oci"] : staticCapabilities.images,
       // Looked up each time, so that what is installed meanwhile works without a new engine.

@@ -2,45 +2,82 @@ import { constants } from "node:fs";
 import { access, chown, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CgroupHost } from "./cgroup.ts";
-import { isGone } from "./files.ts";
+import { isGone, readText } from "./files.ts";
 
 export interface HostUser {
   uid: number;
   name?: string;
 }
 
+/** Where the engine itself has to be, on cgroup v2: a group that has limits for others has no members itself. */
+const ENGINE_GROUP = "engine";
+
 /** What of the host's cgroups an ordinary user may use: only what root has prepared for that user. */
 export async function userCgroups(host: CgroupHost, user: HostUser): Promise<CgroupHost> {
   const base = basePath(user);
+  const who = user.name ?? `user ${user.uid}`;
   const owned = await Promise.all(host.mounts.map((mount) => isOurs(join(mount, base), user.uid)));
   // Both container runtimes go into every hierarchy that there is, so all of them or none.
-  const isPrepared = host.mounts.length > 0 && owned.every(Boolean);
-  if (isPrepared) return { ...host, base };
+  if (host.mounts.length === 0 || !owned.every(Boolean)) {
+    return withoutCgroups(host, {
+      why: `${who} has no cgroup here, without which nothing can be limited or paused`,
+      fix: `sudo npx warren doctor --prepare-cgroups ${user.name ?? user.uid}`,
+    });
+  }
+  if (host.version === 1) return { ...host, base };
+  const dir = join(host.mounts[0] as string, base);
+  // Who moves a process needs to own a group that both places are in.
+  const own = /^0::(.*)$/m.exec(await readFile("/proc/self/cgroup", "utf8"))?.[1] ?? "/";
+  if (own !== base && !own.startsWith(`${base}/`)) {
+    return withoutCgroups(host, {
+      why: `the engine of ${who} is in the cgroup ${own}, and only from inside ${base} can it put sandboxes there`,
+      fix: `echo $$ | sudo tee ${join(dir, ENGINE_GROUP, "cgroup.procs")}, and then start the engine from this shell`,
+    });
+  }
+  const controllers = ((await readText(join(dir, "cgroup.subtree_control"))) ?? "").trim().split(/\s+/);
+  return { ...host, base, limits: host.limits.filter((limit) => controllers.includes(limit)) };
+}
+
+function withoutCgroups(host: CgroupHost, refusal: { why: string; fix: string }): CgroupHost {
   return {
     ...host,
-    base,
     mounts: [],
     byController: new Map(),
     limits: [],
     hasPayloadGroups: false,
     swapController: false,
-    refusal: {
-      why: `${user.name ?? `user ${user.uid}`} has no cgroup here, without which nothing can be limited or paused`,
-      fix: `sudo npx warren doctor --prepare-cgroups ${user.name ?? user.uid}`,
-    },
+    refusal,
   };
 }
 
-/** As root: gives a user a group of their own in each hierarchy, until the next boot. Done already is success. */
+/**
+ * As root: gives a user a group of their own in each hierarchy, until the next boot. Done already is success.
+ * The directories of the groups.
+ */
 export async function prepareUserCgroups(host: CgroupHost, user: HostUser): Promise<string[]> {
   const dirs = host.mounts.map((mount) => join(mount, basePath(user)));
   for (const dir of dirs) {
     await mkdir(dir, { recursive: true });
     // A group of cpuset takes members only once it has processors and memory nodes, and its children inherit none.
-    for (const name of ["cpuset.cpus", "cpuset.mems"]) await inherit(dir, name);
+    for (const name of ["cpuset.cpus", "cpuset.mems"]) if (host.version === 1) await inherit(dir, name);
+    if (host.version === 2) await delegate(dir, host.limits, user.uid);
     await chown(dir, user.uid, -1);
   }
   return dirs;
+}
+
+/** https://docs.kernel.org/admin-guide/cgroup-v2.html#delegation */
+async function delegate(dir: string, limits: readonly string[], uid: number): Promise<void> {
+  const enable = limits.map((limit) => `+${limit}`).join(" ");
+  for (const parent of [join(dir, ".."), dir]) {
+    await writeFile(join(parent, "cgroup.subtree_control"), enable, { flag: "r+" });
+  }
+  await mkdir(join(dir, ENGINE_GROUP), { recursive: true });
+  const files = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
+  for (const group of [dir, join(dir, ENGINE_GROUP)]) {
+    for (const name of files) await chown(join(group, name), uid, -1);
+    await chown(group, uid, -1);
+  }
 }
 
 /**

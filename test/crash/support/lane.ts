@@ -50,6 +50,7 @@ export class Lane implements AsyncDisposable {
         runtime: "oci",
         ociProgram: this.#ociProgram,
         strict: false,
+        unlimited: false,
         logLevel: "info",
       },
       engine: { logFileBytes: 2048 },

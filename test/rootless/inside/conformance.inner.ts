@@ -4,7 +4,8 @@ import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { testRuntime } from "../../../src/testing/index.ts";
 import { openTestRuntime, type TestRuntime } from "../../runtimes/oci/support/open.ts";
 
-const hasCgroups = existsSync(`/sys/fs/cgroup/memory/warren-${process.getuid?.()}`);
+const group = `warren-${process.getuid?.()}`;
+const hasCgroups = ["", "memory/"].some((hierarchy) => existsSync(`/sys/fs/cgroup/${hierarchy}${group}`));
 
 for (const program of ociPrograms) {
   let opened: TestRuntime;

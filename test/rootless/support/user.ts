@@ -55,6 +55,9 @@ mount --bind "$2" "$3"
 mount -o remount,bind,ro "$3"
 cd "$3"
 uid=$4
+# Only from inside of it can the user put processes there (cgroup v2).
+group=/sys/fs/cgroup/warren-$uid/engine/cgroup.procs
+[ ! -e "$group" ] || echo $$ >"$group"
 shift 5
 exec setpriv --reuid "$uid" --regid "$uid" --clear-groups -- "$@"
 `;
@@ -147,7 +150,10 @@ export async function prepareCgroups(user: Pick<TestUser, "uid">): Promise<Dispo
   const dirs = await prepareUserCgroups(await readCgroupHost(), user);
   return {
     [Symbol.dispose]() {
-      for (const dir of dirs) rmdirSync(dir);
+      for (const dir of dirs) {
+        if (existsSync(join(dir, "engine"))) rmdirSync(join(dir, "engine"));
+        rmdirSync(dir);
+      }
     },
   };
 }

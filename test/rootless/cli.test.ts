@@ -1,0 +1,159 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, afterEach, describe, expect, it } from "vitest";
+import { eventually } from "../../src/testing/wait.ts";
+import { makeUser, prepareCgroups, type TestUser } from "./support/user.ts";
+
+const user = makeUser();
+afterAll(() => user[Symbol.dispose]());
+
+const warren = (...args: string[]) => user.run([process.execPath, "dist/cli/main.js", ...args]);
+
+async function ok(...args: string[]): Promise<string> {
+  const result = await warren(...args);
+  expect(result.code, result.stderr).toBe(0);
+  return result.stdout;
+}
+
+const stateDir = join(user.home, ".local/state/warren");
+const enginePid = () => Number(readFileSync(join(stateDir, "engine.pid"), "utf8"));
+
+/** Pids of all processes that run as one of these host ids. */
+function processesOf(first: number, count = 1): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      const status = statusOf(pid);
+      const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1] ?? -1);
+      // What has ended waits for the host's init, once the launcher that would have reaped it is gone.
+      return !/^State:\s+[ZX]/m.test(status) && uid >= first && uid < first + count;
+    });
+}
+
+function statusOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/status`, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+async function endEngine(signal: NodeJS.Signals): Promise<void> {
+  const pid = enginePid();
+  process.kill(pid, signal);
+  await eventually("the end of the engine", () => statusOf(pid) === "" || /^State:\s+Z/m.test(statusOf(pid)));
+}
+
+describe("the command line of an ordinary user", () => {
+  afterEach(async () => {
+    if (!existsSync(join(stateDir, "engine.pid"))) return;
+    const ids = (await ok("ls", "--all", "--quiet").catch(() => "")).split("\n").filter(Boolean);
+    for (const id of ids) await warren("rm", id);
+    await endEngine("SIGTERM");
+  });
+
+  it("creates, runs, copies, lists and removes, and leaves nothing", async () => {
+    await ok("create", "--unlimited", "--name", "box");
+    expect(await ok("exec", "box", "--", "sh", "-c", "id -u; echo hello > /root/note")).toBe("0\n");
+    await ok("cp", "package.json", "box:/root/");
+    expect(await ok("exec", "box", "--", "cat", "/root/package.json")).toBe(
+      readFileSync("package.json", "utf8"),
+    );
+    await ok("cp", "box:/root/note", join(user.home, "note"));
+    expect(readFileSync(join(user.home, "note"), "utf8")).toBe("hello\n");
+    expect(await ok("ls")).toContain("running");
+    expect(processesOf(user.firstSubordinate, 65_536).length).toBeGreaterThan(0);
+    await ok("rm", "box");
+    expect(processesOf(user.firstSubordinate, 65_536)).toEqual([]);
+    expect(readdirSync(join(stateDir, "oci/sandboxes"))).toEqual([]);
+    await endEngine("SIGTERM");
+    await eventually("no process of the user", () => processesOf(user.uid).length === 0);
+    for (const mount of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
+      expect(mount).not.toContain(user.home);
+    }
+  });
+
+  it("has root inside be the first subordinate id, in no group, whom the user's own files are closed to", async () => {
+    await ok("create", "--unlimited", "--name", "box");
+    const [id] = readdirSync(join(stateDir, "oci/sandboxes")) as [string];
+    const guest = readFileSync(join(stateDir, "oci/sandboxes", id, "guest.pid"), "utf8").split(" ")[0];
+    const ids = Array(4).fill(user.firstSubordinate).join("\t");
+    const status = statusOf(Number(guest));
+    expect(status).toMatch(new RegExp(`^Uid:\t${ids}$`, "m"));
+    expect(status).toMatch(new RegExp(`^Gid:\t${ids}$`, "m"));
+    expect(status).toMatch(/^Groups:\s*$/m);
+    // No id inside is the user's.
+    const map = await ok("exec", "box", "--", "cat", "/proc/self/uid_map");
+    expect(map.trim().split(/\s+/)).toEqual(["0", "1", "65536"]);
+
+    // What an escape would be on the host, and what it would have to be.
+    const secret = join(user.home, "tmp/secret");
+    writeFileSync(secret, "mine", { mode: 0o600 });
+    execFileSync("chown", [String(user.uid), secret]);
+    const readAs = (uid: number) =>
+      spawnSync("setpriv", ["--reuid", `${uid}`, "--regid", `${uid}`, "--clear-groups", "cat", secret], {
+        encoding: "utf8",
+      });
+    expect(readAs(user.firstSubordinate)).toMatchObject({ stdout: "", status: 1 });
+    expect(readAs(user.uid)).toMatchObject({ stdout: "mine", status: 0 });
+  });
+
+  it("finds its sandboxes again after the engine was killed, and can end them", async () => {
+    await ok("create", "--unlimited", "--name", "box", "--", "sleep", "600");
+    await endEngine("SIGKILL");
+    expect(processesOf(user.firstSubordinate, 65_536).length).toBeGreaterThan(0);
+    expect(await ok("ls")).toContain("running");
+    expect(await ok("exec", "box", "--", "echo", "again")).toBe("again\n");
+    await ok("rm", "box");
+    expect(processesOf(user.firstSubordinate, 65_536)).toEqual([]);
+  });
+
+  it("refuses limits that nothing enforces, the engine's own too, and says what helps", async () => {
+    const prepare = `sudo npx warren doctor --prepare-cgroups ${user.name}`;
+    for (const limit of [[], ["--memory", "64m"], ["--unlimited", "--pids", "100"]]) {
+      const refused = await warren("create", "--name", "box", ...limit);
+      expect(refused.code).not.toBe(0);
+      expect(refused.stderr).toContain(`${user.name} has no cgroup here`);
+      expect(refused.stderr).toContain(prepare);
+    }
+    expect((await warren("create", "--name", "box")).stderr).toContain("--unlimited");
+    expect(await ok("ls")).not.toContain("box");
+    expect(await ok("doctor")).toContain(`fix: ${prepare}`);
+    expect(readdirSync(stateDir).filter((name) => name.startsWith("doctor-"))).toEqual([]);
+  });
+
+  it("limits what root has prepared cgroups for", async () => {
+    using _ = await prepareCgroups(user);
+    expect(await ok("doctor")).toMatch(/ok +cgroup v\d limits memory, cpu, pids/);
+    await ok("create", "--name", "box", "--memory", "64m", "--cpus", "0.5", "--pids", "100");
+    const hog = await warren("exec", "box", "--", "perl", "-e", '$x = "x" x (200 * 1024 * 1024)');
+    expect(hog.code).toBe(137);
+    expect(await ok("exec", "box", "--", "echo", "fine")).toBe("fine\n");
+    await ok("pause", "box");
+    await ok("resume", "box");
+    await ok("rm", "box");
+    await endEngine("SIGTERM");
+  });
+});
+
+describe("doctor", () => {
+  let poor: TestUser | undefined;
+  afterEach(() => poor?.[Symbol.dispose]());
+
+  it("names the ids that a user lacks, with the commands that give them", async () => {
+    poor = makeUser({ subordinates: 0 });
+    const report = await poor.run([process.execPath, "dist/cli/main.js", "doctor"]);
+    expect(report.code).toBe(1);
+    for (const kind of ["uid", "gid"]) {
+      expect(report.stdout).toContain(`/etc/sub${kind} gives user ${poor.name} none of the 65536 ids`);
+      expect(report.stdout).toMatch(new RegExp(`fix: sudo usermod --add-sub${kind}s \\d+-\\d+ ${poor.name}`));
+    }
+    const refused = await poor.run([process.execPath, "dist/cli/main.js", "create", "--unlimited"]);
+    expect(refused.code).not.toBe(0);
+    expect(refused.stderr).toContain("usermod --add-subuids");
+    process.kill(Number(readFileSync(join(poor.home, ".local/state/warren/engine.pid"), "utf8")), "SIGTERM");
+    await eventually("no process of the user", () => processesOf((poor as TestUser).uid).length === 0);
+  });
+});
