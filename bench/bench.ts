@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { cp, mkdir, mkdtemp, readFile, rm, symlink } from "node:fs/promises";
-import { cpus, release, tmpdir, totalmem } from "node:os";
+import { cpus, loadavg, release, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { burstPhase } from "./phases/burst.ts";
 import { cliPhase } from "./phases/cli.ts";
@@ -51,6 +51,7 @@ const parts: [name: string, phase: Phase, budgetS: number][] = [
  */
 export async function runBench(options: BenchOptions): Promise<Results> {
   const recorder = new Recorder();
+  const load = loadavg()[0] ?? Number.NaN;
   const scratch = await mkdtemp(join(tmpdir(), "warren-bench-"));
   const rootfs = join(scratch, "rootfs");
   const server = warrenServer("crun");
@@ -111,6 +112,7 @@ export async function runBench(options: BenchOptions): Promise<Results> {
       cores: cpus().length,
       memoryMiB: Math.round(totalmem() / 2 ** 20),
       node: process.version,
+      load,
       versions: ["crun", "runc", "bwrap", "podman", "docker"].flatMap(versionOf),
     },
     options: { rounds, burst, idle },

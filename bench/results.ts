@@ -10,6 +10,8 @@ export interface Results {
     cores: number;
     memoryMiB: number;
     node: string;
+    /** Load average of the last minute when the run began: what others did on this machine. */
+    load: number;
     versions: string[];
   };
   options: { rounds: number; burst: number; idle: number };

@@ -16,9 +16,9 @@ export function fillPage(page: string, results: Results): string {
 }
 
 function machine({ date, commit, machine, options }: Results): string {
-  const { kernel, cpu, cores, memoryMiB, node, versions } = machine;
+  const { kernel, cpu, cores, memoryMiB, node, load, versions } = machine;
   return `${date.slice(0, 10)}, commit ${commit}: ${cores} cores (${cpu}), ${Math.round(memoryMiB / 1024)} GiB, Linux ${kernel}, Node ${node};
-${versions.join(", ")}. ${options.rounds} rounds.`;
+${versions.join(", ")}. ${options.rounds} rounds; load average when it began: ${load.toFixed(1)}.`;
 }
 
 function figures(results: Results): string {

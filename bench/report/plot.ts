@@ -9,7 +9,6 @@ const PANELS = [
   "read 1 KiB",
   "write 100 MiB",
   "read 100 MiB",
-  "burst of 100 creates",
 ];
 
 const WIDTH = 860;
@@ -21,7 +20,8 @@ const BAR = 12;
 
 /** One panel for each measure: a bar to the median, a line to p99. Each panel has a scale of its own, from 0. */
 export function plot(results: Results): string {
-  const shown = PANELS.flatMap((what) => results.measures.filter((measure) => measure.what === what));
+  const burst = `burst of ${results.options.burst} creates`;
+  const shown = [...PANELS, burst].flatMap((what) => results.measures.filter((m) => m.what === what));
   let top = 10;
   const panels = shown.map((measure) => {
     const drawn = panel(measure, top);
@@ -29,6 +29,7 @@ export function plot(results: Results): string {
     return drawn;
   });
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${top}" font-family="system-ui, sans-serif" font-size="12">
+<title>Medians and p99 of Warren and its peers</title>
 <rect width="100%" height="100%" fill="#fff"/>
 ${panels.join("\n")}
 </svg>
