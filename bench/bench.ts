@@ -39,9 +39,9 @@ const parts: [name: string, phase: Phase, budgetS: number][] = [
   ["exec", execPhase, 60],
   ["exec at limits", limitsPhase, 60],
   ["files", filesPhase, 90],
-  ["burst", burstPhase, 120],
+  ["burst", burstPhase, 180],
   ["command line", cliPhase, 30],
-  ["idle", idlePhase, 170],
+  ["idle", idlePhase, 150],
 ];
 
 /**
