@@ -109,6 +109,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     discard: trash.discard,
     onStep,
     own,
+    copiesDirectories: userIds !== undefined,
     host: { emptyDir: shared.emptyDir, emptyFile: shared.emptyFile, used: store.lowers },
   });
 
@@ -222,7 +223,6 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       limits: cgroupHost.limits,
       ...(cgroupHost.refusal ? { limitsMissing: cgroupHost.refusal } : {}),
       pause: freezer.isAvailable,
-      images: userIds ? ["host", "tar", "oci"] : staticCapabilities.images,
       // Looked up each time, so that what is installed meanwhile works without a new engine.
       get isolation() {
         return !userIds && findProgramNow("runsc") ? isolations : staticCapabilities.isolation;

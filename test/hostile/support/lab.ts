@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { chmod, cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ExecRequest, ExecResult } from "../../../src/contracts/exec.ts";
@@ -7,6 +7,7 @@ import type { CreateSandbox } from "../../../src/contracts/sandbox.ts";
 import { type Engine, openEngine } from "../../../src/engine/engine.ts";
 import { silentLogger } from "../../../src/lib/log.ts";
 import { type RunResult, run } from "../../../src/lib/run.ts";
+import { removeState } from "../../../src/runtimes/oci/remove-state.ts";
 import { openOciRuntime } from "../../../src/runtimes/oci/runtime.ts";
 import { leftovers } from "./leftovers.ts";
 import { buildPrograms } from "./programs.ts";
@@ -60,6 +61,8 @@ export async function openLab(options: {
     runtimes: { oci: runtime },
     defaultRuntime: "oci",
     log,
+    // An ordinary user has no cgroups unless root prepared some.
+    config: process.getuid?.() === 0 ? {} : { defaultMemoryBytes: 0, defaultPids: 0 },
   });
 
   return {
@@ -81,7 +84,7 @@ export async function openLab(options: {
       }
       await engine.close({ stopSandboxes: true });
       const left = await leftovers(ownerId, stateDir);
-      await rm(dir, { recursive: true, force: true });
+      await removeState(dir);
       if (failures.length > 0 || left.length > 0) {
         throw new AggregateError(failures, `left behind: ${left.join(", ")}`);
       }

@@ -6,7 +6,8 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   cacheDir: join(tmpdir(), "vite"),
   test: {
-    include: ["test/rootless/inside/*.inner.ts"],
+    // Hostile suites that need nothing of root's to attack with.
+    include: ["test/rootless/inside/*.inner.ts", "test/hostile/*.test.ts"],
     testTimeout: 30_000,
     hookTimeout: 60_000,
     pool: "forks",

@@ -6,6 +6,7 @@ import type { OnStep } from "../../../contracts/steps.ts";
 import { isGone, statOrUndefined } from "../files.ts";
 import type { Launcher, ReadonlyBind } from "../launcher-client.ts";
 import type { Own } from "../sandbox-store.ts";
+import { ensureCopiedDirectory } from "./copied-directory.ts";
 import { ensureDirectory, missing, resolveDirectory } from "./directory.ts";
 import { createHostImage, type HostImageOptions } from "./host.ts";
 import { ensureOci, ociRootfs } from "./oci.ts";
@@ -32,6 +33,8 @@ export interface ImagesOptions {
   stateDir: string;
   discard(path: string): Promise<void>;
   own: Own;
+  /** True where ids can't be mapped on mounts, so that directories of the host are copied to be images. */
+  copiesDirectories: boolean;
   onStep: OnStep;
   host: Omit<HostImageOptions, "dir" | "stateDir" | "discard" | "own" | "onStep">;
 }
@@ -42,6 +45,7 @@ export function createImages(options: ImagesOptions): Images {
   const flights = createSingleFlight<PreparedImage>();
   const tarDir = join(dir, "tar");
   const ociDir = join(dir, "oci");
+  const copyDir = join(dir, "copy");
 
   return {
     async ensure(reference, { signal } = {}) {
@@ -55,18 +59,32 @@ export function createImages(options: ImagesOptions): Images {
         if (wanted.expect === "tar" && isDirectory) {
           throw new WarrenError("image_invalid", `${wanted.path} is a directory, not a tar file`);
         }
-        if (isDirectory || wanted.expect === "directory") {
+        if ((isDirectory || wanted.expect === "directory") && !options.copiesDirectories) {
           return ensureDirectory(reference, wanted.path, stateDir);
         }
       }
       // One key per thing to fetch; the answer carries each caller's own wording.
       const key = JSON.stringify({ ...wanted, expect: undefined });
+      const isCopied =
+        wanted.kind === "path" &&
+        (wanted.expect === "directory" || (await statFollowed(wanted.path)).isDirectory());
       const image = await flights.run(
         key,
-        (own) =>
-          wanted.kind === "path"
-            ? ensureTar(reference, wanted.path, { launcher, dir: tarDir, discard, onStep }, own)
-            : ensureOci(reference, wanted, { launcher, dir: ociDir, discard, onStep }, own),
+        (own) => {
+          if (wanted.kind !== "path") {
+            return ensureOci(reference, wanted, { launcher, dir: ociDir, discard, onStep }, own);
+          }
+          if (isCopied) {
+            return ensureCopiedDirectory(
+              reference,
+              wanted.path,
+              stateDir,
+              { launcher, dir: copyDir, discard },
+              own,
+            );
+          }
+          return ensureTar(reference, wanted.path, { launcher, dir: tarDir, discard, onStep }, own);
+        },
         signal,
       );
       return { ...image, reference };
@@ -84,9 +102,15 @@ export function createImages(options: ImagesOptions): Images {
     },
     binds: async (id) => (id === "host" ? host.binds() : []),
     async sweep() {
-      for (const parent of [tarDir, ociDir]) {
+      for (const parent of [tarDir, ociDir, copyDir]) {
         const names = (await statOrUndefined(parent)) ? await readdir(parent) : [];
         for (const name of names) if (name.startsWith(".new-")) await discard(join(parent, name));
+      }
+      if (!(await statOrUndefined(copyDir))) return;
+      // Each change of a directory made another.
+      const used = await options.host.used();
+      for (const name of await readdir(copyDir)) {
+        if (!used.has(join(copyDir, name, "rootfs"))) await discard(join(copyDir, name));
       }
     },
     async close() {
@@ -95,6 +119,7 @@ export function createImages(options: ImagesOptions): Images {
   };
 
   function unpackedPath(id: string): string | undefined {
+    if (/^copy:[0-9a-f]{64}$/.test(id)) return join(copyDir, id.slice("copy:".length), "rootfs");
     if (/^tar:[0-9a-f]{64}$/.test(id)) return join(tarDir, id.slice("tar:".length), "rootfs");
     if (/^sha256:[0-9a-f]{64}$/.test(id)) return ociRootfs(ociDir, id);
     return undefined;

@@ -14,6 +14,7 @@ import type { ImageReference } from "./reference.ts";
 
 /** Large images over slow lines. */
 const PULL_TIMEOUT_MS = 3_600_000;
+const UNPACK_CHMOD_MS = 60_000;
 /** Most bytes of an index, a manifest or a configuration. Registries refuse manifests above 4 MiB. */
 const MAX_DOCUMENT_BYTES = 4 << 20;
 
@@ -241,7 +242,14 @@ async function unpack(umoci: string, image: Description, pull: Pull): Promise<vo
     throw new WarrenError("image_invalid", `the image could not be unpacked: ${lastWords(result.output)}`);
   }
   // An image whose layers don't list the root directory itself gets a mode that our umask decides.
-  await chmod(join(target, "rootfs"), 0o755);
+  const root = join(target, "rootfs");
+  await chmod(root, 0o755).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPERM") throw error;
+    // An ordinary user's belongs to a subordinate id by now.
+    const argv = [await needProgram("chmod", "unpacking an image"), "0755", root];
+    const { code, output } = await pull.launcher.run({ argv, as: "unpacker", timeoutMs: UNPACK_CHMOD_MS });
+    if (code !== 0) throw new WarrenError("image_invalid", `the image can't be opened: ${lastWords(output)}`);
+  });
   await writeAtomically(join(target, "image.json"), JSON.stringify(image.defaults));
   pull.onStep("image.oci-unpacked");
   await rename(target, join(pull.dir, image.digest.replace("sha256:", ""))).catch(

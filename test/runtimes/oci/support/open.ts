@@ -1,6 +1,5 @@
-import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
@@ -9,6 +8,7 @@ import { createGuestClient } from "../../../../src/guest/client.ts";
 import type { GuestClient } from "../../../../src/guest/types.ts";
 import { silentLogger } from "../../../../src/lib/log.ts";
 import type { OciProgramName } from "../../../../src/runtimes/oci/programs.ts";
+import { removeState } from "../../../../src/runtimes/oci/remove-state.ts";
 import { openOciRuntime } from "../../../../src/runtimes/oci/runtime.ts";
 import { shellInside } from "../../../../src/testing/guest-tools.ts";
 
@@ -96,17 +96,11 @@ export async function openTestRuntime(ociProgram: OciProgramName, below = "."): 
         expect(readdirSync(join(stateDir, "oci", "sandboxes"))).toEqual([]);
         expect(readdirSync(join(stateDir, "oci", "trash"))).toEqual([]);
       } finally {
-        removeTree(top);
+        await removeState(top);
       }
     },
   };
   return self;
-}
-
-/** What an ordinary user's sandboxes leave in images belongs to subordinate ids, and only these ids' root may delete it. */
-function removeTree(path: string): void {
-  if (process.getuid?.() === 0) rmSync(path, { recursive: true });
-  else execFileSync("unshare", ["--map-root-user", "--map-auto", "rm", "-r", path]);
 }
 
 async function shell(guest: GuestClient, script: string, user?: string): Promise<string> {
