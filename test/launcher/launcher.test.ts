@@ -169,7 +169,7 @@ describe("the launcher", () => {
       expect(built.output.toString()).toBe("");
       await launcher.rmtree(trash, "deep");
       expect(readdirSync(trash)).toEqual([]);
-    });
+    }, 120_000);
 
     it("takes nothing but a name", async () => {
       for (const name of ["", ".", "..", "a/b", "../x", "/etc"]) {
