@@ -154,12 +154,10 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
   const table = async (controller: string, id: string, name: string) =>
     parseTable((await readText(file(controller, id, name))) ?? "");
 
-  // The guest's processes are not among those that the limit is about, but PID 1 is always there.
+  // PID 1 and what commands are. The guest's other processes come and go with calls of the API.
   const pidCount = async (id: string) => {
     const ofPayload = await readText(file("pids", id, "payload/pids.current"));
-    return ofPayload === undefined
-      ? await number("pids", id, "pids.current")
-      : Math.max(1, Number(ofPayload));
+    return ofPayload === undefined ? await number("pids", id, "pids.current") : 1 + Number(ofPayload);
   };
 
   const statsV1 = async (id: string) => {

@@ -4,7 +4,7 @@ import { formatBytes } from "../../lib/units.ts";
 import type { CgroupHost, Cgroups } from "./cgroup.ts";
 import { cpuValues } from "./cpu-limit.ts";
 import { readText, writeExisting } from "./files.ts";
-import { type PayloadGroups, withGuest } from "./payload-groups.ts";
+import { type PayloadGroups, payloadPids, withGuest } from "./payload-groups.ts";
 
 /** Changes the limits of a sandbox that runs, by the files of its cgroup. */
 export interface LiveLimits {
@@ -83,7 +83,7 @@ export function createLiveLimits(
     const value = (of: RuntimeLimits) => of.pids || "max";
     if (!payload.exist(id)) return await write("pids", id, "pids.max", value(limits));
     await write("pids", id, "pids.max", value(withGuest(limits)));
-    await writeExisting(payload.file("pids", id, "pids.max"), String(value(limits)));
+    await writeExisting(payload.file("pids", id, "pids.max"), payloadPids(limits.pids));
   };
 
   return {

@@ -79,7 +79,7 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
     join(dir(controller, id, controller === "cpu" ? limited : first), name);
 
   const writes = (id: string, { pids, cpuNano }: RuntimeLimits): (readonly [string, string])[] => [
-    ...(has("pids") && pids > 0 ? [[file("pids", id, "pids.max"), String(pids)] as const] : []),
+    ...(has("pids") && pids > 0 ? [[file("pids", id, "pids.max"), payloadPids(pids)] as const] : []),
     ...(has("cpu") && cpuNano > 0 ? cpuWrites(id, cpuNano) : []),
   ];
 
@@ -96,6 +96,11 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
       (has("cpu") && existsSync(file("cpu", id, "cgroup.procs"))),
     file,
   };
+}
+
+/** What commands may have of the limit of processes: PID 1 is one of them too. */
+export function payloadPids(limit: number): string {
+  return limit > 0 ? String(limit - 1) : "max";
 }
 
 /** The limits of the sandbox's outermost cgroup: what its commands may use, and the guest beside them. */
