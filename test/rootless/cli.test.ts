@@ -1,5 +1,13 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { eventually } from "../../src/testing/wait.ts";
@@ -137,6 +145,65 @@ describe("the command line of an ordinary user", () => {
     await endEngine("SIGTERM");
   });
 });
+
+const isV2 = !existsSync("/sys/fs/cgroup/memory");
+
+describe("an engine that is a unit with a group delegated to it", () => {
+  const where = isV2 ? "" : " [not possible here: cgroup v2]";
+
+  it.skipIf(!isV2)(`limits what it starts in that group${where}`, async () => {
+    using user = makeUser();
+    using unit = delegatedUnit(user.uid);
+    const cli = [process.execPath, "dist/cli/main.js"];
+    const serving = user.run([...cli, "serve", "--port", "0"], { group: unit.procs, timeoutMs: 400_000 });
+    const pidFile = join(user.home, ".local/state/warren/engine.pid");
+    await eventually("the engine", () => existsSync(pidFile), 100_000);
+    const warren = async (...argv: string[]) => await user.run([...cli, ...argv], { group: "none" });
+    try {
+      const made = await warren(
+        "create",
+        "--name",
+        "box",
+        "--memory",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--pids",
+        "100",
+      );
+      expect(made, made.stderr).toMatchObject({ code: 0 });
+      const read = (file: string) => readFileSync(join(unit.dir, file), "utf8").trim();
+      const [owner] = readdirSync(unit.dir).filter((name) => name.startsWith("warren-"));
+      const group = join(owner ?? "", made.stdout.trim());
+      expect(read(join(group, "memory.max"))).toBe(String(64 * 1024 ** 2));
+      expect(read(join(group, "payload/pids.max"))).toBe("99");
+      expect(read(join(group, "payload/limited/cpu.max"))).toBe("50000 100000");
+      expect(await warren("exec", "box", "--", "echo", "fine")).toMatchObject({ stdout: "fine\n" });
+      expect(await warren("rm", "box")).toMatchObject({ code: 0 });
+    } finally {
+      process.kill(Number(readFileSync(pidFile, "utf8")), "SIGTERM");
+      expect((await serving).code).toBe(0);
+    }
+  });
+});
+
+/** As systemd makes for a unit with `Delegate=yes`: the directory and these files are the user's. */
+function delegatedUnit(uid: number): Disposable & { dir: string; procs: string } {
+  const dir = `/sys/fs/cgroup/warren-test-unit-${uid}`;
+  writeFileSync("/sys/fs/cgroup/cgroup.subtree_control", "+memory +cpu +pids");
+  mkdirSync(dir);
+  for (const name of ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]) {
+    chownSync(join(dir, name), uid, -1);
+  }
+  return {
+    dir,
+    procs: join(dir, "cgroup.procs"),
+    [Symbol.dispose]() {
+      if (existsSync(join(dir, "engine"))) rmdirSync(join(dir, "engine"));
+      rmdirSync(dir);
+    },
+  };
+}
 
 describe("doctor", () => {
   let poor: TestUser | undefined;

@@ -1,8 +1,8 @@
 import { constants } from "node:fs";
 import { access, chown, mkdir, readFile, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { CgroupHost } from "./cgroup.ts";
-import { isGone, readText } from "./files.ts";
+import { isGone, readText, writeExisting } from "./files.ts";
 
 export interface HostUser {
   uid: number;
@@ -12,9 +12,14 @@ export interface HostUser {
 /** Where the engine itself has to be, on cgroup v2: a group that has limits for others has no members itself. */
 const ENGINE_GROUP = "engine";
 
-/** What of the host's cgroups an ordinary user may use: only what root has prepared for that user. */
+/**
+ * What of the host's cgroups an ordinary user may use: what root has prepared for that user, or, on cgroup v2, the group that
+ * systemd has delegated to the unit which is the engine.
+ */
 export async function userCgroups(host: CgroupHost, user: HostUser): Promise<CgroupHost> {
   const base = basePath(user);
+  const delegated = host.version === 2 ? await takeDelegated(host, user.uid) : undefined;
+  if (delegated) return delegated;
   const who = user.name ?? `user ${user.uid}`;
   const owned = await Promise.all(host.mounts.map((mount) => isOurs(join(mount, base), user.uid)));
   // Both container runtimes go into every hierarchy that there is, so all of them or none.
@@ -27,7 +32,7 @@ export async function userCgroups(host: CgroupHost, user: HostUser): Promise<Cgr
   if (host.version === 1) return { ...host, base };
   const dir = join(host.mounts[0] as string, base);
   // Who moves a process needs to own a group that both places are in.
-  const own = /^0::(.*)$/m.exec(await readFile("/proc/self/cgroup", "utf8"))?.[1] ?? "/";
+  const own = await ownGroup();
   if (own !== base && !own.startsWith(`${base}/`)) {
     return withoutCgroups(host, {
       why: `the engine of ${who} is in the cgroup ${own}, and only from inside ${base} can it put sandboxes there`,
@@ -36,6 +41,33 @@ export async function userCgroups(host: CgroupHost, user: HostUser): Promise<Cgr
   }
   const controllers = ((await readText(join(dir, "cgroup.subtree_control"))) ?? "").trim().split(/\s+/);
   return { ...host, base, limits: host.limits.filter((limit) => controllers.includes(limit)) };
+}
+
+async function ownGroup(): Promise<string> {
+  return /^0::(.*)$/m.exec(await readFile("/proc/self/cgroup", "utf8"))?.[1] ?? "/";
+}
+
+/**
+ * The group that this process is in, when it is the user's and nobody else is there, as in a unit with `Delegate=yes`; or the
+ * one above, when we are in its subgroup for engines (`DelegateSubgroup=engine`). The engine makes room in it.
+ */
+async function takeDelegated(host: CgroupHost, uid: number): Promise<CgroupHost | undefined> {
+  const own = await ownGroup();
+  const base = basename(own) === ENGINE_GROUP ? dirname(own) : own;
+  const dir = join(host.mounts[0] as string, base);
+  const files = ["", "cgroup.procs", "cgroup.subtree_control"].map((name) => join(dir, name));
+  if (base === "/" || !(await Promise.all(files.map((file) => isOurs(file, uid)))).every(Boolean))
+    return undefined;
+  const members = ((await readText(join(dir, "cgroup.procs"))) ?? "").trim();
+  if (members !== "" && members !== String(process.pid)) return undefined;
+  await mkdir(join(dir, ENGINE_GROUP), { recursive: true });
+  if (members !== "") await writeExisting(join(dir, ENGINE_GROUP, "cgroup.procs"), members);
+  const offered = ((await readText(join(dir, "cgroup.controllers"))) ?? "").trim().split(/\s+/);
+  const limits = host.limits.filter((limit) => offered.includes(limit));
+  if (limits.length > 0) {
+    await writeExisting(join(dir, "cgroup.subtree_control"), limits.map((limit) => `+${limit}`).join(" "));
+  }
+  return { ...host, base, limits, swapController: limits.includes("memory") };
 }
 
 function withoutCgroups(host: CgroupHost, refusal: { why: string; fix: string }): CgroupHost {
@@ -96,11 +128,11 @@ export async function enterUserGroups(host: CgroupHost, dirs: readonly string[])
 
 const basePath = (user: HostUser): string => `/warren-${user.uid}`;
 
-async function isOurs(dir: string, uid: number): Promise<boolean> {
+async function isOurs(path: string, uid: number): Promise<boolean> {
   try {
-    const stats = await stat(dir);
-    await access(dir, constants.W_OK | constants.X_OK);
-    return stats.isDirectory() && stats.uid === uid;
+    const stats = await stat(path);
+    await access(path, constants.W_OK | (stats.isDirectory() ? constants.X_OK : 0));
+    return stats.uid === uid;
   } catch {
     return false;
   }

@@ -34,6 +34,8 @@ export interface TestUser {
 export interface RunOptions {
   env?: Record<string, string>;
   timeoutMs?: number;
+  /** The `cgroup.procs` of the group to be in; default: that which root has prepared, where there is one. */
+  group?: string;
 }
 
 export interface RunResult {
@@ -44,7 +46,7 @@ export interface RunResult {
 
 /**
  * Makes mounts in a mount namespace of its own, and goes on as the user. Arguments: directory of the copies of files of
- * /etc, checkout, where it shows, uid, home, then the command.
+ * /etc, checkout, where it shows, uid, home, a cgroup.procs, then the command.
  */
 const enter = `
 set -e
@@ -56,9 +58,8 @@ mount -o remount,bind,ro "$3"
 cd "$3"
 uid=$4
 # Only from inside of it can the user put processes there (cgroup v2).
-group=/sys/fs/cgroup/warren-$uid/engine/cgroup.procs
-[ ! -e "$group" ] || echo $$ >"$group"
-shift 5
+[ ! -e "$6" ] || echo $$ >"$6"
+shift 6
 exec setpriv --reuid "$uid" --regid "$uid" --clear-groups -- "$@"
 `;
 
@@ -105,20 +106,26 @@ export function makeUser(options: { subordinates?: number } = {}): TestUser {
     firstSubordinate,
     home,
     checkout,
-    run(argv, { env = {}, timeoutMs = 120_000 } = {}) {
+    run(argv, options = {}) {
+      const { env = {}, timeoutMs = 120_000 } = options;
+      const { group = `/sys/fs/cgroup/warren-${uid}/engine/cgroup.procs` } = options;
       const args = ["--mount", "--propagation", "private", "sh", "-c", enter, "sh"];
-      const child = spawn("unshare", [...args, etc, process.cwd(), checkout, String(uid), home, ...argv], {
-        detached: true,
-        stdio: ["ignore", "pipe", "pipe"],
-        env: {
-          HOME: home,
-          USER: name,
-          TMPDIR: join(home, "tmp"),
-          PATH: process.env.PATH ?? "/usr/bin:/bin",
-          NO_COLOR: "1",
-          ...env,
+      const child = spawn(
+        "unshare",
+        [...args, etc, process.cwd(), checkout, String(uid), home, group, ...argv],
+        {
+          detached: true,
+          stdio: ["ignore", "pipe", "pipe"],
+          env: {
+            HOME: home,
+            USER: name,
+            TMPDIR: join(home, "tmp"),
+            PATH: process.env.PATH ?? "/usr/bin:/bin",
+            NO_COLOR: "1",
+            ...env,
+          },
         },
-      });
+      );
       return finished(child, timeoutMs);
     },
     [Symbol.dispose]() {
