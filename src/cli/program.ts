@@ -1,4 +1,5 @@
 import { Command, CommanderError } from "commander";
+import { buildInfo } from "../lib/build-info.ts";
 import { addGlobalOptions, type CliContext, globalFlags } from "./globals.ts";
 import { writeFully } from "./output.ts";
 import { EXIT_FAILURE, EXIT_USAGE, report, UsageError } from "./report.ts";
@@ -93,6 +94,7 @@ export async function runCli(context: CliContext): Promise<number> {
 export async function buildProgram(context: CliContext, complete: readonly string[]): Promise<Command> {
   const program = addGlobalOptions(new Command("warren"))
     .description("Sandboxes for AI agents, and for the code they write, on your own machine.")
+    .version(`warren ${buildInfo().version}`, "--version", "print the version of the CLI")
     .enablePositionalOptions()
     .showSuggestionAfterError()
     .exitOverride();

@@ -259,6 +259,7 @@ describe("version and doctor", () => {
   it("tells the version without starting an engine", async () => {
     await using fresh = openWorkspace();
     const { client, server } = JSON.parse(await fresh.ok(["version", "--json"]));
+    expect(await fresh.ok(["--version"])).toBe(`warren ${client.version}\n`);
     expect(client).toMatchObject({ version: expect.stringMatching(/^\d+\./), node: process.versions.node });
     expect(server).toBeUndefined();
     expect(fresh.enginePid()).toBeUndefined();
