@@ -27,7 +27,7 @@ enum {
 
 struct options {
   int fd;
-  int group_first, group_limited; // -1: none
+  int group_own, group_first, group_limited; // -1: none
   bool receives;
   const char *listen;
   const char *main_cwd;
@@ -64,7 +64,7 @@ static struct {
 // ---- start
 
 static bool parse_options(int argc, char **argv, struct options *o) {
-  *o = (struct options){.fd = -1, .group_first = -1, .group_limited = -1, .main_cwd = "/", .main_user = ""};
+  *o = (struct options){.fd = -1, .group_own = -1, .group_first = -1, .group_limited = -1, .main_cwd = "/", .main_user = ""};
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--") == 0) {
       if (i + 1 < argc) o->main_argv = argv + i + 1;
@@ -74,6 +74,7 @@ static bool parse_options(int argc, char **argv, struct options *o) {
     const char *value = argv[i + 1];
     char *end = NULL;
     int *descriptor = strcmp(argv[i], "--fd") == 0              ? &o->fd
+                      : strcmp(argv[i], "--group-own") == 0     ? &o->group_own
                       : strcmp(argv[i], "--group-first") == 0   ? &o->group_first
                       : strcmp(argv[i], "--group-limited") == 0 ? &o->group_limited
                                                                 : NULL;
@@ -118,6 +119,8 @@ static bool null_as_stdin(void) {
 
 /// 0, 1 and 2 open; the fixed descriptors in place; the listener above; nothing else.
 static bool arrange_descriptors(const struct options *o) {
+  // Before there is anybody else: what is forked begins where its parent is.
+  if (o->group_own >= 0 && write(o->group_own, "0", 1) != 1) return false;
   for (int fd = open("/dev/null", O_RDWR); fd >= 0; fd = open("/dev/null", O_RDWR)) {
     if (fd <= STDERR_FILENO) continue;
     close(fd);
@@ -448,7 +451,7 @@ int main(int argc, char **argv) {
   struct options o;
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
-      "usage: warren-guest (--fd N [--group-first N] [--group-limited N] | --listen PATH | --receive N) [--main-cwd DIR] "
+      "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N] | --listen PATH | --receive N) [--main-cwd DIR] "
       "[--main-user USER] [-- argv...]\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }

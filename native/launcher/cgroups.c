@@ -11,8 +11,8 @@
 
 #include "sys.h"
 
-// Rounds of moving: in each, what was forked meanwhile. The guest forks once for its main command.
-enum { MOST_ROUNDS = 100, PROCS_SIZE = 65536 };
+// How long the guest may take to leave: it is the first thing that it does.
+enum { LEAVE_MS = 20000, LOOK_US = 200 };
 
 static size_t length(char **list) {
   size_t n = 0;
@@ -35,7 +35,7 @@ void parse_groups(struct groups *g, struct in *in) {
   g->values = in_list(in);
   if (in->bad) return;
   bool moves = g->from[0] != 0;
-  if (length(g->handed) > MAX_HANDED_GROUPS || length(g->files) != length(g->values) || !all_absolute(g->dirs) ||
+  if (length(g->handed) + (g->to[0] != 0) > MAX_HANDED_GROUPS || length(g->files) != length(g->values) || !all_absolute(g->dirs) ||
       !all_absolute(g->handed) || !all_absolute(g->files) || moves != (g->to[0] != 0) ||
       (moves && (g->from[0] != '/' || g->to[0] != '/')))
     in->bad = true;
@@ -53,36 +53,32 @@ static void put_all(const struct groups *g) {
   for (size_t i = 0; g->files[i]; i++) put(g->files[i], g->values[i]);
 }
 
+static int open_for_guest(const char *path) {
+  int fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) answer_error(errno, "could not open %s", path);
+  return fd;
+}
+
 size_t make_groups(const struct groups *g, int *fds) {
   for (char **dir = g->dirs; *dir; dir++)
     if (mkdir(*dir, 0755) < 0 && errno != EEXIST) answer_error(errno, "could not make the cgroup %s", *dir);
   if (g->from[0] == 0) put_all(g);
   size_t count = 0;
-  for (; g->handed[count]; count++) {
-    fds[count] = open(g->handed[count], O_WRONLY | O_CLOEXEC);
-    if (fds[count] < 0) answer_error(errno, "could not open %s", g->handed[count]);
-  }
-  return count;
-}
-
-// How many members the file named.
-static size_t move_members(const char *from, int to) {
-  char text[PROCS_SIZE];
-  ssize_t bytes = read_file(from, text, sizeof text);
-  if (bytes < 0) answer_error(errno, "could not read %s", from);
-  size_t count = 0;
-  for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"), count++)
-    if (write(to, line, strlen(line)) < 0 && errno != ESRCH) answer_error(errno, "could not move process %s", line);
+  for (; g->handed[count]; count++) fds[count] = open_for_guest(g->handed[count]);
+  if (g->to[0] != 0) fds[count++] = open_for_guest(g->to);
   return count;
 }
 
 void settle_groups(const struct groups *g) {
   if (g->from[0] == 0) return;
-  int to = open(g->to, O_WRONLY | O_CLOEXEC);
-  if (to < 0) answer_error(errno, "could not open %s", g->to);
-  int round = 0;
-  while (move_members(g->from, to) > 0 && round < MOST_ROUNDS) round++;
-  close(to);
-  if (round == MOST_ROUNDS) answer_error(EBUSY, "could not empty %s", g->from);
+  int64_t deadline = now_ms() + LEAVE_MS;
+  for (;;) {
+    char text[32];
+    ssize_t bytes = read_file(g->from, text, sizeof text);
+    if (bytes < 0) answer_error(errno, "could not read %s", g->from);
+    if (bytes == 0) break;
+    if (now_ms() >= deadline) answer_error(EBUSY, "the guest stays in %s", g->from);
+    usleep(LOOK_US);
+  }
   put_all(g);
 }

@@ -76,9 +76,9 @@ export interface LauncherGroups {
   dirs: string[];
   /** Files that the guest inherits opened for writing, as descriptors 4 and 5; two at most. */
   handed: string[];
-  /** After the start: all members of the group whose cgroup.procs is `from` are put into that of `to`. */
-  move?: { from: string; to: string };
-  /** File and value, in this order; after the move, or before the start where there is none. */
+  /** Two `cgroup.procs`: the guest inherits the second after those of `handed`, and moves itself there from the first. */
+  leave?: { from: string; to: string };
+  /** File and value, in this order; once `from` has no members, or before the start where nobody leaves. */
   writes: (readonly [file: string, value: string])[];
 }
 
@@ -202,12 +202,12 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .u32(request.timeoutMs)
         .u32(request.limits.openFiles)
         .u32(request.limits.core);
-      const { dirs, handed, move, writes } = request.groups ?? noGroups;
+      const { dirs, handed, leave, writes } = request.groups ?? noGroups;
       body
         .list(dirs)
         .list(handed)
-        .str(move?.from ?? "")
-        .str(move?.to ?? "")
+        .str(leave?.from ?? "")
+        .str(leave?.to ?? "")
         .list(writes.map(([file]) => file))
         .list(writes.map(([, value]) => value))
         .u32(request.rootReadonly ? 1 : 0)

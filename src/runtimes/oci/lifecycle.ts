@@ -163,7 +163,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         name === "runsc"
           ? gvisorArgv(program, options.stage, paths, id)
           : containerArgv(program, layout.runtimeRoot(name), paths, id, {
-              descriptors: 1 + (groups?.handed.length ?? 0),
+              descriptors: 1 + (groups ? groups.handed.length + (groups.leave ? 1 : 0) : 0),
               hasCgroups: options.hasCgroups,
             });
       try {

@@ -64,9 +64,12 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
     return {
       dirs: [join(root, ".."), root, ...["guest", "payload", "payload/first", "payload/limited"].map(at)],
       handed: [at("payload/first/cgroup.procs"), at("payload/limited/cgroup.procs")],
-      guestArgs: ["--group-first", String(FIRST_HANDED_FD), "--group-limited", String(FIRST_HANDED_FD + 1)],
+      guestArgs: ["--group-first", "--group-limited", "--group-own"].flatMap((option, i) => [
+        option,
+        String(FIRST_HANDED_FD + i),
+      ]),
       // Groups that limit others have no members: the guest moves down.
-      move: { from: at("cgroup.procs"), to: at("guest/cgroup.procs") },
+      leave: { from: at("cgroup.procs"), to: at("guest/cgroup.procs") },
       writes: [
         [at("cgroup.subtree_control"), enabled.map((name) => `+${name}`).join(" ")],
         ...(has("cpu") ? ([[at("payload/cgroup.subtree_control"), "+cpu"]] as const) : []),
