@@ -1,5 +1,7 @@
 import type { Duplex } from "node:stream";
+import type { ImageInfo, ImageProgress } from "./images.ts";
 import type { Isolation, SandboxStats } from "./sandbox.ts";
+import type { VolumeInfo, VolumeUsage } from "./volumes.ts";
 
 export const networkModes = ["none", "filtered", "open", "host"] as const;
 export type NetworkMode = (typeof networkModes)[number];
@@ -24,6 +26,12 @@ export interface Capabilities {
   isolation: readonly Isolation[];
   /** Kinds of image reference that `images.ensure` takes. */
   images: readonly ("host" | "directory" | "tar" | "oci")[];
+  /** `images.store` is there. */
+  imageStore: boolean;
+  /** `volumes` is there, and specs may mount them. */
+  volumes: boolean;
+  /** Specs may mount directories of the host. */
+  binds: boolean;
 }
 
 export interface ProbeFinding {
@@ -72,7 +80,21 @@ export interface RuntimeSpec {
   readonlyRoot: boolean;
   /** `sizeBytes` each; `exec` false mounts noexec. Always nosuid and nodev. */
   tmpfs: { path: string; sizeBytes: number; readonly: boolean; exec: boolean; mode: number }[];
+  /** In the order in which they are mounted. Always nosuid and nodev. */
+  mounts: RuntimeMount[];
   limits: RuntimeLimits;
+}
+
+/**
+ * What of outside a sandbox sees: a volume by its name, or a directory or file of the runtime's machine by its absolute path. Ids
+ * of files are the same on both sides, so that a project stays its owner's.
+ */
+export interface RuntimeMount {
+  type: "volume" | "bind";
+  source: string;
+  /** Absolute path inside. */
+  target: string;
+  readonly: boolean;
 }
 
 /** 0: no limit. Memory in bytes with swap included, cpu in NanoCPUs. */
@@ -90,6 +112,52 @@ export interface RuntimeSandbox {
   state: "created" | "running" | "paused" | "stopped";
   /** Host pid of the guest while it runs. */
   pid?: number;
+  /** Of a stopped one, where the runtime remembers it: the main command's exit code, 128+n for signal n. */
+  exitCode?: number;
+}
+
+export interface ProgressOptions {
+  signal?: AbortSignal;
+  onProgress?: (progress: ImageProgress) => void;
+}
+
+export interface BuildOptions extends ProgressOptions {
+  tag: string;
+  /** An uncompressed tar with all that the build may read. */
+  context: AsyncIterable<Uint8Array>;
+  /** Inside the context. */
+  dockerfile?: string;
+  buildArgs?: Readonly<Record<string, string>>;
+  target?: string;
+  noCache?: boolean;
+}
+
+/** Images by name. Throws `image_pull_failed`, `image_build_failed`, each with the last words of what failed. */
+export interface ImageStore {
+  /** Whether it is here, and what it is. Asks no registry. */
+  inspect(reference: string): Promise<ImageInfo | undefined>;
+  /** Fetches it, newer than what is here where there is a newer one. */
+  pull(reference: string, options?: ProgressOptions): Promise<ImageInfo>;
+  /** Aborting the signal ends the build; nothing of it gets the tag then. */
+  build(options: BuildOptions): Promise<ImageInfo>;
+  /** Gone already is success. Throws `in_use` while a sandbox is made of it. */
+  remove(reference: string): Promise<void>;
+  /** Those whose reference begins with `prefix`, each once for each of its names. */
+  list(prefix: string): Promise<ImageInfo[]>;
+}
+
+/** Named storage. Every volume that a driver makes is labelled ours; others are neither listed nor touched. */
+export interface VolumeStore {
+  /** There already is success; its labels stay as they are then. */
+  create(name: string, labels: Readonly<Record<string, string>>): Promise<VolumeInfo>;
+  inspect(name: string): Promise<VolumeInfo | undefined>;
+  list(prefix: string): Promise<VolumeInfo[]>;
+  /**
+   * Gone already is success. Throws `in_use` while a sandbox of ours has it mounted in its spec, or anything else uses it. With
+   * `force` the sandboxes of ours that have it are removed first; what isn't ours still makes it `in_use`.
+   */
+  remove(name: string, options?: { force?: boolean }): Promise<void>;
+  diskUsage(prefix: string): Promise<VolumeUsage[]>;
 }
 
 /** Numbers a runtime can read without asking the guest. */
@@ -115,8 +183,12 @@ export interface Runtime {
   probe(): Promise<ProbeReport>;
   readonly images: {
     /** Makes the image usable, pulling or unpacking where needed. Throws `image_not_found`, `image_invalid`, `image_pull_failed`. */
-    ensure(reference: string, options?: { signal?: AbortSignal }): Promise<PreparedImage>;
+    ensure(reference: string, options?: ProgressOptions): Promise<PreparedImage>;
+    /** Absent without the capability `imageStore`. */
+    readonly store?: ImageStore;
   };
+  /** Absent without the capability `volumes`. */
+  readonly volumes?: VolumeStore;
   /** Makes all that is needed on disk. Nothing runs afterwards. A failed create leaves nothing behind. */
   create(spec: RuntimeSpec, options?: { signal?: AbortSignal }): Promise<void>;
   /** Runs the guest; resolves when it answers. A failed start leaves the sandbox stopped and whole. */

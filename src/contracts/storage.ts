@@ -15,6 +15,16 @@ export const VolumeMount = z
   .meta({ id: "VolumeMount" });
 export type VolumeMount = z.infer<typeof VolumeMount>;
 
+/** A directory or file of the engine's machine. */
+export const BindMount = z
+  .object({
+    source: z.string().meta({ description: "Absolute path on the engine's machine" }),
+    mount_path: z.string(),
+    read_only: z.boolean().optional(),
+  })
+  .meta({ id: "BindMount" });
+export type BindMount = z.infer<typeof BindMount>;
+
 export const S3SyncConfig = z
   .object({
     endpoint: z.string().optional(),
@@ -30,11 +40,12 @@ export const S3SyncConfig = z
   .meta({ id: "S3SyncConfig" });
 export type S3SyncConfig = z.infer<typeof S3SyncConfig>;
 
-/** den's `StorageConfig`. */
+/** den's `StorageConfig`, and binds. */
 export const StorageConfig = z
   .object({
     volumes: z.array(VolumeMount).max(64).optional(),
     tmpfs: z.array(TmpfsMount).max(64).optional(),
+    binds: z.array(BindMount).max(64).optional(),
     s3: S3SyncConfig.optional(),
   })
   .meta({ id: "StorageConfig" });

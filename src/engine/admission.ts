@@ -8,6 +8,7 @@ import {
 } from "../contracts/sandbox.ts";
 import { parseInput } from "../lib/parse.ts";
 import type { EngineConfig } from "./config.ts";
+import { withMounts } from "./mounts.ts";
 import { tmpfsMounts } from "./tmpfs.ts";
 
 const MIB = 1024 ** 2;
@@ -36,7 +37,8 @@ export interface Admitted {
   runtime: Runtime;
   isolation: Isolation;
   readonlyRoot: boolean;
-  tmpfs: ReturnType<typeof tmpfsMounts>;
+  tmpfs: RuntimeSpec["tmpfs"];
+  mounts: RuntimeSpec["mounts"];
   limits: RuntimeLimits;
   /** Absent: never expires. */
   timeoutS: number | undefined;
@@ -69,12 +71,13 @@ export function admit(
     throw refuse("user: must be a name, uid or uid:gid");
   }
   const isolation = request.isolation ?? "container";
+  const tmpfs = tmpfsMounts(request.storage?.tmpfs ?? [], readonlyRoot);
   return {
     request,
     runtime,
     isolation,
     readonlyRoot,
-    tmpfs: tmpfsMounts(request.storage?.tmpfs ?? [], readonlyRoot),
+    ...withMounts(tmpfs, request.storage),
     limits: limitsFor(request, isolation, runtime.capabilities, config),
     timeoutS: effectiveTimeout(request.timeout, config.defaultTimeoutS),
   };
@@ -99,9 +102,6 @@ function chooseRuntime(name: string, runtimes: Readonly<Record<string, Runtime>>
 function refuseWhatIsNotThereYet(request: CreateSandboxParsed): void {
   if (request.ports?.length) {
     throw unsupported("ports", "published ports are not supported yet", "leave ports out");
-  }
-  if (request.storage?.volumes?.length) {
-    throw unsupported("storage.volumes", "volumes are not supported yet", "leave storage.volumes out");
   }
   if (request.storage?.s3) {
     throw unsupported("storage.s3", "S3 sync is not supported yet", "leave storage.s3 out");
@@ -139,6 +139,12 @@ function refuseWhatTheRuntimeLacks(request: CreateSandboxParsed, runtime: Runtim
   const { capabilities } = runtime;
   if (request.storage?.tmpfs?.length && !capabilities.tmpfs) {
     throw unsupported("storage.tmpfs", `the runtime ${runtime.name} has no tmpfs`);
+  }
+  if (request.storage?.volumes?.length && !capabilities.volumes) {
+    throw unsupported("storage.volumes", `the runtime ${runtime.name} has no volumes`);
+  }
+  if (request.storage?.binds?.length && !capabilities.binds) {
+    throw unsupported("storage.binds", `the runtime ${runtime.name} can't mount directories of the host`);
   }
   const { isolation } = request;
   if (isolation !== undefined && !capabilities.isolation.includes(isolation)) {

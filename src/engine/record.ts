@@ -35,6 +35,17 @@ const StoredSpec: z.ZodType<RuntimeSpec> = z.object({
       mode: z.number().int(),
     }),
   ),
+  // Those of before there were mounts have none.
+  mounts: z
+    .array(
+      z.object({
+        type: z.enum(["volume", "bind"]),
+        source: z.string(),
+        target: z.string(),
+        readonly: z.boolean(),
+      }),
+    )
+    .default([]),
   limits: z.object({
     memoryBytes: z.number(),
     memoryHighBytes: z.number().exactOptional(),

@@ -27,6 +27,7 @@ export function runtimeSpec(
     isolation: admitted.isolation,
     readonlyRoot: admitted.readonlyRoot,
     tmpfs: admitted.tmpfs,
+    mounts: admitted.mounts,
     limits: admitted.limits,
   };
 }

@@ -1,17 +1,14 @@
-import { posix } from "node:path";
 import { WarrenError } from "../contracts/errors.ts";
 import type { RuntimeSpec } from "../contracts/runtime.ts";
 import type { TmpfsMount } from "../contracts/storage.ts";
 import { parseSize } from "../lib/units.ts";
+import { mountPath } from "./mount-path.ts";
 
 type Tmpfs = RuntimeSpec["tmpfs"][number];
 
 const MIB = 1024 ** 2;
 /** den's limit for one mount. A tmpfs is memory, and counts against the sandbox's limit. */
 const MAX_TMPFS_BYTES = 4 * 1024 * MIB;
-
-/** Where a mount would break the sandbox or uncover what the runtime hides. */
-const reserved = ["/proc", "/sys", "/dev", "/.warren"];
 
 /**
  * Writable places of a read-only root, with den's sizes. Unlike den's they allow exec where people build and run
@@ -54,18 +51,6 @@ function parseMount(mount: TmpfsMount, field: string): Tmpfs {
     mode: 0o1777, // as a container engine's --tmpfs: usable by whichever user the commands run as
     ...mountOptions(mount.options ?? "", `${field}.options`),
   };
-}
-
-function mountPath(path: string, field: string): string {
-  if (path.includes("\0")) throw refuse(field, "path contains null byte");
-  if (!path.startsWith("/")) throw refuse(field, "absolute path required");
-  if (Buffer.byteLength(path) > 4095) throw refuse(field, "path is longer than 4095 bytes");
-  if (path.split("/").includes("..")) throw refuse(field, "path has a '..'");
-  const normal = posix.normalize(path).replace(/(.)\/$/, "$1");
-  if (normal === "/" || reserved.some((kept) => normal === kept || normal.startsWith(`${kept}/`))) {
-    throw refuse(field, `nothing can be mounted at ${normal}`);
-  }
-  return normal;
 }
 
 /** den's words. `nosuid` and `nodev` always hold; asking for less is refused. The last of two opposites wins. */

@@ -56,6 +56,7 @@ export function runtimeFixture(
       isolation,
       readonlyRoot: false,
       tmpfs: [],
+      mounts: [],
       limits: noLimits,
       ...patch,
     };

@@ -16,6 +16,9 @@ const everything: Capabilities = {
   snapshots: false,
   isolation: ["container"],
   images: ["host", "directory", "tar", "oci"],
+  imageStore: true,
+  volumes: true,
+  binds: true,
 };
 const nothing: Capabilities = {
   ...everything,
@@ -23,6 +26,8 @@ const nothing: Capabilities = {
   readonlyRoot: false,
   tmpfs: false,
   images: ["host"],
+  volumes: false,
+  binds: false,
 };
 const missing = { why: "alice has no cgroup here", fix: "ask root" };
 const gvisorToo: Capabilities = { ...everything, isolation: ["container", "gvisor"] };
@@ -39,7 +44,38 @@ const admitted = (input: CreateSandbox) => admit(input, runtimes, "able", config
 describe("what is refused", () => {
   it.each<[string, CreateSandbox, string]>([
     ["ports", { ports: [{ sandbox_port: 1, host_port: 1 }] }, "unsupported"],
-    ["storage.volumes", { storage: { volumes: [{ name: "v", mount_path: "/v" }] } }, "unsupported"],
+    [
+      "storage.volumes",
+      { runtime: "unable", storage: { volumes: [{ name: "v", mount_path: "/v" }] } },
+      "unsupported",
+    ],
+    [
+      "storage.binds",
+      { runtime: "unable", storage: { binds: [{ source: "/v", mount_path: "/v" }] } },
+      "unsupported",
+    ],
+    [
+      "storage.volumes.0.name",
+      { storage: { volumes: [{ name: "../v", mount_path: "/v" }] } },
+      "invalid_request",
+    ],
+    [
+      "storage.volumes.0.mount_path",
+      { storage: { volumes: [{ name: "v", mount_path: "/proc/v" }] } },
+      "invalid_request",
+    ],
+    [
+      "storage.binds.0.source",
+      { storage: { binds: [{ source: "v", mount_path: "/v" }] } },
+      "invalid_request",
+    ],
+    [
+      "storage.binds.0.mount_path",
+      {
+        storage: { tmpfs: [{ path: "/v/", size: "1m" }], binds: [{ source: "/v", mount_path: "/v" }] },
+      },
+      "invalid_request",
+    ],
     ["storage.s3", { storage: { s3: { bucket: "b", mode: "hooks" } } }, "unsupported"],
     ["disk_limit", { disk_limit: 1 }, "unsupported"],
     ["network_mode", { network_mode: "open" }, "unsupported"],
@@ -211,6 +247,25 @@ describe("defaults", () => {
 });
 
 describe("the spec", () => {
+  it("mounts volumes and binds, parents first, instead of a default tmpfs", () => {
+    const { mounts, tmpfs } = admitted({
+      readonly_fs: true,
+      storage: {
+        volumes: [{ name: "cache", mount_path: "/w/cache/", read_only: true }],
+        binds: [
+          { source: "/home/a//b/", mount_path: "/w" },
+          { source: "/x", mount_path: "/root" },
+        ],
+      },
+    });
+    expect(mounts).toEqual([
+      { type: "bind", source: "/x", target: "/root", readonly: false },
+      { type: "bind", source: "/home/a/b", target: "/w", readonly: false },
+      { type: "volume", source: "cache", target: "/w/cache", readonly: true },
+    ]);
+    expect(tmpfs.map(({ path }) => path)).toEqual(["/home/sandbox", "/run", "/tmp", "/var/tmp"]);
+  });
+
   const image = {
     id: "sha256:1",
     reference: "img",

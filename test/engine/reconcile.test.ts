@@ -100,6 +100,7 @@ describe("reconciling", () => {
       isolation: "container" as const,
       readonlyRoot: false,
       tmpfs: [],
+      mounts: [],
       limits: { memoryBytes: 0, cpuNano: 0, pids: 0 },
     };
     await runtime.create(spec);

@@ -29,6 +29,7 @@ function record(patch: Partial<SandboxRecord> = {}): SandboxRecord {
       isolation: "container",
       readonlyRoot: true,
       tmpfs: [{ path: "/tmp", sizeBytes: 1, readonly: false, exec: true, mode: 0o1777 }],
+      mounts: [{ type: "volume", source: "cache", target: "/cache", readonly: true }],
       limits: { memoryBytes: 2 ** 40, cpuNano: 0, pids: 5 },
     },
     createdAt: 1_700_000_000_000,

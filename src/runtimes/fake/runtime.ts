@@ -39,6 +39,9 @@ const capabilities: Capabilities = {
   snapshots: false,
   isolation: ["container"],
   images: ["host", "directory"],
+  imageStore: false,
+  volumes: false,
+  binds: false,
 };
 
 /**
@@ -114,6 +117,9 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
     async create(spec, { signal } = {}) {
       const layout = layoutOf(base, spec.id);
       throwIfAborted(signal);
+      if (spec.mounts.length > 0) {
+        throw new WarrenError("unsupported", "the runtime fake has no volumes and binds");
+      }
       try {
         await mkdir(layout.dir, { mode: 0o700 });
       } catch (cause) {

@@ -31,6 +31,9 @@ export function checkSpec(spec: RuntimeSpec): void {
   for (const arg of [...(spec.cmd ?? []), spec.workdir, spec.user ?? ""]) {
     if (arg.includes("\0")) invalid("a NUL byte can't be part of an argument");
   }
+  if (spec.mounts.length > 0) {
+    throw new WarrenError("unsupported", "the oci runtime has no volumes and binds yet");
+  }
   if (spec.cmd?.length === 0) invalid("the main command is empty");
   if (spec.tmpfs.length > MAX_TMPFS) invalid(`more than ${MAX_TMPFS} tmpfs mounts`);
   const seen = new Set<string>();

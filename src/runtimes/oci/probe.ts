@@ -221,6 +221,7 @@ function probeSpec(id: string, isolation: Isolation, host: CgroupHost): RuntimeS
     isolation,
     readonlyRoot: false,
     tmpfs: [],
+    mounts: [],
     limits: {
       memoryBytes: host.limits.includes("memory") ? probeLimits[isolation].memoryBytes : 0,
       cpuNano: host.limits.includes("cpu") ? 1e9 : 0,

@@ -381,6 +381,9 @@ const staticCapabilities: Capabilities = {
   snapshots: false,
   isolation: ["container"],
   images: ["host", "directory", "tar", "oci"],
+  imageStore: false,
+  volumes: false,
+  binds: false,
 };
 
 /** The launcher makes the working directory on the root filesystem, where a tmpfs may hide it. */

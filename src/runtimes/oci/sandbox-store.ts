@@ -84,7 +84,9 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
         cause: parsed.error,
       });
     }
-    return { spec: parsed.data.spec as RuntimeSpec, lower: parsed.data.lower };
+    // Those of before there were mounts have none.
+    const spec = { mounts: [], ...parsed.data.spec } as unknown as RuntimeSpec;
+    return { spec, lower: parsed.data.lower };
   };
   const list = async () => {
     const names = await readdir(layout.sandboxes);

@@ -24,6 +24,7 @@ const spec: RuntimeSpec = {
   isolation: "container",
   readonlyRoot: false,
   tmpfs: [],
+  mounts: [],
   limits: { memoryBytes: 0, cpuNano: 0, pids: 0 },
 };
 

@@ -190,7 +190,7 @@ describe("a runsc that can't end a command's whole tree", () => {
       const image = await runtime.images.ensure("host");
       const spec = {
         ...{ id: "old", image, env: {}, workdir: "/", hostname: "old", labels: {}, network: "none" as const },
-        ...{ isolation: "gvisor" as const, readonlyRoot: false, tmpfs: [], limits: noLimits },
+        ...{ isolation: "gvisor" as const, readonlyRoot: false, tmpfs: [], mounts: [], limits: noLimits },
       };
       const error = await expectFailure(runtime.create(spec), "runtime_unavailable");
       expect(error.message).toContain("too old");

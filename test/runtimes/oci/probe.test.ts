@@ -92,6 +92,7 @@ exit 1
           isolation: "container" as const,
           readonlyRoot: false,
           tmpfs: [],
+          mounts: [],
           limits: { memoryBytes: 0, cpuNano: 0, pids: 0 },
         };
         const error = await expectFailure(runtime.create(spec), "runtime_unavailable");

@@ -75,6 +75,7 @@ export async function openTestRuntime(ociProgram: OciProgramName, below = "."): 
         isolation: ociProgram === "runsc" ? "gvisor" : "container",
         readonlyRoot: false,
         tmpfs: [],
+        mounts: [],
         limits: noLimits,
         ...patch,
       };
