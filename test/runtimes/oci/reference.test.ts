@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { WarrenError } from "../../../src/contracts/errors.ts";
-import { lastWords } from "../../../src/runtimes/oci/images/last-words.ts";
+import { lastWords } from "../../../src/lib/last-words.ts";
 import { parseReference } from "../../../src/runtimes/oci/images/reference.ts";
 
 describe("image references", () => {

@@ -3,11 +3,11 @@ import { lstat, mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
+import { lastWords } from "../../../lib/last-words.ts";
 import { makeDir, statOrUndefined } from "../files.ts";
 import { needProgram } from "../programs.ts";
 import { resolveDirectory } from "./directory.ts";
 import { withDiskGuard } from "./disk-guard.ts";
-import { lastWords } from "./last-words.ts";
 import { type TarOptions, UNPACK_TIMEOUT_MS, unpackTar } from "./tar.ts";
 
 /** How an ordinary user, and whoever has no id inside, are numbered where the archive is made. */

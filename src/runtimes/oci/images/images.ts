@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
+import { createSingleFlight } from "../../../lib/single-flight.ts";
 import { isGone, statOrUndefined } from "../files.ts";
 import type { Launcher, ReadonlyBind } from "../launcher-client.ts";
 import type { Own } from "../sandbox-store.ts";
@@ -11,7 +12,6 @@ import { ensureDirectory, missing, resolveDirectory } from "./directory.ts";
 import { createHostImage, type HostImageOptions } from "./host.ts";
 import { ensureOci, ociRootfs } from "./oci.ts";
 import { parseReference } from "./reference.ts";
-import { createSingleFlight } from "./single-flight.ts";
 import { ensureTar } from "./tar.ts";
 
 export interface Images {

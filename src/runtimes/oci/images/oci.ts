@@ -5,11 +5,11 @@ import { z } from "zod";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
+import { lastWords } from "../../../lib/last-words.ts";
 import { readText, statOrUndefined, writeAtomically } from "../files.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
 import { withDiskGuard } from "./disk-guard.ts";
-import { lastWords } from "./last-words.ts";
 import type { ImageReference } from "./reference.ts";
 
 /** Large images over slow lines. */

@@ -4,12 +4,12 @@ import { join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
+import { lastWords } from "../../../lib/last-words.ts";
 import { isGone, makeDir, statOrUndefined } from "../files.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
 import { missing } from "./directory.ts";
 import { withDiskGuard } from "./disk-guard.ts";
-import { lastWords } from "./last-words.ts";
 
 /** Unpacking 64 GiB from a slow disk. */
 export const UNPACK_TIMEOUT_MS = 3_600_000;

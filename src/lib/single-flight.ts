@@ -1,4 +1,4 @@
-import { WarrenError } from "../../../contracts/errors.ts";
+import { WarrenError } from "../contracts/errors.ts";
 
 /**
  * Runs a task once for all who ask for the same key meanwhile. A caller that gives up gets `cancelled`; the task is
