@@ -1,26 +1,9 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
+import { capabilities, guestArgs } from "../common/guest-program.ts";
+import type { Seccomp } from "../common/seccomp.ts";
 import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "./cpu-limit.ts";
 import { type GroupPlan, withGuest } from "./payload-groups.ts";
 import type { ContainerProgramName } from "./programs.ts";
-import type { Seccomp } from "./seccomp.ts";
-
-/**
- * Docker's default set without NET_RAW (spoofed packets), MKNOD (no use in a user namespace), AUDIT_WRITE. All hold only in
- * the sandbox's own user namespace. docs/runtimes/oci.md says what each is for.
- */
-export const capabilities: readonly string[] = [
-  "CAP_CHOWN",
-  "CAP_DAC_OVERRIDE",
-  "CAP_FOWNER",
-  "CAP_FSETID",
-  "CAP_KILL",
-  "CAP_NET_BIND_SERVICE",
-  "CAP_SETFCAP",
-  "CAP_SETGID",
-  "CAP_SETPCAP",
-  "CAP_SETUID",
-  "CAP_SYS_CHROOT",
-];
 
 /** Docker's list (moby oci/defaults.go), with what older releases of it lack. */
 const maskedPaths: readonly string[] = [
@@ -49,10 +32,6 @@ const readonlyPaths: readonly string[] = [
   // On cgroup v1 this is a tmpfs that crun and runc leave writable around the controllers.
   "/sys/fs/cgroup",
 ];
-
-/** Where the guest program is mounted inside. */
-export const GUEST_DIR = "/.warren";
-const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
 
 /** Open files of a process inside, where the host's own limit isn't lower: enough for any build tool. */
 const MAX_OPEN_FILES = 65_536;
@@ -148,15 +127,6 @@ export function bundleBasics(options: BundleOptions) {
         : { cgroupsPath: options.cgroupsPath, resources: resources(spec.limits, options) }),
     },
   };
-}
-
-/** `connections` tells the guest where they come from. */
-export function guestArgs(spec: RuntimeSpec, connections: readonly string[]): string[] {
-  const args = [GUEST_PROGRAM, ...connections];
-  if (!spec.cmd) return args;
-  args.push("--main-cwd", spec.workdir);
-  if (spec.user !== undefined && spec.user !== "") args.push("--main-user", spec.user);
-  return [...args, "--", ...spec.cmd];
 }
 
 /**

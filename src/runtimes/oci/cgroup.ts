@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec, RuntimeStats } from "../../contracts/runtime.ts";
-import { isGone, readText } from "./files.ts";
+import { isGone, readText } from "../../lib/files.ts";
 import { isSandboxId } from "./layout.ts";
 
 export type Limit = "memory" | "cpu" | "pids";

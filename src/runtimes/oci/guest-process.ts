@@ -1,4 +1,4 @@
-import { readSmall, readText } from "./files.ts";
+import { readSmall, readText } from "../../lib/files.ts";
 import type { ProcessId } from "./launcher-client.ts";
 
 /** The guest that the launcher recorded, when exactly that process is still alive. */

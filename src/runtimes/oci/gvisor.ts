@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { type BundleOptions, bundleBasics, guestArgs, tmpfsMounts } from "./bundle.ts";
+import { guestArgs } from "../common/guest-program.ts";
+import { type BundleOptions, bundleBasics, tmpfsMounts } from "./bundle.ts";
 import { parseVersion } from "./known-weaknesses.ts";
 import type { SandboxPaths } from "./layout.ts";
 import type { OciProgram } from "./programs.ts";

@@ -1,10 +1,9 @@
-import { createHash, randomBytes } from "node:crypto";
-import { chmod, copyFile, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
-import { nativeProgram } from "../../lib/native.ts";
-import { isGone, makeDir, readText, statOrUndefined, writeAtomically } from "./files.ts";
+import { makeDir, readText, statOrUndefined, writeAtomically } from "../../lib/files.ts";
+import { copyGuest } from "../common/guest-program.ts";
 
 /** Hard limits of this process, from /proc/self/limits. */
 export async function readHardLimits(): Promise<{ openFiles: number; core: number }> {
@@ -23,32 +22,13 @@ export interface SharedFiles {
   guestDir: string;
 }
 
-/**
- * What all sandboxes have mounted read-only. The guest is copied, so that a new build or another checkout doesn't change or
- * remove the file under running sandboxes.
- */
+/** What all sandboxes have mounted read-only. */
 export async function makeSharedFiles(dir: string, onStep: OnStep = noStep): Promise<SharedFiles> {
   const emptyDir = join(dir, "empty");
   const emptyFile = join(dir, "empty-file");
   await makeDir(emptyDir, 0o555).catch(ignoreExisting);
   await writeFile(emptyFile, "", { mode: 0o444, flag: "wx" }).catch(ignoreExisting);
-  const program = nativeProgram("warren-guest");
-  const bytes = await readFile(program).catch((cause: unknown) => {
-    if (!isGone(cause)) throw cause;
-    throw new WarrenError("runtime_unavailable", "the guest program is not built", {
-      hint: "run `make -C native`",
-      cause,
-    });
-  });
-  const guestDir = join(dir, `guest-${createHash("sha256").update(bytes).digest("hex").slice(0, 24)}`);
-  if (!(await statOrUndefined(join(guestDir, "guest")))) {
-    await makeDir(guestDir, 0o755).catch(ignoreExisting);
-    const temporary = join(dir, `.guest-${randomBytes(6).toString("hex")}`);
-    await copyFile(program, temporary);
-    await chmod(temporary, 0o555);
-    onStep("oci.guest-copied");
-    await rename(temporary, join(guestDir, "guest"));
-  }
+  const guestDir = await copyGuest(dir, () => onStep("oci.guest-copied"));
   // Older guests, and what a probe that was interrupted left. A mount keeps what running sandboxes have of them.
   const current = [emptyDir, emptyFile, guestDir];
   for (const name of await readdir(dir)) {

@@ -2,7 +2,7 @@ import { mkdir, readdir, readFile, readlink, rmdir, symlink, unlink } from "node
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
-import { isGone, statOrUndefined } from "./files.ts";
+import { isGone, statOrUndefined } from "../../lib/files.ts";
 
 /** Ids of one sandbox: 0-65535, as images expect. */
 export const IDS_PER_SANDBOX = 65_536;

@@ -3,10 +3,12 @@ import { open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { OnStep } from "../../contracts/steps.ts";
+import { isFull, noSpace } from "../../lib/files.ts";
 import { lastWords } from "../../lib/last-words.ts";
-import { bundleConfig, GUEST_DIR, type ProcessLimits, processLimits } from "./bundle.ts";
+import { GUEST_DIR } from "../common/guest-program.ts";
+import type { Seccomp } from "../common/seccomp.ts";
+import { bundleConfig, type ProcessLimits, processLimits } from "./bundle.ts";
 import type { Cgroups } from "./cgroup.ts";
-import { isFull, noSpace } from "./files.ts";
 import type { Freezer } from "./freezer.ts";
 import { liveGuest } from "./guest-process.ts";
 import { gvisorArgv, gvisorConfig } from "./gvisor.ts";
@@ -17,7 +19,6 @@ import type { Layout, SandboxPaths } from "./layout.ts";
 import type { PayloadGroups } from "./payload-groups.ts";
 import { type ContainerProgramName, findProgram, type OciProgram, ociPrograms } from "./programs.ts";
 import type { StoredSandbox } from "./sandbox-store.ts";
-import type { Seccomp } from "./seccomp.ts";
 
 /** A container runtime that takes longer than this is hung: it needs 10-30 ms, seconds on a very busy host. */
 const START_TIMEOUT_MS = 60_000;

@@ -1,9 +1,9 @@
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeLimits } from "../../contracts/runtime.ts";
+import { readText, writeExisting } from "../../lib/files.ts";
 import { formatBytes } from "../../lib/units.ts";
 import type { CgroupHost, Cgroups } from "./cgroup.ts";
 import { cpuValues } from "./cpu-limit.ts";
-import { readText, writeExisting } from "./files.ts";
 import { type PayloadGroups, payloadPids, withGuest } from "./payload-groups.ts";
 
 /** Changes the limits of a sandbox that runs, by the files of its cgroup. */

@@ -5,10 +5,11 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { ProbeFinding, ProbeReport, RuntimeSpec } from "../../contracts/runtime.ts";
 import type { Isolation } from "../../contracts/sandbox.ts";
 import { noStep } from "../../contracts/steps.ts";
+import { makeDir } from "../../lib/files.ts";
 import { nativeProgram } from "../../lib/native.ts";
+import type { Seccomp } from "../common/seccomp.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import type { CgroupHost } from "./cgroup.ts";
-import { makeDir } from "./files.ts";
 import { isUsableGvisor } from "./gvisor.ts";
 import { knownWeaknesses, weaknessFinding } from "./known-weaknesses.ts";
 import type { Layout } from "./layout.ts";
@@ -23,7 +24,6 @@ import {
   ociPrograms,
 } from "./programs.ts";
 import type { SandboxStore } from "./sandbox-store.ts";
-import type { Seccomp } from "./seccomp.ts";
 
 export interface Prober {
   /**

@@ -16,11 +16,13 @@ import type {
 import { noStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
+import { isGone, noSpace, statOrUndefined } from "../../lib/files.ts";
+import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
+import { processNumbers } from "../common/process-numbers.ts";
+import { prepareSeccomp, type Seccomp } from "../common/seccomp.ts";
 import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
-import { capabilities as linuxCapabilities } from "./bundle.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
 import { checkSpec } from "./check-spec.ts";
-import { isGone, noSpace, statOrUndefined } from "./files.ts";
 import { createFreezer } from "./freezer.ts";
 import { liveGuest, mappedBase, networkBytes } from "./guest-process.ts";
 import { chooseStage, makeSharedFiles, readHardLimits, recordBoot, wasRebooted } from "./host-facts.ts";
@@ -32,10 +34,8 @@ import { createLifecycle } from "./lifecycle.ts";
 import { createLiveLimits } from "./live-limits.ts";
 import { createPayloadGroups } from "./payload-groups.ts";
 import { createProber, isProbeId } from "./probe.ts";
-import { processNumbers } from "./process-numbers.ts";
 import { findProgramNow, ociPrograms } from "./programs.ts";
 import { createSandboxStore, type Own } from "./sandbox-store.ts";
-import { prepareSeccomp, type Seccomp } from "./seccomp.ts";
 import {
   currentUser,
   FIRST_SUBORDINATE,

@@ -6,7 +6,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import { networkModes, type RuntimeSpec } from "../../contracts/runtime.ts";
 import { Isolation } from "../../contracts/sandbox.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
-import { readSmall, statOrUndefined, writeAtomically } from "./files.ts";
+import { readSmall, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { isSandboxId, type Layout, sandboxPaths } from "./layout.ts";
 
 const Spec = z.object({

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import type { ProbeFinding } from "../../contracts/runtime.ts";
-import { readText } from "./files.ts";
+import { readText } from "../../lib/files.ts";
 import { IDS_PER_SANDBOX } from "./id-ranges.ts";
 import { findProgram } from "./programs.ts";
 

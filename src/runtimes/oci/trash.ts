@@ -2,8 +2,8 @@ import { randomBytes } from "node:crypto";
 import { readdir, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
+import { isGone } from "../../lib/files.ts";
 import type { Logger } from "../../lib/log.ts";
-import { isGone } from "./files.ts";
 import type { Launcher } from "./launcher-client.ts";
 
 /** Deletes directories in the background: a rename takes one step, a large tree takes seconds. */

@@ -1,8 +1,8 @@
 import { constants } from "node:fs";
 import { access, chown, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { isGone, readText, writeExisting } from "../../lib/files.ts";
 import type { CgroupHost } from "./cgroup.ts";
-import { isGone, readText, writeExisting } from "./files.ts";
 
 export interface HostUser {
   uid: number;

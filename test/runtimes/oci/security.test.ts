@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { capabilities } from "../../../src/runtimes/oci/bundle.ts";
+import { capabilities } from "../../../src/runtimes/common/guest-program.ts";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { type Box, openTestRuntime, type TestRuntime } from "./support/open.ts";
 import { busyboxRoot } from "./support/rootfs.ts";

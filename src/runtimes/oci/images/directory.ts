@@ -1,7 +1,7 @@
 import { opendir, realpath, stat } from "node:fs/promises";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
-import { isGone } from "../files.ts";
+import { isGone } from "../../../lib/files.ts";
 
 /** A root filesystem directory of the operator's. It is a read-only lower layer and never written. */
 export async function ensureDirectory(

@@ -16,7 +16,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { isGone } from "../files.ts";
+import { isGone } from "../../../lib/files.ts";
 
 /**
  * Left out although everybody may read them: identities of this host, its accounts and mounts, our own configuration; and

@@ -13,7 +13,7 @@ import {
 import { dirname, join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import { noStep, type OnStep } from "../../../contracts/steps.ts";
-import { isGone, makeDir, statOrUndefined } from "../files.ts";
+import { isGone, makeDir, statOrUndefined } from "../../../lib/files.ts";
 import type { ReadonlyBind } from "../launcher-client.ts";
 import type { Own } from "../sandbox-store.ts";
 import { copyEntries, type EtcEntry, listReadable } from "./host-etc.ts";

@@ -1,6 +1,6 @@
 import { readFileSync, type Stats } from "node:fs";
 import { chmod, lstat, mkdir, readFile, rename, rm, statfs, writeFile } from "node:fs/promises";
-import { WarrenError } from "../../contracts/errors.ts";
+import { WarrenError } from "../contracts/errors.ts";
 
 /** True for "no such file or directory" and "not a directory". */
 export function isGone(error: unknown): boolean {

@@ -1,7 +1,7 @@
 import { readdir, readlink } from "node:fs/promises";
 import type { RuntimeStats } from "../../contracts/runtime.ts";
+import { readText } from "../../lib/files.ts";
 import { readProcess } from "../../lib/processes.ts";
-import { readText } from "./files.ts";
 
 /** Clock ticks of /proc per second: USER_HZ, 100 on every architecture that we run on. */
 const NS_PER_TICK = 1e9 / 100;

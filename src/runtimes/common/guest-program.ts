@@ -1,0 +1,68 @@
+import { createHash, randomBytes } from "node:crypto";
+import { chmod, copyFile, readFile, rename } from "node:fs/promises";
+import { join } from "node:path";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { RuntimeSpec } from "../../contracts/runtime.ts";
+import { isGone, makeDir, statOrUndefined } from "../../lib/files.ts";
+import { nativeProgram } from "../../lib/native.ts";
+
+/**
+ * Docker's default set without NET_RAW (spoofed packets), MKNOD (no use in a user namespace), AUDIT_WRITE. All hold only in
+ * the sandbox's own user namespace. docs/runtimes/oci.md says what each is for.
+ */
+export const capabilities: readonly string[] = [
+  "CAP_CHOWN",
+  "CAP_DAC_OVERRIDE",
+  "CAP_FOWNER",
+  "CAP_FSETID",
+  "CAP_KILL",
+  "CAP_NET_BIND_SERVICE",
+  "CAP_SETFCAP",
+  "CAP_SETGID",
+  "CAP_SETPCAP",
+  "CAP_SETUID",
+  "CAP_SYS_CHROOT",
+];
+
+/** Where the guest program is mounted inside. */
+export const GUEST_DIR = "/.warren";
+const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
+
+/** `connections` tells the guest where they come from. */
+export function guestArgs(spec: RuntimeSpec, connections: readonly string[]): string[] {
+  const args = [GUEST_PROGRAM, ...connections];
+  if (!spec.cmd) return args;
+  args.push("--main-cwd", spec.workdir);
+  if (spec.user !== undefined && spec.user !== "") args.push("--main-user", spec.user);
+  return [...args, "--", ...spec.cmd];
+}
+
+/**
+ * A directory in `dir` that holds nothing but the guest program, as `guest`. It is a copy, so that a new build or another
+ * checkout doesn't change or remove the file under running sandboxes.
+ * @throws WarrenError `runtime_unavailable` when the guest is not built
+ */
+export async function copyGuest(dir: string, onCopied: () => void = () => {}): Promise<string> {
+  const program = nativeProgram("warren-guest");
+  const bytes = await readFile(program).catch((cause: unknown) => {
+    if (!isGone(cause)) throw cause;
+    throw new WarrenError("runtime_unavailable", "the guest program is not built", {
+      hint: "run `make -C native`",
+      cause,
+    });
+  });
+  const guestDir = join(dir, `guest-${createHash("sha256").update(bytes).digest("hex").slice(0, 24)}`);
+  if (!(await statOrUndefined(join(guestDir, "guest")))) {
+    await makeDir(guestDir, 0o755).catch(ignoreExisting);
+    const temporary = join(dir, `.guest-${randomBytes(6).toString("hex")}`);
+    await copyFile(program, temporary);
+    await chmod(temporary, 0o555);
+    onCopied();
+    await rename(temporary, join(guestDir, "guest"));
+  }
+  return guestDir;
+}
+
+function ignoreExisting(error: NodeJS.ErrnoException): void {
+  if (error.code !== "EEXIST") throw error;
+}
