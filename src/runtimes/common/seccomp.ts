@@ -164,13 +164,22 @@ export interface Seccomp {
 
 /** @throws WarrenError `unsupported` on an architecture that has no table here. */
 export async function prepareSeccomp(capabilities: readonly string[]): Promise<Seccomp> {
-  const arch = architectures[process.arch];
-  if (!arch) {
-    throw new WarrenError("unsupported", `there is no seccomp profile for the architecture ${process.arch}`);
-  }
+  const arch = architecture();
   const rules = seccompRules({ arch: arch.go, capabilities });
   const bpf = await compile(rules, arch.libseccomp);
   return { oci: toOci(rules, arch.oci), ...(bpf === undefined ? {} : { bpf }) };
+}
+
+/** Without the compiled form. @throws WarrenError as `prepareSeccomp`. */
+export function ociSeccomp(capabilities: readonly string[]): OciSeccomp {
+  const arch = architecture();
+  return toOci(seccompRules({ arch: arch.go, capabilities }), arch.oci);
+}
+
+function architecture() {
+  const arch = architectures[process.arch];
+  if (arch) return arch;
+  throw new WarrenError("unsupported", `there is no seccomp profile for the architecture ${process.arch}`);
 }
 
 function toOci(rules: readonly ProfileRule[], arch: string): OciSeccomp {

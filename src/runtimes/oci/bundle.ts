@@ -1,7 +1,7 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
+import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "../common/cpu-limit.ts";
 import { capabilities, guestArgs } from "../common/guest-program.ts";
 import type { Seccomp } from "../common/seccomp.ts";
-import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "./cpu-limit.ts";
 import { type GroupPlan, withGuest } from "./payload-groups.ts";
 import type { ContainerProgramName } from "./programs.ts";
 

@@ -1,9 +1,7 @@
 import { chmod, mkdir, realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
-
-/** Longest sandbox id; ids become directory, cgroup and container names. */
-const MAX_ID = 64;
+import { isSandboxId } from "../common/sandbox-id.ts";
 
 /** Where the runtime keeps its files, all below `<stateDir>/oci`, which nobody else on the host can enter. */
 export interface Layout {
@@ -36,13 +34,6 @@ export interface SandboxPaths {
   runtimePid: string;
   /** The container runtime's own error log. */
   log: string;
-}
-
-const idPattern = /^[a-zA-Z0-9][a-zA-Z0-9_-]*$/;
-
-/** True for what can be a directory, a cgroup and a container name at once. */
-export function isSandboxId(id: string): boolean {
-  return id.length <= MAX_ID && idPattern.test(id);
 }
 
 function layoutOf(root: string): Layout {

@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { RuntimeLimits } from "../../contracts/runtime.ts";
+import { cpuValues } from "../common/cpu-limit.ts";
 import type { CgroupHost, Cgroups } from "./cgroup.ts";
-import { cpuValues } from "./cpu-limit.ts";
 import type { LauncherGroups } from "./launcher-client.ts";
 
 /**

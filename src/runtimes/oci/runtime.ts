@@ -17,19 +17,20 @@ import { noStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
 import { isGone, noSpace, statOrUndefined } from "../../lib/files.ts";
+import { checkSpec } from "../common/check-spec.ts";
 import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
 import { processNumbers } from "../common/process-numbers.ts";
+import { isSandboxId } from "../common/sandbox-id.ts";
 import { prepareSeccomp, type Seccomp } from "../common/seccomp.ts";
 import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
-import { checkSpec } from "./check-spec.ts";
 import { createFreezer } from "./freezer.ts";
 import { liveGuest, mappedBase, networkBytes } from "./guest-process.ts";
 import { chooseStage, makeSharedFiles, readHardLimits, recordBoot, wasRebooted } from "./host-facts.ts";
 import { openIdRanges, sharedIdRange } from "./id-ranges.ts";
 import { createImages } from "./images/images.ts";
 import { createLauncher } from "./launcher-client.ts";
-import { isSandboxId, openLayout } from "./layout.ts";
+import { openLayout } from "./layout.ts";
 import { createLifecycle } from "./lifecycle.ts";
 import { createLiveLimits } from "./live-limits.ts";
 import { createPayloadGroups } from "./payload-groups.ts";
@@ -232,6 +233,9 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     images: { ensure: images.ensure },
     async create(spec, { signal } = {}) {
       checkSpec(spec);
+      if (spec.mounts.length > 0) {
+        throw new WarrenError("unsupported", "the oci runtime has no volumes and binds yet");
+      }
       checkLimits(cgroupHost, spec.limits);
       await prober.program(spec.isolation);
       const lower = await images.lower(spec.image.id);

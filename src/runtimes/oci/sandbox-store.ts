@@ -7,7 +7,8 @@ import { networkModes, type RuntimeSpec } from "../../contracts/runtime.ts";
 import { Isolation } from "../../contracts/sandbox.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { readSmall, statOrUndefined, writeAtomically } from "../../lib/files.ts";
-import { isSandboxId, type Layout, sandboxPaths } from "./layout.ts";
+import { isSandboxId } from "../common/sandbox-id.ts";
+import { type Layout, sandboxPaths } from "./layout.ts";
 
 const Spec = z.object({
   id: z.string(),

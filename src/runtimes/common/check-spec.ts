@@ -1,7 +1,7 @@
 import { posix } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
-import { isSandboxId } from "./layout.ts";
+import { isSandboxId } from "./sandbox-id.ts";
 
 /** Tmpfs mounts of one sandbox; each costs the kernel memory that no limit counts. */
 const MAX_TMPFS = 64;
@@ -10,13 +10,13 @@ const reservedPaths = ["/", "/proc", "/sys", "/dev", "/.warren"];
 const insideReserved = /^\/(proc|sys|dev|\.warren)\//;
 
 /**
- * Refuses what this runtime can't do or what would confuse the programs below it, before anything is made.
+ * Refuses what no runtime can do or what would confuse the programs below it, before anything is made.
  * @throws WarrenError `invalid_request`, `unsupported`
  */
 export function checkSpec(spec: RuntimeSpec): void {
   if (!isSandboxId(spec.id)) invalid(`${JSON.stringify(spec.id)} can't be a sandbox id`);
   if (spec.network !== "none") {
-    throw new WarrenError("unsupported", `the oci runtime has no network mode ${spec.network} yet`, {
+    throw new WarrenError("unsupported", `there is no network mode ${spec.network} yet`, {
       hint: "use network_mode none",
     });
   }
@@ -30,9 +30,6 @@ export function checkSpec(spec: RuntimeSpec): void {
   }
   for (const arg of [...(spec.cmd ?? []), spec.workdir, spec.user ?? ""]) {
     if (arg.includes("\0")) invalid("a NUL byte can't be part of an argument");
-  }
-  if (spec.mounts.length > 0) {
-    throw new WarrenError("unsupported", "the oci runtime has no volumes and binds yet");
   }
   if (spec.cmd?.length === 0) invalid("the main command is empty");
   if (spec.tmpfs.length > MAX_TMPFS) invalid(`more than ${MAX_TMPFS} tmpfs mounts`);
