@@ -58,6 +58,7 @@ async function start(config: ServeConfig, log: Logger, options: ComposeOptions):
     const server = createServer(api, {
       apiKeys: config.apiKeys,
       allowedOrigins: config.allowedOrigins,
+      allowBinds: config.allowBinds,
       log: log.child({ part: "server" }),
     });
     undo.push(() => server.close());

@@ -14,6 +14,7 @@ export interface ServeFlags {
   stateDir?: string;
   apiKeyFile?: string;
   allowedOrigin?: string[];
+  allowBinds?: boolean;
   tlsCert?: string;
   tlsKey?: string;
   http2?: boolean;
@@ -48,6 +49,8 @@ const ServeConfig = z.object({
   tls: z.object({ cert: z.string(), key: z.string() }).optional(),
   http2: z.boolean(),
   allowedOrigins: z.array(z.url({ error: "an allowed origin looks like https://example.org" })),
+  /** Clients over TCP may mount directories of this machine. */
+  allowBinds: z.boolean(),
   runtime: z.enum(runtimeNames, { error: `the runtime is one of ${runtimeNames.join(", ")}` }),
   ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
   /** Refuse container runtimes whose version has published escapes. */
@@ -77,6 +80,7 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     tls: flags.onDemand ? undefined : tlsFiles(flags, environment),
     http2: !flags.onDemand && (flags.http2 ?? isOn("WARREN_HTTP2", environment.http2)),
     allowedOrigins: flags.allowedOrigin ?? [],
+    allowBinds: flags.allowBinds ?? false,
     runtime: flags.runtime ?? environment.runtime ?? "oci",
     ociProgram: flags.ociProgram ?? environment.ociProgram,
     strict: flags.strict ?? isOn("WARREN_STRICT", environment.strict),

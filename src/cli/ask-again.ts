@@ -43,6 +43,14 @@ export function askAgain(api: SandboxApi, next: (isLeaving: boolean) => Promise<
     execStream: (id, request, options) => ask((at) => at.execStream(id, request, options)),
     stats: (id) => ask((at) => at.stats(id)),
     systemStats: () => ask((at) => at.systemStats()),
+    prune: (options) => ask((at) => at.prune(options)),
+    volumes: {
+      create: (request) => ask((at) => at.volumes.create(request)),
+      get: (name, options) => ask((at) => at.volumes.get(name, options)),
+      list: (filter) => ask((at) => at.volumes.list(filter)),
+      remove: (name, options) => ask((at) => at.volumes.remove(name, options)),
+      usage: (filter) => ask((at) => at.volumes.usage(filter)),
+    },
     files: {
       ...api.files,
       // Its bytes may come from where they can't be had twice.

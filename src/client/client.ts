@@ -2,7 +2,8 @@ import type { Health, SandboxApi, VersionInfo, WaitResult } from "../contracts/a
 import { WarrenError } from "../contracts/errors.ts";
 import type { ExecResult } from "../contracts/exec.ts";
 import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
-import type { SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
+import type { PruneResult, SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
+import type { VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { openExecSession } from "./exec-session.ts";
 import { parseObject, readText } from "./failures.ts";
 import { createFetchTransport } from "./fetch-transport.ts";
@@ -99,6 +100,15 @@ export function createClient({
       },
       watch: (id, path, { recursive, signal }) => watch(http, id, { path, recursive }, signal),
     },
+    volumes: {
+      create: (request) => http.json<VolumeInfo>("POST", "/volumes", { json: request }),
+      get: (name, options) =>
+        http.json<VolumeInfo>("GET", "/volumes/inspect", { query: { ...options, name } }),
+      list: (filter) => http.json<VolumeInfo[]>("GET", "/volumes", { query: { ...filter } }),
+      remove: (name, options) => http.json<void>("DELETE", "/volumes", { query: { ...options, name } }),
+      usage: (filter) => http.json<VolumeUsage[]>("GET", "/volumes/usage", { query: { ...filter } }),
+    },
+    prune: (options) => http.json<PruneResult>("POST", "/prune", { query: { ...options } }),
     stats: async (id) => http.json<SandboxStats>("GET", at(id, "/stats")),
     systemStats: () => http.json<SystemStats>("GET", "/stats"),
   };

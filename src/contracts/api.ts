@@ -3,12 +3,15 @@ import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOpti
 import type { LogOptions, LogStream } from "./logs.ts";
 import type {
   CreateSandbox,
+  PruneResult,
+  RuntimeChoice,
   SandboxInfo,
   SandboxStats,
   SandboxStatus,
   SystemStats,
   UpdateSandbox,
 } from "./sandbox.ts";
+import type { CreateVolume, VolumeFilter, VolumeInfo, VolumeUsage } from "./volumes.ts";
 
 export interface CallOptions {
   /** Gives up on the call. What was half done is undone. */
@@ -37,6 +40,23 @@ export interface VersionInfo {
   commit: string;
   build_date: string;
   features: string[];
+}
+
+/** Named storage that outlives sandboxes. A runtime that has none refuses with `unsupported`. */
+export interface VolumesApi {
+  /** There already is success; its labels stay as they are then. */
+  create(request: CreateVolume): Promise<VolumeInfo>;
+  /** Throws `volume_not_found`. */
+  get(name: string, options?: RuntimeChoice): Promise<VolumeInfo>;
+  /** By name. Of all runtimes that have volumes, when none is named. */
+  list(filter?: VolumeFilter): Promise<VolumeInfo[]>;
+  /**
+   * With all that is in it. Throws `volume_not_found`, and `in_use` while a sandbox has it, stopped or not; with `force`
+   * those sandboxes are removed first.
+   */
+  remove(name: string, options?: RuntimeChoice & { force?: boolean }): Promise<void>;
+  /** Takes its time: each file is looked at. Of all runtimes that have volumes, when none is named. */
+  usage(filter?: VolumeFilter): Promise<VolumeUsage[]>;
 }
 
 export interface FilesApi {
@@ -95,6 +115,12 @@ export interface SandboxApi {
   exec(id: string, request: ExecRequest, options?: CallOptions): Promise<ExecResult>;
   execStream(id: string, request: ExecStreamRequest, options?: CallOptions): Promise<ExecSession>;
   readonly files: FilesApi;
+  readonly volumes: VolumesApi;
+  /**
+   * Removes the stopped sandboxes of one runtime, and none that runs, is paused, being created or in error. One that can't
+   * be removed keeps none of the others.
+   */
+  prune(options?: RuntimeChoice): Promise<PruneResult>;
   stats(id: string): Promise<SandboxStats>;
   systemStats(): Promise<SystemStats>;
 }

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { isolations, NO_EXPIRY } from "./constants.ts";
 import { PortMapping } from "./network.ts";
-import { StorageConfig } from "./storage.ts";
+import { MountInfo, StorageConfig } from "./storage.ts";
 
 /** den's four states and `paused`. `error` is a sandbox that failed to start or was lost. */
 export const sandboxStatuses = ["creating", "running", "paused", "stopped", "error"] as const;
@@ -20,6 +20,12 @@ export const GuestPath = CString.refine((p) => p.startsWith("/"), "absolute path
   (p) => new TextEncoder().encode(p).length < 4096,
   "path is longer than 4095 bytes",
 );
+
+/** A runtime by its name; absent: the engine's default one, save where something is listed. */
+export const RuntimeChoice = z.object({
+  runtime: z.string().max(32).optional().meta({ description: "Runtime driver; default: the server's" }),
+});
+export type RuntimeChoice = z.infer<typeof RuntimeChoice>;
 
 /** Readable names: DNS label rules, so that a name can become a host name. */
 export const SandboxName = z
@@ -80,7 +86,7 @@ export const CreateSandbox = z
     ports: z.array(PortMapping).max(256).optional(),
     labels: z.record(CString.max(256), CString.max(4096)).optional(),
     storage: StorageConfig.optional(),
-    runtime: z.string().max(32).optional().meta({ description: "Runtime driver; default: the server's" }),
+    ...RuntimeChoice.shape,
     isolation: Isolation.optional().meta({
       description:
         "`container` is the default: the host's kernel answers system calls. `gvisor`: a kernel in user space does",
@@ -154,9 +160,21 @@ export const SandboxInfo = z
     workdir: z.string().optional(),
     user: z.string().optional(),
     cmd: z.array(z.string()).optional(),
+    mounts: z.array(MountInfo).optional(),
   })
   .meta({ id: "Sandbox" });
 export type SandboxInfo = z.infer<typeof SandboxInfo>;
+
+/** What `POST /prune` did. */
+export const PruneResult = z
+  .object({
+    removed: z.array(z.string()).meta({ description: "Ids of the sandboxes that are gone" }),
+    failed: z
+      .array(z.object({ id: z.string(), error: z.string() }))
+      .meta({ description: "Those that could not be removed, and why" }),
+  })
+  .meta({ id: "PruneResult" });
+export type PruneResult = z.infer<typeof PruneResult>;
 
 /** New expiry, counted from now. */
 export const ExtendRequest = z

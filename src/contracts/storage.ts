@@ -25,6 +25,17 @@ export const BindMount = z
   .meta({ id: "BindMount" });
 export type BindMount = z.infer<typeof BindMount>;
 
+/** A volume or bind that a sandbox has. */
+export const MountInfo = z
+  .object({
+    type: z.enum(["volume", "bind"]),
+    source: z.string().meta({ description: "The volume's name, or a path on the engine's machine" }),
+    mount_path: z.string(),
+    read_only: z.boolean(),
+  })
+  .meta({ id: "MountInfo" });
+export type MountInfo = z.infer<typeof MountInfo>;
+
 export const S3SyncConfig = z
   .object({
     endpoint: z.string().optional(),

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { CString } from "./sandbox.ts";
+import { CString, RuntimeChoice } from "./sandbox.ts";
 
 /** den's rule, one character more at least. */
 export const VolumeName = z
@@ -26,8 +26,20 @@ export type VolumeUsage = z.infer<typeof VolumeUsage>;
 export const CreateVolume = z
   .object({
     name: VolumeName,
-    labels: z.record(CString.min(1).max(256), CString.max(4096)).optional(),
-    runtime: z.string().max(32).optional(),
+    labels: z
+      .record(CString.min(1).max(256), CString.max(4096))
+      .refine((labels) => Object.keys(labels).length <= 64, "at most 64 labels")
+      .optional(),
+    ...RuntimeChoice.shape,
   })
   .meta({ id: "CreateVolume" });
 export type CreateVolume = z.infer<typeof CreateVolume>;
+
+export const VolumeFilter = RuntimeChoice.extend({
+  prefix: z
+    .string()
+    .regex(/^[a-zA-Z0-9_.-]{0,64}$/, "no volume's name begins so")
+    .optional()
+    .meta({ description: "Only volumes whose name begins so" }),
+});
+export type VolumeFilter = z.infer<typeof VolumeFilter>;

@@ -89,7 +89,8 @@ function effectiveTimeout(asked: number | undefined, fallback: number): number |
   return timeout < 0 ? undefined : timeout;
 }
 
-function chooseRuntime(name: string, runtimes: Readonly<Record<string, Runtime>>): Runtime {
+/** @throws WarrenError `unsupported` when no such runtime is configured. */
+export function chooseRuntime(name: string, runtimes: Readonly<Record<string, Runtime>>): Runtime {
   const runtime = Object.hasOwn(runtimes, name) ? runtimes[name] : undefined;
   if (runtime) return runtime;
   throw unsupported(

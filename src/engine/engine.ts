@@ -3,6 +3,7 @@ import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import { LogRequest } from "../contracts/logs.ts";
 import type { Runtime } from "../contracts/runtime.ts";
+import { RuntimeChoice } from "../contracts/sandbox.ts";
 import { noStep, type OnStep } from "../contracts/steps.ts";
 import { buildInfo } from "../lib/build-info.ts";
 import { createKeyedMutex } from "../lib/keyed-mutex.ts";
@@ -26,6 +27,7 @@ import { createStatsReader } from "./stats.ts";
 import { openStore } from "./store.ts";
 import { createSupervisor } from "./supervisor.ts";
 import { createTable } from "./table.ts";
+import { createVolumes } from "./volumes.ts";
 import { waitForEnd } from "./wait.ts";
 
 export interface EngineOptions {
@@ -216,6 +218,11 @@ async function openLocked(
     exec: (id, request, { signal } = {}) => execs.exec(id, request, signal),
     execStream: (id, request, { signal } = {}) => execs.execStream(id, request, signal),
     files: createFiles(core),
+    volumes: createVolumes(core, lifecycle.remove),
+    async prune(options = {}) {
+      open();
+      return await lifecycle.prune(parseInput(RuntimeChoice, options).runtime);
+    },
     async stats(id) {
       open();
       return await stats.sandbox(id);

@@ -33,6 +33,14 @@ export function sandboxInfo(record: SandboxRecord): SandboxInfo {
     workdir: spec?.workdir,
     user: spec?.user,
     cmd: spec?.cmd,
+    mounts: spec?.mounts.length
+      ? spec.mounts.map(({ type, source, target, readonly }) => ({
+          type,
+          source,
+          mount_path: target,
+          read_only: readonly,
+        }))
+      : undefined,
   });
 }
 

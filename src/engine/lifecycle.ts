@@ -1,11 +1,17 @@
 import { availableParallelism } from "node:os";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
-import { type CreateSandbox, ExtendRequest, type SandboxInfo, UpdateSandbox } from "../contracts/sandbox.ts";
+import {
+  type CreateSandbox,
+  ExtendRequest,
+  type PruneResult,
+  type SandboxInfo,
+  UpdateSandbox,
+} from "../contracts/sandbox.ts";
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
 import { createTurnstile } from "../lib/turnstile.ts";
-import { type Admitted, admit, changedLimits } from "./admission.ts";
+import { type Admitted, admit, changedLimits, chooseRuntime } from "./admission.ts";
 import { announce, asWarrenError, type Core, currentInfo, notRunning, runtimeOf } from "./core.ts";
 import { newSandboxId } from "./ids.ts";
 import type { LogCollector } from "./logs/collector.ts";
@@ -13,6 +19,7 @@ import type { SandboxRecord } from "./record.ts";
 import { runtimeSpec } from "./spec.ts";
 import { nameTaken } from "./store.ts";
 import type { Supervisor } from "./supervisor.ts";
+import { ensureVolumes } from "./volumes.ts";
 
 /** Longest grace of a stop. A caller that wants more has hung. */
 const MAX_GRACE_MS = 10 * 60_000;
@@ -32,6 +39,7 @@ export interface Lifecycle {
   resume(wanted: string): Promise<SandboxInfo>;
   update(wanted: string, changes: UpdateSandbox): Promise<SandboxInfo>;
   remove(wanted: string): Promise<void>;
+  prune(runtime?: string): Promise<PruneResult>;
   extend(wanted: string, timeoutS: number): SandboxInfo;
   /** Removes the sandbox if its time has come, and is still come when its turn is there. */
   expire(id: string): Promise<void>;
@@ -160,6 +168,16 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
 
     remove: (wanted) => (table.isSetAside(wanted) ? removeUnreadable(wanted) : inTurn(wanted, remove)),
 
+    async prune(wanted) {
+      const { name } = chooseRuntime(wanted ?? core.defaultRuntime, core.runtimes);
+      const stopped = table.all().filter(({ runtime, state }) => runtime === name && state === "stopped");
+      const outcomes = await Promise.all(stopped.map(({ id }) => mutex.run(id, () => pruneOne(id))));
+      return {
+        removed: outcomes.flatMap(({ removed = [] }) => removed),
+        failed: outcomes.flatMap(({ failed = [] }) => failed),
+      };
+    },
+
     extend(wanted, timeoutS) {
       const { timeout } = parseInput(ExtendRequest, { timeout: timeoutS });
       const record = table.resolve(wanted);
@@ -210,6 +228,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
     const { runtime, request } = admitted;
     const options = signal === undefined ? {} : { signal };
     const spec = runtimeSpec(id, admitted, await ensureImage(runtime, request.image, signal));
+    await ensureVolumes(core, runtime, spec.mounts);
     const { pid } = await starts.run(async () => {
       throwIfAborted(signal);
       await runtime.create(spec, options);
@@ -265,6 +284,19 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
     }
     table.delete(id);
     announce(core, "removed", { ...removing, pid: undefined });
+  }
+
+  /** Removes it if it is stopped still: somebody else may have started or removed it meanwhile. */
+  async function pruneOne(id: string): Promise<Partial<PruneResult>> {
+    const record = table.get(id);
+    if (record?.state !== "stopped") return {};
+    try {
+      await remove(record);
+      return { removed: [id] };
+    } catch (error) {
+      log.error({ err: error, sandbox: id }, "a stopped sandbox could not be removed");
+      return { failed: [{ id, error: (error as Error).message }] };
+    }
   }
 
   /** Removes what a record that can't be read stood for, in whichever runtime it is. */

@@ -9,6 +9,7 @@ import { fileHandlers } from "./handlers/files.ts";
 import { type Call, type Handler, isReply, type Limits, sent } from "./handlers/handler.ts";
 import { logHandlers } from "./handlers/logs.ts";
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
+import { volumeHandlers } from "./handlers/volumes.ts";
 import { breakOff } from "./outgoing.ts";
 import { parseQuery } from "./query.ts";
 import { createRouter } from "./router.ts";
@@ -21,32 +22,37 @@ export interface AppOptions {
   log: Logger;
 }
 
-/** Answers one request, whatever becomes of it. */
-export type App = (incoming: IncomingMessage, outgoing: ServerResponse) => Promise<void>;
+/** Answers one request, whatever becomes of it. `mayBind`: it may mount what is outside of sandboxes. */
+export type App = (incoming: IncomingMessage, outgoing: ServerResponse, mayBind: boolean) => Promise<void>;
 
 const handlers: Record<Operation, Handler> = {
   ...sandboxHandlers,
   ...execHandlers,
   ...fileHandlers,
   ...logHandlers,
+  ...volumeHandlers,
 };
 
 /** The routes of the table, and JSON answers for everything else. */
 export function buildApp(options: AppOptions): App {
   const find = createRouter(routes, PREFIX);
 
-  async function dispatch(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
+  async function dispatch(
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    mayBind: boolean,
+  ): Promise<void> {
     const match = find(incoming.url ?? "");
     if (!match) throw new WarrenError("route_not_found", "no such route");
     const { method = "" } = incoming;
     const route = match.routes.get(method === "HEAD" ? "GET" : method);
-    if (route) return await answer(incoming, outgoing, route, match.id, options);
+    if (route) return await answer(incoming, outgoing, route, { ...options, id: match.id, mayBind });
     outgoing.setHeader("allow", [...match.routes.keys()].join(", "));
     throw new WarrenError("method_not_allowed", `${method} is not allowed here`);
   }
 
-  return (incoming, outgoing) =>
-    dispatch(incoming, outgoing).catch((cause: unknown) => {
+  return (incoming, outgoing, mayBind) =>
+    dispatch(incoming, outgoing, mayBind).catch((cause: unknown) => {
       const error = toWarrenError(cause, options.log);
       // What has begun as a success can only be broken off.
       if (outgoing.headersSent) breakOff(outgoing);
@@ -58,13 +64,13 @@ async function answer(
   incoming: IncomingMessage,
   outgoing: ServerResponse,
   route: Route & { operation: Operation },
-  id: string,
-  { api, limits, log }: AppOptions,
+  { id, mayBind, api, limits, log }: AppOptions & Pick<Call, "id" | "mayBind">,
 ): Promise<void> {
   let signal: AbortSignal | undefined;
   const call: Call = {
     api,
     id,
+    mayBind,
     get signal() {
       signal ??= departure(incoming, outgoing);
       return signal;

@@ -41,6 +41,16 @@ export const LogsQuery = z.object({
   timeout: StopQuery.shape.timeout,
 });
 export const WaitQuery = z.object({ timeout: StopQuery.shape.timeout });
+export const VolumesQuery = z.object({
+  prefix: z.string().optional(),
+  runtime: z.string().optional(),
+});
+export const VolumeQuery = z.object({
+  name: z.string({ error: "name query parameter is required" }),
+  runtime: z.string().optional(),
+});
+export const RemoveVolumeQuery = VolumeQuery.extend({ force: flag });
+export const PruneQuery = z.object({ runtime: z.string().optional() });
 export const ListSandboxesQuery = z.object({
   label: z.string().optional().meta({ description: "`name=value`; may be given more than once" }),
 });

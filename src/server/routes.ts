@@ -6,18 +6,24 @@ import { PortMapping } from "../contracts/network.ts";
 import {
   CreateSandbox,
   ExtendRequest,
+  PruneResult,
   SandboxInfo,
   SandboxStats,
   SandboxStatus,
   SystemStats,
   UpdateSandbox,
 } from "../contracts/sandbox.ts";
+import { CreateVolume, VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import {
   ListSandboxesQuery,
   LogsQuery,
   PathQuery,
+  PruneQuery,
   ReadQuery,
+  RemoveVolumeQuery,
   StopQuery,
+  VolumeQuery,
+  VolumesQuery,
   WaitQuery,
   WatchQuery,
   WriteQuery,
@@ -112,10 +118,12 @@ export const errorGroups = {
     "no_space",
     "cancelled",
   ],
+  /** Of what a runtime has beside sandboxes. */
+  store: ["unsupported", "runtime_failed", "runtime_unavailable"],
   /** Of every route. */
   any: ["invalid_request", "unauthenticated", "forbidden", "internal", "engine_unavailable", "shutting_down"],
 } as const satisfies Record<string, readonly ErrorCode[]>;
-const { inside, lifecycle, command, file, write, creation } = errorGroups;
+const { inside, lifecycle, command, file, write, creation, store } = errorGroups;
 
 /** The API. The app is built from this table, and docs/wire/rest.md is checked against it. */
 export const routes = [
@@ -420,6 +428,66 @@ export const routes = [
     summary: "Refused with status 501, as by den",
     status: 501,
     response: "nothing",
+    errors: ["unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/volumes",
+    operation: "listVolumes",
+    summary: "Volumes by name, of all runtimes that have any",
+    query: VolumesQuery,
+    status: 200,
+    response: z.array(VolumeInfo),
+    errors: store,
+  },
+  {
+    method: "POST",
+    path: "/volumes",
+    operation: "createVolume",
+    summary: "Creates a volume; one that exists is success and stays as it is",
+    request: CreateVolume,
+    status: 201,
+    response: VolumeInfo,
+    errors: [...store, "no_space"],
+  },
+  {
+    method: "DELETE",
+    path: "/volumes",
+    operation: "removeVolume",
+    summary: "Removes a volume with all that is in it",
+    query: RemoveVolumeQuery,
+    status: 204,
+    response: "nothing",
+    errors: [...store, "volume_not_found", "in_use"],
+  },
+  {
+    method: "GET",
+    path: "/volumes/inspect",
+    operation: "getVolume",
+    summary: "One volume",
+    query: VolumeQuery,
+    status: 200,
+    response: VolumeInfo,
+    errors: [...store, "volume_not_found"],
+  },
+  {
+    method: "GET",
+    path: "/volumes/usage",
+    operation: "volumeUsage",
+    summary: "What volumes take on disk",
+    query: VolumesQuery,
+    status: 200,
+    response: z.array(VolumeUsage),
+    errors: store,
+  },
+  {
+    method: "POST",
+    path: "/prune",
+    operation: "prune",
+    summary: "Removes the stopped sandboxes of a runtime",
+    query: PruneQuery,
+    status: 200,
+    response: PruneResult,
     errors: ["unsupported"],
   },
   {

@@ -21,6 +21,11 @@ export interface ServerOptions {
   allowedOrigins?: readonly string[];
   /** Values of the Host header that are taken beside the loopback ones when there are no keys. */
   allowedHosts?: readonly string[];
+  /**
+   * Clients over TCP may mount any directory of this machine into sandboxes, and so read and change what the engine's user
+   * can. Those of the Unix socket are that user, and always may.
+   */
+  allowBinds?: boolean;
   log: Logger;
   /** Default 1 MiB. */
   maxJsonBytes?: number;
@@ -125,7 +130,7 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       return;
     }
     if (isPreflight) response.writeHead(204).end();
-    else void app(request, response);
+    else void app(request, response, entrance === "unix" || options.allowBinds === true);
   }
 
   return {

@@ -3,7 +3,7 @@ import type { ExecRequest, ExecResult } from "../contracts/exec.ts";
 import type { CreateSandbox, SandboxInfo } from "../contracts/sandbox.ts";
 import type { DefineTest } from "./suite.ts";
 
-/** What a test of the API uses; the sandboxes it makes are removed after it. */
+/** What a test of the API uses; the sandboxes and volumes that it makes are removed after it. */
 export interface ApiFixture {
   readonly api: SandboxApi;
   box(request?: CreateSandbox): Promise<SandboxInfo>;
@@ -14,7 +14,7 @@ export interface ApiFixture {
 
 export type ShellRequest = Partial<ExecRequest> & { args?: readonly string[] };
 
-export type ApiAbility = "pause" | "limits";
+export type ApiAbility = "pause" | "limits" | "volumes" | "binds";
 
 export interface ApiContext {
   test: DefineTest;
@@ -27,7 +27,11 @@ export interface ApiContext {
   freezeGuest: (pid: number) => void;
 }
 
-export function apiFixture(api: SandboxApi, defaults: CreateSandbox): ApiFixture {
+export function apiFixture(
+  api: SandboxApi,
+  defaults: CreateSandbox,
+  lacks: readonly ApiAbility[],
+): ApiFixture {
   return {
     api,
     box: (request = {}) => api.create({ ...defaults, ...request }),
@@ -42,6 +46,8 @@ export function apiFixture(api: SandboxApi, defaults: CreateSandbox): ApiFixture
           }),
         ),
       );
+      if (lacks.includes("volumes")) return;
+      for (const { name, runtime } of await api.volumes.list()) await api.volumes.remove(name, { runtime });
     },
   };
 }

@@ -114,7 +114,6 @@ export function testApiLifecycle({ test, fixture }: ApiContext): void {
       [{ image: "/nonexistent/warren-image" }, "image_not_found"],
       [{ ports: [{ sandbox_port: 80, host_port: 8080 }] }, "unsupported"],
       [{ network_mode: "open" }, "unsupported"],
-      [{ storage: { volumes: [{ name: "v", mount_path: "/v" }] } }, "unsupported"],
       [{ storage: { s3: { bucket: "b", mode: "hooks" } } }, "unsupported"],
       [{ disk_limit: 1 << 30 }, "unsupported"],
       [{ runtime: "no-such-runtime" }, "unsupported"],

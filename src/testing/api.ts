@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { SandboxApi } from "../contracts/api.ts";
 import type { CreateSandbox } from "../contracts/sandbox.ts";
+import { testApiBinds } from "./api-binds.ts";
 import { testApiExec } from "./api-exec.ts";
 import { testApiExecStream } from "./api-exec-stream.ts";
 import { testApiFiles } from "./api-files.ts";
@@ -8,8 +9,10 @@ import { type ApiAbility, type ApiContext, type ApiFixture, apiFixture } from ".
 import { testApiLifecycle } from "./api-lifecycle.ts";
 import { testApiLogs } from "./api-logs.ts";
 import { testApiPause } from "./api-pause.ts";
+import { testApiPrune } from "./api-prune.ts";
 import { testApiReality } from "./api-reality.ts";
 import { testApiUpdate } from "./api-update.ts";
+import { testApiVolumes } from "./api-volumes.ts";
 import { defineSuite, type SuiteOptions } from "./suite.ts";
 
 export interface ApiSuiteOptions extends SuiteOptions {
@@ -25,7 +28,7 @@ export interface ApiSuiteOptions extends SuiteOptions {
 
 /**
  * Tests of all that a client may notice, whichever way in. The subject must have no sandboxes of anybody else's: all that
- * it lists are removed after each test.
+ * it lists are removed after each test, and all volumes.
  */
 export function testApi(
   name: string,
@@ -37,7 +40,7 @@ export function testApi(
     let fixture: ApiFixture;
     beforeAll(async () => {
       made = await make();
-      fixture = apiFixture(made.api, options.defaults ?? {});
+      fixture = apiFixture(made.api, options.defaults ?? {}, options.lacks ?? []);
     });
     afterEach(() => fixture.clean());
     afterAll(() => made.close());
@@ -70,6 +73,9 @@ export function testApi(
     testApiLogs(context);
     testApiPause(context);
     testApiUpdate(context);
+    testApiPrune(context);
+    testApiVolumes(context);
+    testApiBinds(context);
     testApiExec(context);
     testApiExecStream(context);
     testApiFiles(context);

@@ -21,7 +21,7 @@ async function serveEngine(
     defaultRuntime: "fake",
     log: silentLogger,
   });
-  const server = createServer(engine, { apiKeys: [KEY], log: silentLogger });
+  const server = createServer(engine, { apiKeys: [KEY], allowBinds: true, log: silentLogger });
   const socket = join(dir.path, "engine.sock");
   await server.listenUnix(socket);
   const { url } = await server.listenTcp({ host: "127.0.0.1", port: 0 });

@@ -180,6 +180,14 @@ export function createHostApi(): HostApi {
         }
       },
     },
+    volumes: {
+      create: async ({ name, labels = {} }) => ({ name, labels, runtime: "test" }),
+      get: async (name) => ({ name, labels: {}, runtime: "test" }),
+      list: async () => [],
+      remove: async () => {},
+      usage: async () => [],
+    },
+    prune: async () => ({ removed: [], failed: [] }),
     async stats(id) {
       info(id);
       return {

@@ -31,6 +31,10 @@ export function define(command: Command): void {
     .option("--tls-key <file>", "its private key, PEM, which others may not read (default: WARREN_TLS_KEY)")
     .option("--http2", "with TLS, speak HTTP/2 as well (default: WARREN_HTTP2, else off)")
     .option("--allowed-origin <origin>", "origin of web pages that may call the API (repeatable)", collect)
+    .option(
+      "--allow-binds",
+      "let clients over TCP mount directories of this machine: they can then change what the engine's user can",
+    )
     .option("--max-sandboxes <number>", "most sandboxes at a time (default: WARREN_MAX_SANDBOXES)")
     .option(
       "--default-timeout <duration>",

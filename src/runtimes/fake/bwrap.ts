@@ -35,7 +35,8 @@ const START_TIMEOUT_MS = 15_000;
 
 /**
  * Starts the guest under bwrap, detached from us. Who runs is written down before the guest's program begins, and
- * bwrap's own command line begins with `marker`: a crash at any moment leaves nothing that can't be found.
+ * bwrap's own command line begins with `marker`: a crash at any moment leaves nothing that can't be found. Sources of the
+ * spec's mounts are paths of the host.
  */
 export async function launch(layout: Layout, spec: RuntimeSpec, marker: string): Promise<Run> {
   const options = await bwrapOptions(layout, spec);
@@ -110,10 +111,18 @@ async function bwrapOptions(layout: Layout, spec: RuntimeSpec): Promise<string[]
     ...["--proc", "/proc", "--dev", "/dev"],
     ...["--ro-bind", nativeProgram("warren-guest"), "/.warren/guest"],
   ];
-  for (const mount of spec.tmpfs) {
-    options.push("--perms", mount.mode.toString(8).padStart(4, "0"));
-    options.push("--size", String(mount.sizeBytes), "--tmpfs", mount.path);
-  }
+  // Parents before children, of whichever kind. bwrap's are all nosuid and nodev.
+  const byPath: [string, string[]][] = [
+    ...spec.tmpfs.map(({ path, mode, sizeBytes }): [string, string[]] => [
+      path,
+      ["--perms", mode.toString(8).padStart(4, "0"), "--size", String(sizeBytes), "--tmpfs", path],
+    ]),
+    ...spec.mounts.map(({ source, target, readonly }): [string, string[]] => [
+      target,
+      [readonly ? "--ro-bind" : "--bind", source, target],
+    ]),
+  ];
+  options.push(...byPath.sort(([a], [b]) => (a < b ? -1 : 1)).flatMap(([, mount]) => mount));
   options.push("--dir", spec.workdir);
   for (const mount of spec.tmpfs) if (mount.readonly) options.push("--remount-ro", mount.path);
   if (spec.readonlyRoot) options.push("--remount-ro", "/");

@@ -22,6 +22,7 @@ import { checkPathLength, isSandboxId, type Layout, layoutOf, readRun, writeJson
 import { childrenOf, findMarked } from "./processes.ts";
 import { ensureImage, makeRoot } from "./rootfs.ts";
 import { readStats } from "./stats.ts";
+import { createVolumes } from "./volumes.ts";
 
 /** How long the kernel may take to end what was sent SIGKILL. */
 const KILL_TIMEOUT_MS = 10_000;
@@ -40,8 +41,8 @@ const capabilities: Capabilities = {
   isolation: ["container"],
   images: ["host", "directory"],
   imageStore: false,
-  volumes: false,
-  binds: false,
+  volumes: true,
+  binds: true,
 };
 
 /**
@@ -51,7 +52,8 @@ const capabilities: Capabilities = {
 export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }) => {
   const base = join(stateDir, "fake");
   checkPathLength(base);
-  await mkdir(base, { recursive: true, mode: 0o700 });
+  const volumeDir = join(base, ".volumes"); // no sandbox's id begins with a dot
+  await mkdir(volumeDir, { recursive: true, mode: 0o700 });
   const marker = (id: string) => `warren-fake:${ownerId}:${id}`;
 
   const dial = (layout: Layout) =>
@@ -108,18 +110,29 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
     await rm(layout.socket, { force: true });
   };
 
+  const remove = async (id: string) => {
+    await stop(id, 0);
+    await removeTree(layoutOf(base, id).dir);
+  };
+
+  const idsOf = async () => (await readdir(base)).filter(isSandboxId);
+  const specs = async () => {
+    const all = await Promise.allSettled((await idsOf()).map((id) => readSpec(id, layoutOf(base, id))));
+    return all.flatMap((spec) => (spec.status === "fulfilled" ? [spec.value] : []));
+  };
+  const volumes = createVolumes(volumeDir, specs, remove);
+
   return {
     name: "fake",
     capabilities,
     probe,
     images: { ensure: (reference) => ensureImage(reference) },
+    volumes: volumes.store,
 
     async create(spec, { signal } = {}) {
       const layout = layoutOf(base, spec.id);
       throwIfAborted(signal);
-      if (spec.mounts.length > 0) {
-        throw new WarrenError("unsupported", "the runtime fake has no volumes and binds");
-      }
+      for (const mount of spec.mounts) await volumes.source(mount);
       try {
         await mkdir(layout.dir, { mode: 0o700 });
       } catch (cause) {
@@ -143,7 +156,10 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
       if (before && isAlive(before)) return { pid: before.pid };
       await kill(id, layout); // what a start left that was cut short
       try {
-        const run = await launch(layout, spec, marker(id));
+        const mounts = await Promise.all(
+          spec.mounts.map(async (mount) => ({ ...mount, source: await volumes.source(mount) })),
+        );
+        const run = await launch(layout, { ...spec, mounts }, marker(id));
         await createGuestClient(() => dial(layout)).hello();
         throwIfAborted(signal);
         return { pid: run.guest.pid };
@@ -168,10 +184,7 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
       await readSpec(id, layoutOf(base, id));
     },
 
-    async remove(id) {
-      await stop(id, 0);
-      await removeTree(layoutOf(base, id).dir);
-    },
+    remove,
 
     async inspect(id) {
       const layout = layoutOf(base, id);
@@ -179,8 +192,7 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
     },
 
     async list() {
-      const ids = (await readdir(base)).filter(isSandboxId);
-      return ids.map((id) => inspectLayout(id, layoutOf(base, id)));
+      return (await idsOf()).map((id) => inspectLayout(id, layoutOf(base, id)));
     },
 
     connect: (id) => dial(layoutOf(base, id)),

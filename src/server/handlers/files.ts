@@ -5,7 +5,7 @@ import { ChmodRequest, RenameRequest } from "../routes.ts";
 import { sendEvents } from "../send-events.ts";
 import { sendFile } from "../send-file.ts";
 import { receiveUpload } from "../upload.ts";
-import { type Call, type Handler, sent } from "./handler.ts";
+import { type Call, type Handler, present, sent } from "./handler.ts";
 
 const success = { success: true } as const;
 
@@ -70,11 +70,6 @@ async function download(call: Call, attachment: boolean): Promise<typeof sent> {
     ...(attachment ? { attachmentPath: path } : {}),
   });
   return sent;
-}
-
-/** Options with what is undefined left out. */
-function present<T>(options: { [K in keyof T]: T[K] | undefined }): T {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 }
 
 /**

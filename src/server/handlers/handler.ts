@@ -14,6 +14,8 @@ export interface Call {
   api: SandboxApi;
   /** Path parameter; empty where the route has none. */
   id: string;
+  /** Directories of this machine may be mounted in sandboxes. */
+  mayBind: boolean;
   /** Fires when the client goes away or the server closes. */
   signal: AbortSignal;
   incoming: IncomingMessage;
@@ -37,6 +39,11 @@ export interface Reply {
 
 /** Parses, calls one `SandboxApi` method, encodes. What it returns becomes the JSON body under the route's status. */
 export type Handler = (call: Call) => Promise<unknown>;
+
+/** Options with what is undefined left out. */
+export function present<T>(options: { [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
+}
 
 const replies = new WeakSet<object>();
 

@@ -2,16 +2,14 @@ import { isUtf8 } from "node:buffer";
 import type { LogChunk, LogEvent, LogOptions, LogStream } from "../../contracts/logs.ts";
 import { LogsQuery } from "../query.ts";
 import { sendEvents } from "../send-events.ts";
-import { type Handler, sent } from "./handler.ts";
+import { type Handler, present, sent } from "./handler.ts";
 
 export const logHandlers = {
   async readLogs({ api, id, query, signal, incoming, outgoing, log }) {
     const { timeout, ...asked } = query(LogsQuery);
-    const options = { ...asked, timeoutS: timeout };
-    const given = Object.entries(options).filter(([, value]) => value !== undefined);
     // Asked for first: that an API knows the sandbox is told by the status.
     await api.get(id);
-    const stream = api.logs(id, { ...(Object.fromEntries(given) as LogOptions), signal });
+    const stream = api.logs(id, present<LogOptions>({ ...asked, timeoutS: timeout, signal }));
     await sendEvents(outgoing, incoming.method === "HEAD" ? nothing() : events(stream), log);
     return sent;
   },

@@ -1,7 +1,7 @@
 import { errorBody, WarrenError } from "../../contracts/errors.ts";
 import { CreateSandbox, ExtendRequest, UpdateSandbox } from "../../contracts/sandbox.ts";
-import { ListSandboxesQuery, rawQuery, StopQuery, WaitQuery } from "../query.ts";
-import { type Handler, reply } from "./handler.ts";
+import { ListSandboxesQuery, PruneQuery, rawQuery, StopQuery, WaitQuery } from "../query.ts";
+import { type Handler, present, reply } from "./handler.ts";
 
 /** den's status for what it does not do; the code is the one for programs. */
 const NOT_IMPLEMENTED = 501;
@@ -23,8 +23,14 @@ export const sandboxHandlers = {
     return reply(health.status === "ok" ? 200 : 503, health);
   },
   version: ({ api }) => api.version(),
-  async createSandbox({ api, json, signal }) {
-    return await api.create(await json(CreateSandbox), { signal });
+  async createSandbox({ api, json, signal, mayBind }) {
+    const request = await json(CreateSandbox);
+    if (!mayBind && request.storage?.binds?.length) {
+      throw new WarrenError("forbidden", "storage.binds: this server mounts no directories of its machine", {
+        hint: "clients of the engine's socket may; for those over TCP: warren serve --allow-binds",
+      });
+    }
+    return await api.create(request, { signal });
   },
   async listSandboxes({ api, incoming, query }) {
     query(ListSandboxesQuery);
@@ -51,6 +57,7 @@ export const sandboxHandlers = {
     const { timeout } = await json(ExtendRequest);
     return await api.extend(id, timeout);
   },
+  prune: ({ api, query }) => api.prune(present(query(PruneQuery))),
   sandboxStats: ({ api, id }) => api.stats(id),
   systemStats: ({ api }) => api.systemStats(),
   async listPorts({ api, id }) {

@@ -47,6 +47,7 @@ export class Lane implements AsyncDisposable {
         apiKeys: [],
         http2: false,
         allowedOrigins: [],
+        allowBinds: false,
         runtime: "oci",
         ociProgram: this.#ociProgram,
         strict: false,

@@ -16,6 +16,7 @@ await runtime.create({
   network: "none",
   readonlyRoot: false,
   tmpfs: [],
+  mounts: [],
   limits: noLimits,
 });
 await runtime.start(id);
