@@ -105,10 +105,9 @@ async function ownEngine(
   try {
     const engine = await openEngine({
       stateDir: config.stateDir,
-      runtimes: async () => {
-        const runtime = await openRuntime(config.runtime, config, log, onStep);
-        return { [runtime.name]: runtime };
-      },
+      runtimes: Object.fromEntries(
+        config.runtimes.map((name) => [name, () => openRuntime(name, config, log, onStep)]),
+      ),
       defaultRuntime: config.runtime,
       log: log.child({ part: "engine" }),
       ...(onStep === undefined ? {} : { onStep }),

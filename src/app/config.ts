@@ -26,6 +26,8 @@ export interface Environment {
   http2?: string;
   /** WARREN_RUNTIME */
   runtime?: string;
+  /** WARREN_RUNTIMES */
+  runtimes?: string;
   /** WARREN_OCI_PROGRAM */
   ociProgram?: string;
   /** WARREN_STRICT */
@@ -57,6 +59,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     tlsKey: env.WARREN_TLS_KEY,
     http2: env.WARREN_HTTP2,
     runtime: env.WARREN_RUNTIME,
+    runtimes: env.WARREN_RUNTIMES,
     ociProgram: env.WARREN_OCI_PROGRAM,
     strict: env.WARREN_STRICT,
     unlimited: env.WARREN_UNLIMITED,
@@ -112,7 +115,7 @@ export function readApiKeyFile(path: string): string[] {
   } catch (cause) {
     throw new WarrenError("invalid_request", `the API key file ${path} can't be read`, { cause });
   }
-  const keys = splitKeys(text.replace(/^\s*#.*$/gm, ""));
+  const keys = splitList(text.replace(/^\s*#.*$/gm, ""));
   if (keys.length === 0) {
     throw new WarrenError("invalid_request", `the API key file ${path} holds no key`, {
       hint: `put one key on a line, for example: openssl rand -hex 24 > ${path}`,
@@ -121,9 +124,9 @@ export function readApiKeyFile(path: string): string[] {
   return keys;
 }
 
-/** Keys separated by commas, spaces or line ends. */
-export function splitKeys(text: string): string[] {
-  return text.split(/[\s,]+/).filter((key) => key !== "");
+/** Words separated by commas, spaces or line ends. */
+export function splitList(text: string): string[] {
+  return text.split(/[\s,]+/).filter((word) => word !== "");
 }
 
 function isSet(value: string | undefined): boolean {

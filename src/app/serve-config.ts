@@ -4,7 +4,7 @@ import { WarrenError } from "../contracts/errors.ts";
 import { parseDuration } from "../lib/units.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
 import { isLoopbackAddress } from "../server/loopback.ts";
-import { type Environment, readApiKeyFile, resolveStateDir, splitKeys } from "./config.ts";
+import { type Environment, readApiKeyFile, resolveStateDir, splitList } from "./config.ts";
 import type { TlsFiles } from "./tls.ts";
 
 /** What `warren serve` was given on its command line, unparsed. */
@@ -19,6 +19,7 @@ export interface ServeFlags {
   tlsKey?: string;
   http2?: boolean;
   runtime?: string;
+  runtimes?: string;
   ociProgram?: string;
   strict?: boolean;
   unlimited?: boolean;
@@ -29,6 +30,8 @@ export interface ServeFlags {
 }
 
 const runtimeNames = Object.keys(runtimes) as [RuntimeName, ...RuntimeName[]];
+
+const RuntimeChoice = z.enum(runtimeNames, { error: `the runtime is one of ${runtimeNames.join(", ")}` });
 
 const wholeNumber = (what: string) => z.coerce.number({ error: `${what} is a whole number` }).int();
 
@@ -51,7 +54,10 @@ const ServeConfig = z.object({
   allowedOrigins: z.array(z.url({ error: "an allowed origin looks like https://example.org" })),
   /** Clients over TCP may mount directories of this machine. */
   allowBinds: z.boolean(),
-  runtime: z.enum(runtimeNames, { error: `the runtime is one of ${runtimeNames.join(", ")}` }),
+  /** The one of sandboxes that name none. */
+  runtime: RuntimeChoice,
+  /** Those that sandboxes may name; the default one is among them. */
+  runtimes: z.array(RuntimeChoice),
   ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
   /** Refuse container runtimes whose version has published escapes. */
   strict: z.boolean(),
@@ -72,6 +78,7 @@ export type ServeConfig = z.infer<typeof ServeConfig>;
  */
 export function parseServeConfig(flags: ServeFlags, environment: Environment): ServeConfig {
   const timeout = flags.defaultTimeout ?? environment.defaultTimeout;
+  const runtime = flags.runtime ?? environment.runtime ?? "oci";
   const parsed = ServeConfig.safeParse({
     stateDir: resolveStateDir(flags.stateDir, environment),
     tcp: flags.onDemand ? undefined : { host: flags.host ?? "127.0.0.1", port: flags.port ?? "8080" },
@@ -81,7 +88,8 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     http2: !flags.onDemand && (flags.http2 ?? isOn("WARREN_HTTP2", environment.http2)),
     allowedOrigins: flags.allowedOrigin ?? [],
     allowBinds: flags.allowBinds ?? false,
-    runtime: flags.runtime ?? environment.runtime ?? "oci",
+    runtime,
+    runtimes: usableRuntimes(flags.runtimes ?? environment.runtimes, runtime),
     ociProgram: flags.ociProgram ?? environment.ociProgram,
     strict: flags.strict ?? isOn("WARREN_STRICT", environment.strict),
     unlimited: flags.unlimited ?? isOn("WARREN_UNLIMITED", environment.unlimited),
@@ -90,7 +98,8 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     logLevel: flags.logLevel ?? environment.logLevel ?? "info",
   });
   if (!parsed.success) {
-    throw new WarrenError("invalid_request", parsed.error.issues.map((issue) => issue.message).join("; "), {
+    const wrong = new Set(parsed.error.issues.map((issue) => issue.message));
+    throw new WarrenError("invalid_request", [...wrong].join("; "), {
       hint: "warren serve --help lists the settings",
     });
   }
@@ -118,6 +127,21 @@ function tlsFiles(flags: ServeFlags, environment: Environment): TlsFiles | undef
   });
 }
 
+/** Unless they are named: all that isolate, and the default one whatever it does. */
+function usableRuntimes(named: string | undefined, fallback: string): string[] {
+  const names = named === undefined ? runtimeNames.filter((name) => name !== "fake") : splitList(named);
+  if (named !== undefined && !names.includes(fallback)) {
+    throw new WarrenError(
+      "invalid_request",
+      `the default runtime ${fallback} is not among those that may be used`,
+      {
+        hint: `name it in --runtimes (or WARREN_RUNTIMES), or choose another default with --runtime`,
+      },
+    );
+  }
+  return [...new Set([...names, fallback])];
+}
+
 function isOn(name: string, setting: string | undefined): boolean {
   if (setting === undefined || setting === "0" || setting === "false") return false;
   if (setting === "1" || setting === "true") return true;
@@ -131,7 +155,7 @@ function apiKeys(flags: ServeFlags, environment: Environment): string[] {
   if (environment.apiKeys === undefined) {
     return [];
   }
-  const keys = splitKeys(environment.apiKeys);
+  const keys = splitList(environment.apiKeys);
   // Set but empty is a mistake in a script, and must not turn authentication off.
   if (keys.length === 0) {
     throw new WarrenError("invalid_request", "WARREN_API_KEYS holds no key", {

@@ -174,7 +174,9 @@ export interface RuntimeStats extends Omit<SandboxStats, "cpu_percent" | "memory
  *
  * `create`, `start`, `stop`, `pause`, `resume`, `updateLimits`, `remove` and `inspect` of one id come one at a time; `connect`, `stats`, `oomKills` and `list` at
  * any moment; calls for different ids come side by side. Every host object that a driver
- * makes is labelled with the state directory's owner id and the sandbox id. Failures are `WarrenError`s.
+ * makes is labelled with the state directory's owner id and the sandbox id. Failures are `WarrenError`s: of every call
+ * `runtime_unavailable` when what it drives (a daemon, say) can't be asked, which says nothing about a sandbox. It then works
+ * again, with the same object, when that is back. That a sandbox is gone is said by `undefined` alone.
  * Not promised: that a sandbox which was running is still running; callers ask `inspect`.
  */
 export interface Runtime {

@@ -1,14 +1,9 @@
 import { WarrenError } from "../contracts/errors.ts";
 import type { Capabilities, Runtime, RuntimeLimits, RuntimeSpec } from "../contracts/runtime.ts";
-import {
-  CreateSandbox,
-  type CreateSandboxParsed,
-  type Isolation,
-  type UpdateSandbox,
-} from "../contracts/sandbox.ts";
-import { parseInput } from "../lib/parse.ts";
+import type { CreateSandbox, CreateSandboxParsed, Isolation, UpdateSandbox } from "../contracts/sandbox.ts";
 import type { EngineConfig } from "./config.ts";
 import { withMounts } from "./mounts.ts";
+import type { Runtimes } from "./runtimes.ts";
 import { tmpfsMounts } from "./tmpfs.ts";
 
 const MIB = 1024 ** 2;
@@ -44,19 +39,25 @@ export interface Admitted {
   timeoutS: number | undefined;
 }
 
+/** Which of the runtimes is meant: without a name the default one. Throws `unsupported`. */
+export function chooseRuntime(
+  name: string | undefined,
+  { names, defaultName }: Pick<Runtimes, "names" | "defaultName">,
+): string {
+  if (name === undefined || names.includes(name)) return name ?? defaultName;
+  throw unsupported(
+    "runtime",
+    `there is no runtime ${JSON.stringify(name)} here`,
+    `choose one of: ${names.join(", ")}`,
+  );
+}
+
 /**
  * Decides, before anything is made, whether a sandbox can be what is asked for. What can't be enforced is refused by
  * name, never dropped.
  * @throws WarrenError `invalid_request`, `unsupported`
  */
-export function admit(
-  input: CreateSandbox,
-  runtimes: Readonly<Record<string, Runtime>>,
-  defaultRuntime: string,
-  config: EngineConfig,
-): Admitted {
-  const request = parseInput(CreateSandbox, input);
-  const runtime = chooseRuntime(request.runtime ?? defaultRuntime, runtimes);
+export function admit(request: CreateSandboxParsed, runtime: Runtime, config: EngineConfig): Admitted {
   refuseWhatIsNotThereYet(request);
   refuseLimitsTheRuntimeLacks(request, runtime);
   refuseWhatTheRuntimeLacks(request, runtime);
@@ -87,17 +88,6 @@ export function admit(
 function effectiveTimeout(asked: number | undefined, fallback: number): number | undefined {
   const timeout = asked === undefined || asked === 0 ? fallback : asked;
   return timeout < 0 ? undefined : timeout;
-}
-
-/** @throws WarrenError `unsupported` when no such runtime is configured. */
-export function chooseRuntime(name: string, runtimes: Readonly<Record<string, Runtime>>): Runtime {
-  const runtime = Object.hasOwn(runtimes, name) ? runtimes[name] : undefined;
-  if (runtime) return runtime;
-  throw unsupported(
-    "runtime",
-    `there is no runtime ${JSON.stringify(name)} here`,
-    `choose one of: ${Object.keys(runtimes).join(", ")}`,
-  );
 }
 
 function refuseWhatIsNotThereYet(request: CreateSandboxParsed): void {

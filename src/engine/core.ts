@@ -11,6 +11,7 @@ import type { EngineConfig } from "./config.ts";
 import type { SandboxEventBus, sandboxEventTypes } from "./events.ts";
 import { sandboxInfo } from "./info.ts";
 import type { SandboxRecord } from "./record.ts";
+import type { Runtimes } from "./runtimes.ts";
 import type { SandboxTable } from "./table.ts";
 
 /** What the engine's parts share. */
@@ -18,8 +19,7 @@ export interface Core {
   readonly config: EngineConfig;
   readonly clock: Clock;
   readonly log: Logger;
-  readonly runtimes: Readonly<Record<string, Runtime>>;
-  readonly defaultRuntime: string;
+  readonly runtimes: Runtimes;
   readonly table: SandboxTable;
   readonly events: SandboxEventBus;
   /** One lifecycle step at a time for each sandbox. */
@@ -38,15 +38,9 @@ export function refuseWhenClosing(core: Core): void {
   }
 }
 
-/** @throws WarrenError `runtime_unavailable` when the sandbox belongs to a runtime that isn't configured now. */
+/** @throws WarrenError `runtime_unavailable` when the sandbox's runtime isn't open; see `Runtimes.use`. */
 export function runtimeOf(core: Core, record: SandboxRecord): Runtime {
-  const runtime = Object.hasOwn(core.runtimes, record.runtime) ? core.runtimes[record.runtime] : undefined;
-  if (runtime) return runtime;
-  throw new WarrenError(
-    "runtime_unavailable",
-    `sandbox ${record.id} belongs to the runtime ${record.runtime}, which is not configured`,
-    { hint: `start the engine with the runtime ${record.runtime}` },
-  );
+  return core.runtimes.opened(record.runtime);
 }
 
 export function guestOf(core: Core, record: SandboxRecord): GuestClient {
@@ -64,17 +58,29 @@ export async function inRunning<T>(
   work: (guest: GuestClient, record: SandboxRecord) => Promise<T>,
 ): Promise<T> {
   refuseWhenClosing(core);
-  const record = core.table.resolve(wanted);
+  const record = await readyRecord(core, wanted);
   if (record.state !== "running") throw notRunning(record);
   try {
     return await work(guestOf(core, record), record);
   } catch (error) {
-    const now = core.table.get(record.id);
-    const lost = error instanceof WarrenError && error.code === "guest_failed";
-    // A lost connection says less than why it was lost.
-    if (lost && now?.state !== "running") throw notRunning(now ?? { ...record, state: "removing" });
-    throw error;
+    throw whyLost(core, record, error);
   }
+}
+
+/** A lost connection says less than why it was lost. */
+export function whyLost(core: Core, record: SandboxRecord, error: unknown): unknown {
+  if (!(error instanceof WarrenError && error.code === "guest_failed")) return error;
+  const now = core.table.get(record.id);
+  if (now?.state !== "running") return notRunning(now ?? { ...record, state: "removing" });
+  return core.runtimes.trouble(record.runtime) ?? error;
+}
+
+/** A sandbox whose runtime has its sandboxes in order: as long as it has not, the record says what was, not what is. */
+export async function readyRecord(core: Core, wanted: string): Promise<SandboxRecord> {
+  const record = core.table.resolve(wanted);
+  if (core.runtimes.ready(record.runtime)) return record;
+  await core.runtimes.use(record.runtime);
+  return core.table.require(record.id);
 }
 
 export function notRunning(record: SandboxRecord): WarrenError {
@@ -97,7 +103,7 @@ export function announce(
   type: (typeof sandboxEventTypes)[number],
   record: SandboxRecord,
 ): SandboxInfo {
-  const sandbox = currentInfo(core, record);
+  const sandbox = sandboxInfo(record);
   core.events.emit({ type, at: core.clock.now(), sandbox });
   return sandbox;
 }
@@ -105,8 +111,8 @@ export function announce(
 /** As clients see it; without its runtime nobody can tell how a sandbox is. */
 export function currentInfo(core: Core, record: SandboxRecord): SandboxInfo {
   const info = sandboxInfo(record);
-  if (Object.hasOwn(core.runtimes, record.runtime)) return info;
-  return { ...info, status: "error", error: `the runtime ${record.runtime} is not configured` };
+  const trouble = core.runtimes.trouble(record.runtime);
+  return trouble ? { ...info, status: "error", error: trouble.message } : info;
 }
 
 /** Failures of runtimes that aren't our own kind yet. */

@@ -1,4 +1,6 @@
 import { setMaxListeners } from "node:events";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import { LogRequest } from "../contracts/logs.ts";
@@ -14,7 +16,7 @@ import { defaultConfig, type EngineConfig } from "./config.ts";
 import { type Core, currentInfo, refuseWhenClosing } from "./core.ts";
 import { createEventBus, type SandboxEvents } from "./events.ts";
 import { createExecs } from "./exec.ts";
-import { features } from "./features.ts";
+import { featuresWith } from "./features.ts";
 import { createFiles } from "./files.ts";
 import { createHealthCheck } from "./health.ts";
 import { createLifecycle } from "./lifecycle.ts";
@@ -23,6 +25,7 @@ import { createLogCollector } from "./logs/collector.ts";
 import { streamLog } from "./logs/stream.ts";
 import { createReaper } from "./reaper.ts";
 import { reconcile } from "./reconcile.ts";
+import { createRuntimes, type RuntimeOpener } from "./runtimes.ts";
 import { createStatsReader } from "./stats.ts";
 import { openStore } from "./store.ts";
 import { createSupervisor } from "./supervisor.ts";
@@ -34,11 +37,11 @@ export interface EngineOptions {
   /** Absolute path of a directory that exists. One engine at a time uses it. */
   stateDir: string;
   /**
-   * By name. The engine closes them when it closes. A function is called once the state directory is locked: a runtime that
-   * opens tidies up after an earlier engine, which must not happen beside one that lives.
+   * By name. The engine closes them when it closes. A function opens one when it is needed, and not before the state directory
+   * is locked: a runtime that opens tidies up after an earlier engine, which must not happen beside one that lives.
    */
-  runtimes: Record<string, Runtime> | (() => Promise<Record<string, Runtime>>);
-  /** Key of `runtimes`. */
+  runtimes: Readonly<Record<string, Runtime | RuntimeOpener>>;
+  /** Key of `runtimes`. It is opened at once, and the engine does not open without it. */
   defaultRuntime: string;
   log: Logger;
   clock?: Clock;
@@ -64,25 +67,23 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   using undo = new DisposableList();
   undo.add(lockStateDir(options.stateDir));
   options.onStep?.("open.locked");
-  if (typeof options.runtimes !== "function") return await openLocked(options, options.runtimes, undo);
-  const runtimes = await options.runtimes();
+  const { runtimes, defaultRuntime } = options;
+  const given = Object.hasOwn(runtimes, defaultRuntime) ? runtimes[defaultRuntime] : undefined;
+  if (given === undefined) {
+    throw new WarrenError("invalid_request", `the default runtime ${defaultRuntime} is not configured`);
+  }
+  const first = typeof given === "function" ? await given() : given;
   try {
-    return await openLocked(options, runtimes, undo);
+    return await openLocked({ ...options, runtimes: { ...runtimes, [defaultRuntime]: first } }, undo);
   } catch (error) {
-    await Promise.allSettled(Object.values(runtimes).map((runtime) => runtime.close()));
+    // Only what we opened: the others are their maker's until we have opened.
+    if (typeof given === "function") await first.close();
     throw error;
   }
 }
 
-async function openLocked(
-  options: EngineOptions,
-  runtimes: Record<string, Runtime>,
-  undo: DisposableList,
-): Promise<Engine> {
-  const { defaultRuntime, log, onStep = noStep } = options;
-  if (!Object.hasOwn(runtimes, defaultRuntime)) {
-    throw new WarrenError("invalid_request", `the default runtime ${defaultRuntime} is not configured`);
-  }
+async function openLocked(options: EngineOptions, undo: DisposableList): Promise<Engine> {
+  const { log, onStep = noStep } = options;
   const store = openStore(options.stateDir, log, options.clock);
   undo.add({ [Symbol.dispose]: () => store.close() });
   onStep("open.migrated");
@@ -90,12 +91,18 @@ async function openLocked(
   const closing = new AbortController();
   // Every call under way listens to it, so there is no number of listeners that would mean a leak.
   setMaxListeners(0, closing.signal);
+  const clock = options.clock ?? systemClock;
+  const runtimes = createRuntimes({
+    ...options,
+    clock,
+    closing: closing.signal,
+    bringInOrder: (runtime, again) => reconcile(core, supervisor, runtime, again),
+  });
   const core: Core = {
     config: { ...defaultConfig(), ...options.config },
-    clock: options.clock ?? systemClock,
+    clock,
     log,
     runtimes,
-    defaultRuntime,
     table: createTable(store, onStep),
     events: createEventBus(log),
     mutex: createKeyedMutex(),
@@ -112,7 +119,7 @@ async function openLocked(
   core.events.subscribe(({ type }) => {
     if (type === "created" || type === "extended") reaper.reschedule();
   });
-  await reconcile(core, supervisor);
+  await runtimes.start(runtimesInUse(core, options.stateDir));
   onStep("open.reconciled");
   await logs.sweep();
   onStep("open.swept");
@@ -127,6 +134,7 @@ async function openLocked(
     reaper.stop();
     onStep("close.begun");
     await execs.close();
+    await runtimes.idle();
     await core.mutex.idle();
     onStep("close.idle");
     if (stopSandboxes) {
@@ -141,7 +149,7 @@ async function openLocked(
     supervisor.close();
     await core.mutex.idle();
     await logs.close();
-    await Promise.allSettled(Object.values(runtimes).map((runtime) => runtime.close()));
+    await runtimes.close();
     resources[Symbol.dispose]();
     onStep("close.released");
   }
@@ -153,12 +161,12 @@ async function openLocked(
 
     async health() {
       return closing.signal.aborted
-        ? { status: "unhealthy", reason: "shutting down", features: [...features] }
+        ? { status: "unhealthy", reason: "shutting down", features: featuresWith(runtimes) }
         : await health();
     },
     async version() {
       open();
-      return { ...buildInfo(), features: [...features] };
+      return { ...buildInfo(), features: featuresWith(runtimes) };
     },
     async create(request, { signal } = {}) {
       open();
@@ -232,6 +240,12 @@ async function openLocked(
       return stats.system();
     },
   };
+}
+
+/** Those that a sandbox belongs to, and those that may have left something behind when there was no record of it. */
+function runtimesInUse(core: Core, stateDir: string): string[] {
+  const recorded = new Set(core.table.all().map(({ runtime }) => runtime));
+  return core.runtimes.names.filter((name) => recorded.has(name) || existsSync(join(stateDir, name)));
 }
 
 /** Releases what was added, the last first; `release` hands that duty to whoever holds the result. */

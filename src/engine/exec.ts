@@ -9,7 +9,7 @@ import {
 import type { GuestClient, GuestExit, GuestSession, SpawnRequest } from "../guest/types.ts";
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
-import { type Core, inRunning, notRunning, runtimeOf } from "./core.ts";
+import { type Core, inRunning, runtimeOf, whyLost } from "./core.ts";
 import { createExecSlots } from "./exec-slots.ts";
 import { CappedOutput, createOutputBudget } from "./output.ts";
 import type { SandboxRecord } from "./record.ts";
@@ -224,10 +224,7 @@ function streamOf(
   exit: Promise<GuestExit>,
 ): ExecSession {
   const explained = exit.then(plainExit, (error: unknown) => {
-    const now = core.table.get(record.id);
-    const lost = error instanceof WarrenError && error.code === "guest_failed";
-    if (lost && now?.state !== "running") throw notRunning(now ?? { ...record, state: "removing" });
-    throw error;
+    throw whyLost(core, record, error);
   });
   explained.catch(() => {}); // whoever waits for it is told; nobody has to
   return {

@@ -5,20 +5,20 @@ import type { Core } from "./core.ts";
 
 /** Something that some runtimes have and others lack, such as volumes. */
 export interface Facet<S> {
-  /** Of the runtime that is named, else of the default one. Throws `unsupported`. */
-  of(name: string | undefined): { runtime: Runtime; store: S };
-  /** Of the runtime that is named, else of all that have it. Throws `unsupported` when there is none. */
-  all(name: string | undefined): S[];
+  /** Of the runtime that is named, else of the default one. Throws `unsupported`, `runtime_unavailable`. */
+  of(name: string | undefined): Promise<{ runtime: Runtime; store: S }>;
+  /** Of the runtime that is named, else of all in use that have it. Throws `unsupported` when there is none. */
+  all(name: string | undefined): Promise<S[]>;
 }
 
 /** `what`: the facet in the plural, for the sentence that it is lacking. */
 export function createFacet<S>(
-  { runtimes, defaultRuntime }: Pick<Core, "runtimes" | "defaultRuntime">,
+  { runtimes }: Pick<Core, "runtimes">,
   what: string,
   storeOf: (runtime: Runtime) => S | undefined,
 ): Facet<S> {
-  function of(name: string = defaultRuntime) {
-    const runtime = chooseRuntime(name, runtimes);
+  async function of(name: string | undefined) {
+    const runtime = await runtimes.use(chooseRuntime(name, runtimes));
     const store = storeOf(runtime);
     if (store) return { runtime, store };
     throw new WarrenError("unsupported", `the runtime ${runtime.name} has no ${what}`, {
@@ -27,9 +27,12 @@ export function createFacet<S>(
   }
   return {
     of,
-    all(name) {
-      const able = Object.values(runtimes).flatMap((runtime) => storeOf(runtime) ?? []);
-      return name === undefined && able.length > 0 ? able : [of(name).store];
+    async all(name) {
+      if (name !== undefined) return [(await of(name)).store];
+      // One that can't be reached fails the call: a list that lacks its part would look complete.
+      const inUse = await Promise.all(runtimes.inUse().map((one) => runtimes.use(one)));
+      const able = inUse.flatMap((runtime) => storeOf(runtime) ?? []);
+      return able.length > 0 ? able : [(await of(name)).store];
     },
   };
 }

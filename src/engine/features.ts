@@ -1,5 +1,12 @@
+import type { Runtimes } from "./runtimes.ts";
+
+/** What can be asked for now: with a token for each runtime, but for those that are known not to be usable. */
+export function featuresWith({ names, trouble }: Runtimes): string[] {
+  return [...features, ...names.filter((name) => !trouble(name)).map((name) => `runtime:${name}`)];
+}
+
 /** Tokens by which a client learns what this server can: den's own first, then what Warren adds. */
-export const features: readonly string[] = [
+const features: readonly string[] = [
   "network_mode",
   "start",
   "file_stat",

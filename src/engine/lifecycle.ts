@@ -2,7 +2,7 @@ import { availableParallelism } from "node:os";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
 import {
-  type CreateSandbox,
+  CreateSandbox,
   ExtendRequest,
   type PruneResult,
   type SandboxInfo,
@@ -12,10 +12,19 @@ import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
 import { createTurnstile } from "../lib/turnstile.ts";
 import { type Admitted, admit, changedLimits, chooseRuntime } from "./admission.ts";
-import { announce, asWarrenError, type Core, currentInfo, notRunning, runtimeOf } from "./core.ts";
+import {
+  announce,
+  asWarrenError,
+  type Core,
+  currentInfo,
+  notRunning,
+  refuseWhenClosing,
+  runtimeOf,
+} from "./core.ts";
 import { newSandboxId } from "./ids.ts";
 import type { LogCollector } from "./logs/collector.ts";
 import type { SandboxRecord } from "./record.ts";
+import { isUnavailable } from "./runtimes.ts";
 import { runtimeSpec } from "./spec.ts";
 import { nameTaken } from "./store.ts";
 import type { Supervisor } from "./supervisor.ts";
@@ -52,14 +61,18 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
   return {
     async create(input, { signal }) {
       throwIfAborted(signal);
-      const admitted = admit(input, core.runtimes, core.defaultRuntime, config);
+      const request = parseInput(CreateSandbox, input);
+      const name = chooseRuntime(request.runtime, core.runtimes);
+      const runtime = core.runtimes.ready(name) ?? (await open(name, signal));
+      const admitted = admit(request, runtime, config);
       const { record, stored } = reserve(admitted);
       return mutex.run(record.id, async () => {
         try {
           await stored;
           return await build(record.id, admitted, signal);
         } catch (cause) {
-          await undo(record.id, admitted.runtime);
+          core.runtimes.note(runtime.name, cause);
+          await undo(record.id, runtime);
           if (signal?.aborted) throw cancelled(signal);
           throw asWarrenError(cause, `sandbox ${record.id} could not be created`);
         }
@@ -169,7 +182,8 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
     remove: (wanted) => (table.isSetAside(wanted) ? removeUnreadable(wanted) : inTurn(wanted, remove)),
 
     async prune(wanted) {
-      const { name } = chooseRuntime(wanted ?? core.defaultRuntime, core.runtimes);
+      const name = chooseRuntime(wanted, core.runtimes);
+      if (!core.runtimes.ready(name)) await open(name);
       const stopped = table.all().filter(({ runtime, state }) => runtime === name && state === "stopped");
       const outcomes = await Promise.all(stopped.map(({ id }) => mutex.run(id, () => pruneOne(id))));
       return {
@@ -185,19 +199,36 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
       return announce(core, "extended", table.update(record.id, { expiresAt: expiry(timeout) }));
     },
 
-    expire: (id) =>
-      mutex.run(id, async () => {
+    async expire(id) {
+      const runtime = table.get(id)?.runtime;
+      if (runtime === undefined) return;
+      await open(runtime);
+      await mutex.run(id, async () => {
         const record = table.get(id);
         if (record?.expiresAt === undefined || record.expiresAt > clock.now()) return;
         log.info({ sandbox: id }, "a sandbox expired");
         await remove(record);
-      }),
+      });
+    },
   };
 
   /** Runs a step when all earlier ones of the sandbox are done. It may be gone by then. */
-  function inTurn<T>(wanted: string, step: (record: SandboxRecord) => Promise<T>): Promise<T> {
-    const { id } = table.resolve(wanted);
-    return mutex.run(id, () => step(table.require(id)));
+  async function inTurn<T>(wanted: string, step: (record: SandboxRecord) => Promise<T>): Promise<T> {
+    const { id, runtime } = table.resolve(wanted);
+    if (!core.runtimes.ready(runtime)) await open(runtime);
+    try {
+      return await mutex.run(id, () => step(table.require(id)));
+    } catch (error) {
+      core.runtimes.note(runtime, error);
+      throw error;
+    }
+  }
+
+  /** Before a turn, never in one: a runtime that is opened brings its sandboxes in order, each in its turn. */
+  async function open(name: string, signal?: AbortSignal): Promise<Runtime> {
+    const runtime = await core.runtimes.use(name, signal);
+    refuseWhenClosing(core);
+    return runtime;
   }
 
   /** Stores the new sandbox; from here on it counts, and its name is taken. Never waits, so nobody comes between. */
@@ -257,7 +288,11 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
   /** Takes back a create. What can't be taken back now stays visible, in error, and can be removed again. */
   async function undo(id: string, runtime: Runtime): Promise<void> {
     try {
-      await runtime.remove(id);
+      await runtime.remove(id).catch((error: unknown) => {
+        if (!isUnavailable(error)) throw error;
+        // What may be left is in no record then, and removed as such when the runtime can be reached again.
+        core.runtimes.note(runtime.name, error);
+      });
       await logs.remove(id);
       table.delete(id);
     } catch (error) {
@@ -294,15 +329,17 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
       await remove(record);
       return { removed: [id] };
     } catch (error) {
+      core.runtimes.note(record.runtime, error);
       log.error({ err: error, sandbox: id }, "a stopped sandbox could not be removed");
       return { failed: [{ id, error: (error as Error).message }] };
     }
   }
 
   /** Removes what a record that can't be read stood for, in whichever runtime it is. */
-  function removeUnreadable(id: string): Promise<void> {
+  async function removeUnreadable(id: string): Promise<void> {
+    const runtimes = await Promise.all(core.runtimes.inUse().map((name) => open(name)));
     return mutex.run(id, async () => {
-      for (const runtime of Object.values(core.runtimes)) await runtime.remove(id);
+      for (const runtime of runtimes) await runtime.remove(id);
       await logs.remove(id);
       table.forgetSetAside(id);
     });

@@ -1,56 +1,58 @@
 import type { Runtime, RuntimeSandbox } from "../contracts/runtime.ts";
 import { announce, asWarrenError, type Core } from "./core.ts";
 import type { SandboxRecord } from "./record.ts";
+import type { SandboxState } from "./states.ts";
 import type { Supervisor } from "./supervisor.ts";
 
 /** Sandboxes that are brought in order side by side: each may wait for a program to end. */
 const SIDE_BY_SIDE = 8;
 
-/**
- * Brings the store and the world together after whatever ended the last engine, in both directions: adopts what
- * lives, finishes what was half done, notes what died, and removes what is ours but in no record. Runs before the
- * first call is served. A runtime that can't be asked leaves its sandboxes as they were last known.
- * Sandboxes whose record could not be read are kept, for whoever mends the records.
- */
-export async function reconcile(core: Core, supervisor: Supervisor): Promise<void> {
-  await Promise.all(
-    Object.values(core.runtimes).map(async (runtime) => {
-      let found: RuntimeSandbox[];
-      try {
-        found = await runtime.list();
-      } catch (error) {
-        core.log.error({ err: error, runtime: runtime.name }, "a runtime can't list its sandboxes");
-        return;
-      }
-      await reconcileRuntime(core, supervisor, runtime, found);
-    }),
-  );
-}
+const passing: readonly SandboxState[] = ["creating", "starting", "stopping", "removing"];
 
-async function reconcileRuntime(
+/**
+ * Brings the store and the world together, in both directions: adopts what lives, finishes what was half done, notes what
+ * died, and removes what is ours but in no record. For each runtime before its first call is served, and `again` when it was
+ * out of reach. Sandboxes whose record could not be read are kept, for whoever mends the records.
+ * @throws what `Runtime.list` throws; then its sandboxes stay as they were last known.
+ */
+export async function reconcile(
   core: Core,
   supervisor: Supervisor,
   runtime: Runtime,
-  found: RuntimeSandbox[],
+  again: boolean,
 ): Promise<void> {
+  const found = await runtime.list();
   const seen = new Map(found.map((sandbox) => [sandbox.id, sandbox]));
-  const records = core.table.all().filter((record) => record.runtime === runtime.name);
-  const steps = records.map((record) => () => settle(core, supervisor, runtime, record, seen.get(record.id)));
+  const steps: { id: string; step: () => Promise<void> }[] = [];
+  for (const { id, runtime: name, state } of core.table.all()) {
+    // In a passing state it is in the hands of a step under way, which may take long.
+    if (name !== runtime.name || (again && passing.includes(state))) continue;
+    const step = async () => {
+      // While this waited for its turn, others may have had theirs.
+      const record = core.table.get(id);
+      if (record)
+        await settle(core, supervisor, runtime, record, again ? await runtime.inspect(id) : seen.get(id));
+    };
+    steps.push({ id, step });
+  }
   for (const { id } of found) {
     if (core.table.get(id)) continue;
     if (core.table.isSetAside(id)) {
       core.log.warn({ sandbox: id }, "a sandbox whose record can't be read is left as it is");
       continue;
     }
-    steps.push(async () => {
+    const step = async () => {
       core.log.warn({ sandbox: id, runtime: runtime.name }, "removing a sandbox that is in no record");
       await runtime.remove(id);
-    });
+    };
+    steps.push({ id, step });
   }
-  await inParallel(steps, async (step) => {
+  await inParallel(steps, async ({ id, step }) => {
+    if (core.closing.aborted) return;
     try {
-      await step();
+      await core.mutex.run(id, step);
     } catch (error) {
+      core.runtimes.note(runtime.name, error);
       // One sandbox that can't be settled must not keep the others from being served.
       core.log.error({ err: error, runtime: runtime.name }, "a sandbox could not be reconciled");
     }
@@ -80,6 +82,7 @@ async function settle(
         throw cause;
       }
       table.delete(id);
+      announce(core, "removed", { ...record, pid: undefined });
       return;
     }
     case "running":
@@ -88,10 +91,14 @@ async function settle(
       if (lives) return await adopt(core, supervisor, runtime, record, seen);
       if (!seen) return lost(core, record);
       // Dead, but what was around it may still be there.
-      await supervisor.stop(record, 0, { error: "it ended while no engine was running" });
+      announce(
+        core,
+        "stopped",
+        await supervisor.stop(record, 0, { error: "it ended while no engine could see it" }),
+      );
       return;
     case "stopping":
-      await supervisor.stop(record, core.config.stopGraceMs);
+      announce(core, "stopped", await supervisor.stop(record, core.config.stopGraceMs));
       return;
     case "stopped":
     case "error":
@@ -119,6 +126,7 @@ async function adopt(
   const adopted = core.table.update(id, { state, pid: seen.pid, startedAt, error: undefined });
   await keepLimits(core, runtime, adopted);
   supervisor.watch(adopted);
+  if (record.state === "error") announce(core, "started", adopted);
   core.log.info({ sandbox: id, state }, "adopted a running sandbox");
 }
 

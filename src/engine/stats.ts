@@ -1,7 +1,7 @@
 import { WarrenError } from "../contracts/errors.ts";
 import type { RuntimeStats } from "../contracts/runtime.ts";
 import type { SandboxStats, SystemStats } from "../contracts/sandbox.ts";
-import { asWarrenError, type Core, notRunning, runtimeOf } from "./core.ts";
+import { asWarrenError, type Core, notRunning, readyRecord, runtimeOf } from "./core.ts";
 import type { SandboxRecord } from "./record.ts";
 
 /** Shorter than this and the scheduler's ticks drown what is measured. */
@@ -30,7 +30,7 @@ export function createStatsReader(core: Core): StatsReader {
 
   return {
     async sandbox(wanted) {
-      const record = core.table.resolve(wanted);
+      const record = await readyRecord(core, wanted);
       // Of a paused one as well: the numbers are the kernel's.
       if (!isLive(record)) throw notRunning(record);
       const runtime = runtimeOf(core, record);

@@ -1,7 +1,9 @@
+import { WarrenError } from "../contracts/errors.ts";
 import type { GuestExit } from "../guest/types.ts";
 import { announce, asWarrenError, type Core, guestOf, runtimeOf } from "./core.ts";
 import type { LogCollector } from "./logs/collector.ts";
 import type { SandboxRecord } from "./record.ts";
+import { isUnavailable } from "./runtimes.ts";
 import type { RecordPatch } from "./table.ts";
 import { createWatches, type Ending } from "./watch.ts";
 
@@ -17,6 +19,8 @@ const retryDelaysMs = [10, 100, 1000, 5000] as const;
 const PATIENT_TRIES = 3;
 /** How often a paused sandbox, whose guest can't answer, is looked at. */
 const PAUSED_LOOK_MS = 5000;
+/** How often a sandbox whose runtime is out of reach is looked at. */
+const UNREACHABLE_RETRY_MS = 5000;
 /** Until an end that could not be stored is handled again. */
 const ENDING_RETRY_MS = 5000;
 /** A watch that lasted so long was a good one: what follows is a new trouble. */
@@ -84,7 +88,17 @@ export function createSupervisor(core: Core, logs: LogCollector): Supervisor {
       return;
     }
     const runtime = runtimeOf(core, record);
-    const seen = await runtime.inspect(record.id).catch(() => "unknown" as const);
+    const seen = await runtime
+      .inspect(record.id)
+      .catch((error: unknown) => (isUnavailable(error) ? error : ("unknown" as const)));
+    if (seen instanceof WarrenError) {
+      // That its runtime is out of reach says nothing about it.
+      core.runtimes.note(record.runtime, seen);
+      if (record.state === "paused") lookLater(record);
+      else lookAgain(record, tries, UNREACHABLE_RETRY_MS);
+      return;
+    }
+    if (seen !== "unknown") core.runtimes.answered(record.runtime);
     if (record.state === "paused" && seen !== "unknown" && seen?.state === "paused") {
       lookLater(record);
       return;
@@ -130,9 +144,13 @@ export function createSupervisor(core: Core, logs: LogCollector): Supervisor {
       announce(core, "failed", table.update(record.id, { state: "error", error }));
     }
     const delay = retryDelaysMs[Math.min(tries, retryDelaysMs.length - 1)] ?? 0;
+    lookAgain(record, tries + 1, delay);
+  }
+
+  function lookAgain(record: SandboxRecord, tries: number, delayMs: number): void {
     retries.set(
       record.id,
-      clock.after(delay, () => void retry(record, tries + 1)),
+      clock.after(delayMs, () => void retry(record, tries)),
     );
   }
 
@@ -145,6 +163,7 @@ export function createSupervisor(core: Core, logs: LogCollector): Supervisor {
       );
     const record = table.get(watched.id);
     if (record?.startedAt !== watched.startedAt || !isAlive(record) || core.closing.aborted) return;
+    if (answered) core.runtimes.answered(record.runtime);
     if (answered && record.state === "error") {
       announce(core, "started", table.update(record.id, { state: "running", error: undefined }));
     }

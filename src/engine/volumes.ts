@@ -24,13 +24,13 @@ export function createVolumes(core: Core, removeSandbox: (id: string) => Promise
     async create(request) {
       refuseWhenClosing(core);
       const { name, labels = {}, runtime: wanted } = parseInput(CreateVolume, request);
-      const { runtime, store } = volumes.of(wanted);
+      const { runtime, store } = await volumes.of(wanted);
       return await inTurn(core, runtime, name, () => store.create(name, labels));
     },
     async get(wanted, options = {}) {
       refuseWhenClosing(core);
       const name = volumeName(wanted);
-      const { store } = volumes.of(parseInput(RuntimeChoice, options).runtime);
+      const { store } = await volumes.of(parseInput(RuntimeChoice, options).runtime);
       const found = await store.inspect(name);
       if (!found) throw notFound(name);
       return found;
@@ -40,7 +40,7 @@ export function createVolumes(core: Core, removeSandbox: (id: string) => Promise
     async remove(wanted, { force = false, ...options } = {}) {
       refuseWhenClosing(core);
       const name = volumeName(wanted);
-      const { runtime, store } = volumes.of(parseInput(RuntimeChoice, options).runtime);
+      const { runtime, store } = await volumes.of(parseInput(RuntimeChoice, options).runtime);
       for (let round = 0; ; round++) {
         const users = await inTurn(core, runtime, name, async () => {
           const users = usersOf(core, runtime, name);
@@ -64,7 +64,7 @@ export function createVolumes(core: Core, removeSandbox: (id: string) => Promise
   ): Promise<T[]> {
     refuseWhenClosing(core);
     const { runtime, prefix = "" } = parseInput(VolumeFilter, filter);
-    const found = await Promise.all(volumes.all(runtime).map((store) => ask(store, prefix)));
+    const found = await Promise.all((await volumes.all(runtime)).map((store) => ask(store, prefix)));
     return found.flat().sort((a, b) => compare(a.name, b.name) || compare(a.runtime, b.runtime));
   }
 

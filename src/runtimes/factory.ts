@@ -16,5 +16,5 @@ export interface RuntimeOptions {
   onStep?: OnStep;
 }
 
-/** What a driver exports. */
+/** What a driver exports. Called again after it failed; a failure leaves nothing open. Throws `runtime_unavailable` with what mends it. */
 export type RuntimeFactory = (options: RuntimeOptions) => Promise<Runtime>;

@@ -6,6 +6,7 @@ import { readApiKeyFile, readEnvironment, resolveStateDir } from "../../src/app/
 import { ownerIdOf } from "../../src/app/owner-id.ts";
 import { parseServeConfig } from "../../src/app/serve-config.ts";
 import { checkStateDir, engineSocket, prepareStateDir } from "../../src/app/state-dir.ts";
+import { runtimes } from "../../src/runtimes/registry.ts";
 
 let base: string;
 beforeEach(() => {
@@ -83,9 +84,23 @@ describe("settings", () => {
     expect(resolveStateDir(undefined, environment({ WARREN_STATE_DIR: "" }))).not.toBe("");
   });
 
+  it("let sandboxes have any runtime that isolates, unless told which", () => {
+    const all = Object.keys(runtimes);
+    const real = all.filter((name) => name !== "fake");
+    const named = (WARREN_RUNTIMES: string, flags = {}) =>
+      parseServeConfig(flags, environment({ WARREN_RUNTIMES })).runtimes;
+    expect(parseServeConfig({}, environment({})).runtimes).toEqual(real);
+    expect(parseServeConfig({ runtime: "fake" }, environment({})).runtimes).toEqual([...real, "fake"]);
+    expect(named("oci")).toEqual(["oci"]);
+    expect(named("oci", { runtimes: "fake, oci" })).toEqual(["fake", "oci"]);
+    expect(() => named("oci", { runtime: "fake" })).toThrowError(/default runtime fake is not among/);
+    expect(() => named(" , ")).toThrowError(/default runtime oci is not among/);
+    expect(() => named("oci,vm")).toThrowError(/the runtime is one of oci/);
+  });
+
   it("tell what is wrong", () => {
     expect(() => parseServeConfig({ port: "http", runtime: "vm" }, environment({}))).toThrowError(
-      /a port is a whole number; the runtime is one of oci, fake/,
+      /^a port is a whole number; the runtime is one of oci[\w, ]+$/,
     );
   });
 

@@ -1,9 +1,10 @@
 import { describe, expect, it } from "vitest";
 import type { Capabilities, Runtime } from "../../src/contracts/runtime.ts";
-import type { CreateSandbox } from "../../src/contracts/sandbox.ts";
-import { admit, changedLimits } from "../../src/engine/admission.ts";
+import { CreateSandbox } from "../../src/contracts/sandbox.ts";
+import { admit, changedLimits, chooseRuntime } from "../../src/engine/admission.ts";
 import { defaultConfig } from "../../src/engine/config.ts";
 import { runtimeSpec } from "../../src/engine/spec.ts";
+import { parseInput } from "../../src/lib/parse.ts";
 
 const everything: Capabilities = {
   networkModes: ["none"],
@@ -39,7 +40,11 @@ const runtimes = {
   walled: { name: "walled", capabilities: gvisorToo } as Runtime,
 };
 const config = { ...defaultConfig(), defaultTimeoutS: 60, defaultCpuNano: 5e8 };
-const admitted = (input: CreateSandbox) => admit(input, runtimes, "able", config);
+const admitted = (input: CreateSandbox, settings = config) => {
+  const request = parseInput(CreateSandbox, input);
+  const name = chooseRuntime(request.runtime, { names: Object.keys(runtimes), defaultName: "able" });
+  return admit(request, runtimes[name as keyof typeof runtimes], settings);
+};
 
 describe("what is refused", () => {
   it.each<[string, CreateSandbox, string]>([
@@ -191,7 +196,7 @@ describe("isolation", () => {
       /^pid_limit: must be at least 64 .* with gvisor/,
     );
     const tight = { ...config, defaultMemoryBytes: 8 * 1024 ** 2, defaultPids: 16 };
-    expect(admit(gvisor, runtimes, "able", tight).limits).toMatchObject({
+    expect(admitted(gvisor, tight).limits).toMatchObject({
       memoryBytes: 64 * 1024 ** 2,
       pids: 64,
     });
@@ -314,7 +319,7 @@ describe("limits that a host could have and doesn't enforce", () => {
     const none = { memoryBytes: 0, cpuNano: 0, pids: 0 };
     expect(admitted({ runtime: "rootless", unlimited: true }).limits).toEqual(none);
     const unlimited = { ...config, defaultMemoryBytes: 0, defaultCpuNano: 0, defaultPids: 0 };
-    expect(admit({ runtime: "rootless" }, runtimes, "able", unlimited).limits).toEqual(none);
+    expect(admitted({ runtime: "rootless" }, unlimited).limits).toEqual(none);
     expect(admitted({ unlimited: true, memory: 2 ** 30 }).limits).toEqual({ ...none, memoryBytes: 2 ** 30 });
   });
 });

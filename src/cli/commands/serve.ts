@@ -42,7 +42,11 @@ export function define(command: Command): void {
     )
     .option(
       "--runtime <name>",
-      "runtime driver: oci, or fake, which isolates nothing (default: WARREN_RUNTIME, else oci)",
+      "runtime driver of sandboxes that name none: oci, or fake, which isolates nothing (default: WARREN_RUNTIME, else oci)",
+    )
+    .option(
+      "--runtimes <names>",
+      "runtime drivers that sandboxes may have, such as oci,podman (default: WARREN_RUNTIMES, else all but fake)",
     )
     .option("--oci-program <name>", "crun or runc (default: WARREN_OCI_PROGRAM, else the first that works)")
     .option(

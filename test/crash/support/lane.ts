@@ -49,6 +49,7 @@ export class Lane implements AsyncDisposable {
         allowedOrigins: [],
         allowBinds: false,
         runtime: "oci",
+        runtimes: ["oci"],
         ociProgram: this.#ociProgram,
         strict: false,
         unlimited: false,
