@@ -170,6 +170,12 @@ export async function prepareSeccomp(capabilities: readonly string[]): Promise<S
   return { oci: toOci(rules, arch.oci), ...(bpf === undefined ? {} : { bpf }) };
 }
 
+/** Without the compiled form. @throws WarrenError as `prepareSeccomp`. */
+export function ociSeccomp(capabilities: readonly string[]): OciSeccomp {
+  const arch = architecture();
+  return toOci(seccompRules({ arch: arch.go, capabilities }), arch.oci);
+}
+
 function architecture() {
   const arch = architectures[process.arch];
   if (arch) return arch;

@@ -1,0 +1,108 @@
+import type { RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
+import { CPU_PERIOD_US, cpuQuotaUs } from "../common/cpu-limit.ts";
+import { capabilities, GUEST_DIR, guestArgs } from "../common/guest-program.ts";
+
+/** Where the guest listens, inside. */
+const GUEST_SOCKET_DIR = `${GUEST_DIR}/run`;
+export const GUEST_SOCKET = "guest.sock";
+/** /dev/shm: Docker's default. */
+const SHM_BYTES = 64 * 1024 * 1024;
+
+export interface ContainerOptions {
+  spec: RuntimeSpec;
+  labels: Record<string, string>;
+  /** Of the engine's machine: holds the guest program, and a directory `run` to mount on. */
+  guestDir: string;
+  /** Of the engine's machine: where the guest makes its socket. */
+  socketDir: string;
+  /** The engine's own name of each volume. */
+  volumeName(name: string): string;
+  /** What the value of `seccomp=` is: the profile for Docker, a path of it for Podman. */
+  seccomp: string;
+  /** Most of each, which must not be more than the engine itself may have. */
+  rlimits: Readonly<Record<string, number>>;
+  /** Such as `keep-id`; absent: the engine's default. */
+  userNamespace?: string;
+}
+
+/** The body of `POST /containers/create`. */
+export function containerConfig(options: ContainerOptions): object {
+  const { spec } = options;
+  return {
+    Image: spec.image.id,
+    Hostname: spec.hostname,
+    Labels: options.labels,
+    Env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),
+    // The guest is root; commands become whoever they shall be.
+    User: "0:0",
+    WorkingDir: spec.workdir,
+    Entrypoint: guestArgs(spec, ["--listen", `${GUEST_SOCKET_DIR}/${GUEST_SOCKET}`]),
+    Cmd: [],
+    Tty: false,
+    OpenStdin: false,
+    // The image's own would run beside the guest.
+    Healthcheck: { Test: ["NONE"] },
+    HostConfig: {
+      NetworkMode: "none",
+      IpcMode: "private",
+      CgroupnsMode: "private",
+      ReadonlyRootfs: spec.readonlyRoot,
+      CapDrop: ["ALL"],
+      CapAdd: capabilities.map((name) => name.replace(/^CAP_/, "")),
+      SecurityOpt: ["no-new-privileges", `seccomp=${options.seccomp}`],
+      Privileged: false,
+      ShmSize: SHM_BYTES,
+      Tmpfs: Object.fromEntries(spec.tmpfs.map((mount) => [mount.path, tmpfsOptions(mount)])),
+      Mounts: [
+        { Type: "bind", Source: options.guestDir, Target: GUEST_DIR, ReadOnly: true },
+        { Type: "bind", Source: options.socketDir, Target: GUEST_SOCKET_DIR },
+        ...spec.mounts.map((mount) => ({
+          Type: mount.type,
+          Source: mount.type === "volume" ? options.volumeName(mount.source) : mount.source,
+          Target: mount.target,
+          ReadOnly: mount.readonly,
+        })),
+      ],
+      Ulimits: Object.entries(options.rlimits).map(([Name, most]) => ({ Name, Soft: most, Hard: most })),
+      // The guest keeps the main command's output, and the engine above stores it.
+      LogConfig: { Type: "none" },
+      RestartPolicy: { Name: "no" },
+      ...limitConfig(spec.limits),
+      ...(options.userNamespace === undefined ? {} : { UsernsMode: options.userNamespace }),
+    },
+  };
+}
+
+/** Of a create. What is 0 is left out: there is no limit. */
+function limitConfig(limits: RuntimeLimits): object {
+  const { memoryBytes, memoryHighBytes = 0, cpuNano, pids } = limits;
+  return {
+    // Memory and swap together, so equal to the limit: no swap.
+    ...(memoryBytes > 0 ? { Memory: memoryBytes, MemorySwap: memoryBytes } : {}),
+    ...(memoryHighBytes > 0 ? { MemoryReservation: memoryHighBytes } : {}),
+    ...(cpuNano > 0 ? { CpuPeriod: CPU_PERIOD_US, CpuQuota: cpuQuotaUs(cpuNano) } : {}),
+    ...(pids > 0 ? { PidsLimit: pids } : {}),
+  };
+}
+
+/** The body of `POST /containers/{id}/update`: -1 takes a limit away. */
+export function limitChanges({ memoryBytes, cpuNano, pids }: RuntimeLimits): object {
+  return {
+    Memory: memoryBytes > 0 ? memoryBytes : -1,
+    MemorySwap: memoryBytes > 0 ? memoryBytes : -1,
+    CpuPeriod: CPU_PERIOD_US,
+    CpuQuota: cpuNano > 0 ? cpuQuotaUs(cpuNano) : -1,
+    PidsLimit: pids > 0 ? pids : -1,
+  };
+}
+
+function tmpfsOptions(mount: RuntimeSpec["tmpfs"][number]): string {
+  return [
+    mount.readonly ? "ro" : "rw",
+    mount.exec ? "exec" : "noexec",
+    "nosuid",
+    "nodev",
+    `mode=${mount.mode.toString(8).padStart(4, "0")}`,
+    `size=${mount.sizeBytes}`,
+  ].join(",");
+}
