@@ -10,6 +10,8 @@ export function createImages(client: ApiClient, runtime: string): Runtime["image
       return readAnswer(ImageInspection, await client.json({ path }));
     } catch (error) {
       if (error instanceof EngineRefusal && error.status === 404) return undefined;
+      // Podman answers 500 to a reference that can't be one.
+      if (error instanceof EngineRefusal && /invalid reference format/.test(error.message)) return undefined;
       throw engineFailure(error, `the image ${reference} can't be looked at`);
     }
   };

@@ -78,7 +78,12 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   const inspect = async (id: string): Promise<RuntimeSandbox | undefined> => {
     const container = await look(id);
     if (!container) return (await dirs.exists(id)) ? { id, state: "created" } : undefined;
-    return sandboxOf(id, container);
+    const sandbox = sandboxOf(id, container);
+    if (sandbox.exitCode === undefined) return sandbox;
+    // Without a main command it is the guest's alone.
+    const spec = await dirs.readSpec(id).catch(() => undefined);
+    if (spec?.cmd) return sandbox;
+    return { id, state: sandbox.state };
   };
 
   /** A refusal that says "it is so already" is success. */
@@ -104,7 +109,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   const stop = async (id: string, timeoutMs: number): Promise<void> => {
     const container = await look(id);
     if (!container || !lives(container)) return;
-    if (container.State.Paused || container.State.Status === "paused") {
+    if (isPaused(container)) {
       await act(id, "/unpause", `sandbox ${id} can't be thawed for its end`);
     }
     if (timeoutMs > 0) {
@@ -223,12 +228,13 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     async pause(id) {
       const container = await look(id);
       if (!container || !lives(container)) throw notRunning(id);
+      if (isPaused(container)) return;
       await act(id, "/pause", `sandbox ${id} can't be paused`);
     },
     async resume(id) {
       const container = await look(id);
       if (!container || !lives(container)) throw notRunning(id);
-      if (container.State.Status !== "paused") return;
+      if (!isPaused(container)) return;
       await act(id, "/unpause", `sandbox ${id} can't be resumed`);
     },
     async updateLimits(id, limits: RuntimeLimits) {
@@ -281,6 +287,10 @@ function sandboxOf(id: string, container: ContainerState): RuntimeSandbox {
   if (status === "created" || status === "configured" || status === "initialized")
     return { id, state: "created" };
   return { id, state: "stopped", ...(exitCode === undefined ? {} : { exitCode }) };
+}
+
+function isPaused({ State: { Paused, Status } }: ContainerState): boolean {
+  return Paused === true || Status === "paused";
 }
 
 function lives({ State: { Status, Running } }: ContainerState): boolean {
