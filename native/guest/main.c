@@ -19,6 +19,7 @@ enum {
   MAX_HANDLERS = 1024,
   MAX_WAITERS = 64,
   BACKLOG = 4096, // as the kernel's own limit
+  REFUSALS = 64, // in one go, before anything else is looked at
   FD_LOW = 10, // PID 1's own descriptors start here, above the fixed ones
   DEFAULT_GRACE_MS = 2000,
   TICK_MS = 10, // how often a shutdown looks whether all have gone
@@ -43,6 +44,7 @@ struct waiter {
 static struct {
   int listener;
   bool receives; // it is no listener: the host hands connections over through it
+  bool has_path; // anybody inside may try it
   int signals;
   int control;
   pid_t handlers[MAX_HANDLERS];
@@ -102,7 +104,8 @@ static int listen_at(const char *path) {
   strcpy(address.sun_path, path);
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -1;
-  mode_t old = umask(0177);
+  // The host's user may be none of ours; is_welcome() decides.
+  mode_t old = umask(0111);
   bool ok = bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, BACKLOG) == 0;
   umask(old);
   if (ok) return fd;
@@ -151,6 +154,7 @@ static bool arrange_descriptors(const struct options *o) {
   close(tx);
   g.listener = parked;
   g.receives = o->receives;
+  g.has_path = o->listen != NULL;
   int flags = fcntl(parked, F_GETFL);
   return fcntl(parked, F_SETFL, flags | O_NONBLOCK) == 0;
 }
@@ -305,20 +309,27 @@ static void add_waiter(int conn) {
   tell_waiters();
 }
 
-/// Takes one message. False when there is none.
-static bool on_control(void) {
-  struct control message;
-  struct iovec part = {.iov_base = &message, .iov_len = sizeof message};
+/// As recv(2), with the descriptor that came along; -1: none did.
+static ssize_t receive(int from, void *message, size_t bytes, int *fd) {
+  struct iovec part = {.iov_base = message, .iov_len = bytes};
   union {
     struct cmsghdr align;
     unsigned char bytes[CMSG_SPACE(sizeof(int))];
   } ancillary;
   struct msghdr m = {
     .msg_iov = &part, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
-  if (recvmsg(g.control, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != (ssize_t)sizeof message) return false;
-  struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-  int fd = -1;
-  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(c), sizeof fd);
+  *fd = -1;
+  ssize_t n = recvmsg(from, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
+  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) memcpy(fd, CMSG_DATA(c), sizeof *fd);
+  return n;
+}
+
+/// Takes one message. False when there is none.
+static bool on_control(void) {
+  struct control message;
+  int fd;
+  if (receive(g.control, &message, sizeof message, &fd) != (ssize_t)sizeof message) return false;
   switch (message.kind) {
     case CONTROL_WAIT:
       if (fd >= 0) add_waiter(fd);
@@ -374,49 +385,63 @@ static void on_signal(void) {
   }
 }
 
-static void refuse(int conn, int error) {
+static void refuse(int conn, int error, const char *what) {
+  enum { MOST_READS = 64 };
   char scrap[4096];
   fcntl(conn, F_SETFL, O_NONBLOCK);
-  send_error(conn, error, "starting a handler");
-  while (recv(conn, scrap, sizeof scrap, MSG_DONTWAIT) > 0) continue;
+  send_error(conn, error, what);
+  // What is left unread would be a reset; one who goes on sending gets one.
+  for (int i = 0; i < MOST_READS && recv(conn, scrap, sizeof scrap, MSG_DONTWAIT) > 0; i++) continue;
   close(conn);
 }
 
 /// The next connection that the host hands over; -1 with errno. When it closes its end, nobody can reach us any more.
 static int receive_connection(void) {
   char note;
-  struct iovec part = {.iov_base = &note, .iov_len = sizeof note};
-  union {
-    struct cmsghdr align;
-    unsigned char bytes[CMSG_SPACE(sizeof(int))];
-  } ancillary;
-  struct msghdr m = {
-    .msg_iov = &part, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
-  ssize_t n = recvmsg(g.listener, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  int fd;
+  ssize_t n = receive(g.listener, &note, sizeof note, &fd);
   if (n < 0) return -1;
   if (n == 0) begin_ending(0);
-  struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
-  int fd = -1;
   errno = EAGAIN;
-  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(c), sizeof fd);
   return fd;
 }
 
+/// True for the host, which is outside of our pid namespace, so that its pid reads as 0, and for root inside.
+static bool is_welcome(int conn) {
+  struct ucred peer;
+  socklen_t bytes = sizeof peer;
+  if (getsockopt(conn, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0) return false;
+  return peer.pid == 0 || peer.uid == 0;
+}
+
+/// -1 with errno.
+static int next_connection(void) {
+  if (g.receives) return receive_connection();
+  // Refusing costs less than a turn of the loop: those who are refused don't keep the host waiting.
+  for (int i = 0; i < REFUSALS; i++) {
+    int conn = accept4(g.listener, NULL, NULL, SOCK_CLOEXEC);
+    if (conn < 0 || !g.has_path || is_welcome(conn)) return conn;
+    refuse(conn, EPERM, "connecting to the guest from inside");
+  }
+  errno = EAGAIN;
+  return -1;
+}
+
 static void on_connection(void) {
-  int conn = g.receives ? receive_connection() : accept4(g.listener, NULL, NULL, SOCK_CLOEXEC);
+  int conn = next_connection();
   if (conn < 0) {
     // Out of descriptors or memory: the connection stays in the queue, and trying again at once would spin.
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) usleep(10000);
     return;
   }
   if (g.handler_count == MAX_HANDLERS) {
-    refuse(conn, EAGAIN);
+    refuse(conn, EAGAIN, "starting a handler");
     return;
   }
   pid_t pid = fork();
   if (pid == 0) serve(conn);
   if (pid < 0) {
-    refuse(conn, errno);
+    refuse(conn, errno, "starting a handler");
     return;
   }
   add_handler(pid);
