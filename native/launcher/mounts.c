@@ -39,14 +39,13 @@ static void write_map(pid_t pid, const char *file, const char *map) {
   close(fd);
 }
 
-int make_idmap(uint32_t base, uint32_t count) {
+static int idmap_of(const char *map) {
   // A fork that is born in the new user namespace and does nothing until it is killed.
   pid_t pid = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
   if (pid < 0) answer_error(errno, "could not make a user namespace");
   if (pid == 0)
     for (;;) pause();
-  char map[96], path[48];
-  snprintf(map, sizeof map, "0 %u %u\n%u 0 1\n", base, count, count);
+  char path[48];
   write_map(pid, "uid_map", map);
   write_map(pid, "gid_map", map);
   snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
@@ -56,6 +55,18 @@ int make_idmap(uint32_t base, uint32_t count) {
   waitpid(pid, NULL, 0);
   if (fd < 0) answer_error(error, "could not open a user namespace");
   return fd;
+}
+
+int make_idmap(uint32_t base, uint32_t count) {
+  char map[48];
+  snprintf(map, sizeof map, "0 %u %u\n", base, count);
+  return idmap_of(map);
+}
+
+int make_idmap_with_root(uint32_t base, uint32_t count) {
+  char map[96];
+  snprintf(map, sizeof map, "0 %u %u\n%u 0 1\n", base, count, count);
+  return idmap_of(map);
 }
 
 // Ends with -1 and errno, or 0 in a new user namespace that belongs to the host id `owner`.
@@ -90,8 +101,10 @@ void mount_userns(uint32_t base, uint32_t count, const char *target) {
   int error = EIO;
   if (read(link[0], &error, sizeof error) != sizeof error || error)
     answer_error(error, "could not make the sandbox's user namespace");
-  char map[48], path[48];
-  snprintf(map, sizeof map, "0 %u %u\n", base, count);
+  char map[96], path[48];
+  // An ordinary user's own id and the subordinate ones are two ranges to the kernel, and a line may be of one only.
+  if (base == 0 && count > 1) snprintf(map, sizeof map, "0 0 1\n1 1 %u\n", count - 1);
+  else snprintf(map, sizeof map, "0 %u %u\n", base, count);
   write_map(pid, "uid_map", map);
   write_map(pid, "gid_map", map);
   snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
@@ -111,7 +124,7 @@ void mount_userns(uint32_t base, uint32_t count, const char *target) {
 void mount_idmapped(const char *source, int target_dir, const char *target, int idmap_fd) {
   int tree = sys_open_tree(AT_FDCWD, source, WARREN_OPEN_TREE_CLONE | O_CLOEXEC);
   if (tree < 0) answer_error(errno, "could not take the directory %s", source);
-  if (idmap_fd >= 0 && sys_mount_setattr(tree, WARREN_MOUNT_ATTR_IDMAP, idmap_fd) < 0)
+  if (idmap_fd >= 0 && sys_mount_setattr(tree, 0, WARREN_MOUNT_ATTR_IDMAP, idmap_fd) < 0)
     answer_error(errno, "could not map the ids of %s", source);
   if (sys_move_mount(tree, "", target_dir, target, WARREN_MOVE_MOUNT_F_EMPTY_PATH) < 0)
     answer_error(errno, "could not mount %s", source);
@@ -162,7 +175,7 @@ void bind_readonly(const char *source, int root_fd, const char *target, uint32_t
     answer_error(errno, "could not take %s", source);
   }
   if (!is_apart &&
-      sys_mount_setattr(tree, WARREN_MOUNT_ATTR_RDONLY | WARREN_MOUNT_ATTR_NOSUID | WARREN_MOUNT_ATTR_NODEV, -1) < 0)
+      sys_mount_setattr(tree, 0, WARREN_MOUNT_ATTR_RDONLY | WARREN_MOUNT_ATTR_NOSUID | WARREN_MOUNT_ATTR_NODEV, -1) < 0)
     answer_error(errno, "could not make %s read-only", source);
   if (sys_move_mount(tree, "", at, "", WARREN_MOVE_MOUNT_F_EMPTY_PATH | WARREN_MOVE_MOUNT_T_EMPTY_PATH) < 0)
     answer_error(errno, "could not mount %s at /%s", source, target);

@@ -161,7 +161,7 @@ void op_run(struct in *in, bool in_image_ids) {
   if (in->bad || in->left || !r.argv[0] || most > MAX_REQUEST) answer_error(EBADMSG, "RUN");
   struct tail t = {.data = must_alloc(most), .size = most};
   signal(SIGPIPE, SIG_IGN);
-  if (in_image_ids && is_rootless()) r.image_ids_fd = make_idmap(FIRST_SUBORDINATE, subordinate_count());
+  if (in_image_ids && is_rootless()) r.image_ids_fd = make_idmap_with_root(FIRST_SUBORDINATE, subordinate_count());
   spawn(&r);
   uint32_t flags = supervise(&r, &t, timeout_ms);
   int status = 0;

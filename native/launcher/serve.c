@@ -62,7 +62,7 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
   // Descriptors of the serving process: a worker that outlives it must hold neither its pipes nor its lifeline open.
   answer_fd = fcntl(fd, F_DUPFD_CLOEXEC, 10);
   // What only sends signals stays outside: see userns.c.
-  if (op == OP_START || op == OP_RMTREE || op == OP_OWN || op == OP_RUN_MAPPED || op == OP_RUN_UNPACK)
+  if (op == OP_START || op == OP_RMTREE || op == OP_OWN || op == OP_CHECK_OUTSIDE || op == OP_RUN_MAPPED || op == OP_RUN_UNPACK)
     enter_user_namespace();
   int lifeline = fcntl(lifeline_fd, F_DUPFD_CLOEXEC, 10);
   // The lock goes with this process, and not with the container runtime: what it left is found by its cgroup.
@@ -92,6 +92,7 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
     case OP_CGROUP_KILL: op_cgroup_kill(in);
     case OP_RMTREE: op_rmtree(in);
     case OP_OWN: op_own(in);
+    case OP_CHECK_OUTSIDE: op_check_outside(in);
   }
   answer_error(ENOSYS, "unknown request %u", op);
 }

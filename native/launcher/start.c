@@ -31,6 +31,9 @@ struct start {
   uint32_t id_base, id_count;
   char **lowers, **sources, **targets, **argv, **env;
   uint32_t *bind_flags;
+  // In the order in which they are mounted: parents first.
+  struct outside *outside;
+  uint32_t outside_count;
   uint32_t timeout_ms, open_files, core_bytes, flags;
   // See cgroups.h.
   struct groups groups;
@@ -41,6 +44,24 @@ struct start {
   // The sandbox's directory: every path of ours below is relative to it, so none is long or needs quoting.
   int dir_fd;
 };
+
+static void parse_outside(struct start *s, struct in *in) {
+  char **sources = in_list(in), **targets = in_list(in);
+  uint32_t count = in_u32(in);
+  if (count > MAX_LIST) in->bad = true;
+  if (in->bad) return;
+  s->outside = must_alloc((count + 1) * sizeof *s->outside);
+  for (uint32_t i = 0; i < count && !in->bad; i++) {
+    if (!sources[i] || !targets[i] || targets[i][0] != '/') {
+      in->bad = true;
+      return;
+    }
+    s->outside[i] = (struct outside){sources[i], targets[i], in_u32(in)};
+    if (!(s->outside[i].flags & OUTSIDE_TMPFS) && sources[i][0] != '/') in->bad = true;
+  }
+  if (sources[count] || targets[count]) in->bad = true;
+  s->outside_count = count;
+}
 
 static void parse(struct start *s, struct in *in) {
   s->dir = in_str(in);
@@ -72,8 +93,10 @@ static void parse(struct start *s, struct in *in) {
   s->flags = in_u32(in);
   s->relay_groups = in_list(in);
   s->enter = in_list(in);
-  if (in->bad || in->left || s->dir[0] != '/' || s->stage[0] != '/' || !s->argv[0] || !s->lowers[0] || !s->id_base ||
-      !s->id_count)
+  parse_outside(s, in);
+  // An ordinary user's own id is 0.
+  if (in->bad || in->left || s->dir[0] != '/' || s->stage[0] != '/' || !s->argv[0] || !s->lowers[0] ||
+      (!s->id_base && !is_rootless()) || !s->id_count)
     answer_error(EBADMSG, "START");
 }
 
@@ -87,10 +110,10 @@ static void make_dir(const char *name, mode_t mode) {
   if (mkdir(name, mode) < 0 && errno != EEXIST) answer_error(errno, "could not make the directory %s", name);
 }
 
-// The overlay of all lower directories and the sandbox's own upper one, at `<stage>/rootfs`. A descriptor of it.
-static int mount_root(const struct start *s) {
+// The overlay of all lower directories and the sandbox's own upper one, at `<stage>/rootfs`. Descriptors of both.
+static int mount_root(const struct start *s, int *stage_fd) {
   // An ordinary user may not map the ids of the host's file systems: what is on disk belongs to the mapped ids already.
-  int idmap = is_rootless() ? -1 : make_idmap(s->id_base, s->id_count);
+  int idmap = is_rootless() ? -1 : make_idmap_with_root(s->id_base, s->id_count);
   char options[OPTIONS_SIZE] = "lowerdir=";
   size_t used = strlen(options);
   make_dir("m", 0700);
@@ -118,7 +141,7 @@ static int mount_root(const struct start *s) {
   snprintf(target, sizeof target, "%s/rootfs", s->stage);
   if (mount("overlay", target, "overlay", MS_NODEV, options) < 0) answer_error(errno, "could not mount the overlay");
   int root = open_at(stage, "rootfs", O_RDONLY | O_DIRECTORY);
-  close(stage);
+  *stage_fd = stage;
   return root;
 }
 
@@ -233,6 +256,24 @@ static pid_t record_pid(uint64_t *start) {
   return pid;
 }
 
+// The root filesystem and all that is mounted in it before the container runtime comes.
+static void mount_all(const struct start *s) {
+  int stage;
+  int root = mount_root(s, &stage);
+  for (uint32_t i = 0; s->sources[i]; i++)
+    if (!(s->bind_flags[i] & BIND_LAST)) bind_readonly(s->sources[i], root, s->targets[i], s->bind_flags[i]);
+  int idmap = s->outside_count > 0 && !is_rootless() ? make_idmap(s->id_base, s->id_count) : -1;
+  for (uint32_t i = 0; i < s->outside_count; i++) mount_outside(&s->outside[i], root, stage, i, s->id_base, idmap);
+  if (idmap >= 0) close(idmap);
+  // What can't be made stays missing: the guest says so to whoever needs it.
+  int workdir = make_path(root, s->workdir, s->id_base, false);
+  if (workdir >= 0) close(workdir);
+  for (uint32_t i = 0; s->sources[i]; i++)
+    if (s->bind_flags[i] & BIND_LAST) bind_readonly(s->sources[i], root, s->targets[i], s->bind_flags[i]);
+  close(root);
+  close(stage);
+}
+
 void op_start(struct in *in) {
   struct start s = {0};
   parse(&s, in);
@@ -241,10 +282,7 @@ void op_start(struct in *in) {
   s.dir_fd = open_at(AT_FDCWD, s.dir, O_RDONLY | O_DIRECTORY);
   if (fchdir(s.dir_fd) < 0) answer_error(errno, "chdir");
   unlink("runtime.pid");
-  int root = mount_root(&s);
-  make_path(root, s.workdir, s.id_base);
-  for (uint32_t i = 0; s.sources[i]; i++) bind_readonly(s.sources[i], root, s.targets[i], s.bind_flags[i]);
-  close(root);
+  mount_all(&s);
   if (s.flags & ROOT_READONLY) make_root_readonly(&s);
   int listener = make_socket();
   int status;

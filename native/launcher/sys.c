@@ -32,11 +32,11 @@ int sys_move_mount(int from_fd, const char *from, int to_fd, const char *to, uns
   return (int)syscall(NR_MOVE_MOUNT, from_fd, from, to_fd, to, flags);
 }
 
-int sys_mount_setattr(int fd, uint64_t set, int userns_fd) {
+int sys_mount_setattr(int fd, unsigned flags, uint64_t set, int userns_fd) {
   struct {
     uint64_t set, clear, propagation, userns;
   } attr = {set, 0, 0, set & WARREN_MOUNT_ATTR_IDMAP ? (uint64_t)userns_fd : 0};
-  return (int)syscall(NR_MOUNT_SETATTR, fd, "", AT_EMPTY_PATH, &attr, sizeof attr);
+  return (int)syscall(NR_MOUNT_SETATTR, fd, "", AT_EMPTY_PATH | flags, &attr, sizeof attr);
 }
 
 enum { FSOPEN_CLOEXEC_FLAG = 1, FSMOUNT_CLOEXEC_FLAG = 1, FSCONFIG_FLAG = 0, FSCONFIG_STRING = 1, FSCONFIG_CREATE = 6 };

@@ -6,11 +6,14 @@
 #include <sys/types.h>
 
 #define WARREN_OPEN_TREE_CLONE 1u
+#define WARREN_AT_EMPTY_PATH 0x1000u
+#define WARREN_AT_RECURSIVE 0x8000u
 #define WARREN_MOVE_MOUNT_F_EMPTY_PATH 0x4u
 #define WARREN_MOVE_MOUNT_T_EMPTY_PATH 0x40u
 #define WARREN_MOUNT_ATTR_RDONLY 0x1u
 #define WARREN_MOUNT_ATTR_NOSUID 0x2u
 #define WARREN_MOUNT_ATTR_NODEV 0x4u
+#define WARREN_MOUNT_ATTR_NOEXEC 0x8u
 #define WARREN_MOUNT_ATTR_IDMAP 0x100000u
 #define WARREN_RESOLVE_NO_XDEV 0x1u
 #define WARREN_RESOLVE_NO_MAGICLINKS 0x2u
@@ -22,8 +25,8 @@
 
 int sys_open_tree(int dirfd, const char *path, unsigned flags);
 int sys_move_mount(int from_fd, const char *from, int to_fd, const char *to, unsigned flags);
-// `userns_fd` is used when `set` has IDMAP, else ignored.
-int sys_mount_setattr(int fd, uint64_t set, int userns_fd);
+// `userns_fd` is used when `set` has IDMAP, else ignored. `flags` may be WARREN_AT_RECURSIVE.
+int sys_mount_setattr(int fd, unsigned flags, uint64_t set, int userns_fd);
 int sys_fsopen(const char *type);
 int sys_fsconfig_string(int fs, const char *key, const char *value);
 int sys_fsconfig_flag(int fs, const char *key);

@@ -72,6 +72,10 @@ export const steps = [
   "oci.limited",
   "oci.trashed",
 
+  // The oci runtime: volumes
+  "volume.begun",
+  "volume.made",
+
   // The oci runtime: images
   "image.host-built",
   "image.host-made",
@@ -97,6 +101,8 @@ export const steps = [
   "launcher.rmtree.answered",
   "launcher.own.sent",
   "launcher.own.answered",
+  "launcher.checkOutside.sent",
+  "launcher.checkOutside.answered",
 ] as const;
 export type Step = (typeof steps)[number];
 

@@ -1,5 +1,6 @@
 import { readFileSync, type Stats } from "node:fs";
 import { chmod, lstat, mkdir, readFile, rename, rm, statfs, writeFile } from "node:fs/promises";
+import type { z } from "zod";
 import { WarrenError } from "../contracts/errors.ts";
 
 /** True for "no such file or directory" and "not a directory". */
@@ -26,6 +27,25 @@ export async function readText(path: string): Promise<string | undefined> {
     if (isGone(error)) return undefined;
     throw error;
   }
+}
+
+/** A JSON document of ours; undefined when nothing is there, or what is there is broken. */
+export async function readJson<S extends z.ZodType>(
+  path: string,
+  schema: S,
+): Promise<z.output<S> | undefined> {
+  const text = await readText(path);
+  if (text === undefined) return undefined;
+  try {
+    return schema.safeParse(JSON.parse(text)).data;
+  } catch {
+    return undefined;
+  }
+}
+
+/** True when the path is the directory or below it; both absolute and normal. */
+export function isWithin(path: string, dir: string): boolean {
+  return path === dir || path.startsWith(dir.endsWith("/") ? dir : `${dir}/`);
 }
 
 /** As `readText`, synchronously: for small files, which take less time than a trip through the thread pool. */

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
-import type { Runtime, RuntimeSpec } from "../contracts/runtime.ts";
+import type { Runtime, RuntimeSpec, VolumeStore } from "../contracts/runtime.ts";
 import type { Isolation } from "../contracts/sandbox.ts";
 import { createGuestClient } from "../guest/client.ts";
 import type { GuestClient } from "../guest/types.ts";
@@ -15,11 +15,26 @@ export interface RuntimeFixture {
   /** A sandbox that runs. */
   box(patch?: Partial<RuntimeSpec>): Promise<Box>;
   guest(id: string): GuestClient;
+  /** The runtime's volumes. Fails where there are none. */
+  volumes(): VolumeStore;
+  /** A name that nobody has. A volume of this name is removed after the test. */
+  volumeName(): string;
   /** Removes what the test has made. */
   clean(): Promise<void>;
 }
 
-export type Ability = "memory" | "cpu" | "pids" | "pause" | "readonlyRoot" | "tmpfs" | "directory" | "users";
+export type Ability =
+  | "memory"
+  | "cpu"
+  | "pids"
+  | "pause"
+  | "readonlyRoot"
+  | "tmpfs"
+  | "directory"
+  | "users"
+  | "volumes"
+  | "binds"
+  | "imageStore";
 
 export interface RuntimeContext {
   test: DefineTest;
@@ -40,6 +55,7 @@ export function runtimeFixture(
   { image, isolation }: { image: string; isolation: Isolation },
 ): RuntimeFixture {
   const made = new Set<string>();
+  const volumesMade = new Set<string>();
   const guest = (id: string) => createGuestClient(() => runtime.connect(id));
   const spec = async (patch: Partial<RuntimeSpec> = {}): Promise<RuntimeSpec> => {
     const id = newId();
@@ -65,6 +81,15 @@ export function runtimeFixture(
     runtime,
     spec,
     guest,
+    volumes() {
+      if (!runtime.volumes) throw new Error(`the runtime ${runtime.name} has no volumes`);
+      return runtime.volumes;
+    },
+    volumeName() {
+      const name = `wtest-${randomBytes(6).toString("hex")}`;
+      volumesMade.add(name);
+      return name;
+    },
     async box(patch) {
       const wanted = await spec(patch);
       await runtime.create(wanted);
@@ -75,6 +100,9 @@ export function runtimeFixture(
       const ids = [...made];
       made.clear();
       await Promise.all(ids.map((id) => runtime.remove(id)));
+      const names = [...volumesMade];
+      volumesMade.clear();
+      await Promise.all(names.map((name) => runtime.volumes?.remove(name)));
     },
   };
 }

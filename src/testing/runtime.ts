@@ -17,6 +17,7 @@ import {
 } from "./runtime-fixture.ts";
 import { testInside } from "./runtime-inside.ts";
 import { testLimits } from "./runtime-limits.ts";
+import { testMounts } from "./runtime-mounts.ts";
 import { defineSuite, type SuiteOptions } from "./suite.ts";
 import { eventually, within } from "./wait.ts";
 
@@ -58,7 +59,8 @@ export function testRuntime(
     };
 
     test("says what it can do", async () => {
-      const { capabilities } = fixture.runtime;
+      const { runtime } = fixture;
+      const { capabilities } = runtime;
       const claims: Record<Ability, boolean> = {
         memory: capabilities.limits.includes("memory"),
         cpu: capabilities.limits.includes("cpu"),
@@ -67,6 +69,9 @@ export function testRuntime(
         readonlyRoot: capabilities.readonlyRoot,
         tmpfs: capabilities.tmpfs,
         directory: capabilities.images.includes("directory"),
+        volumes: capabilities.volumes && runtime.volumes !== undefined,
+        binds: capabilities.binds,
+        imageStore: capabilities.imageStore && runtime.images.store !== undefined,
         users: !lacks.includes("users"), // not a capability: depends on who runs the test
       };
       for (const [ability, able] of Object.entries(claims)) {
@@ -81,6 +86,7 @@ export function testRuntime(
     testImages(context);
     testInside(context);
     testLimits(context);
+    testMounts(context);
   });
 }
 

@@ -23,7 +23,7 @@ testRuntime(
     };
   },
   {
-    lacks: ["memory", "cpu", "pids", "pause"],
+    lacks: ["memory", "cpu", "pids", "pause", "volumes", "binds", "imageStore"],
     leftovers: (id) => readdirSync(base).filter((name) => name.includes(id)),
     deviations: [
       {

@@ -24,6 +24,10 @@ const short = [
   "changes limits while it runs, and keeps them for later starts",
   "freezes and thaws, and ends what is frozen",
   "mounts tmpfs with size, mode and options",
+  "keeps a volume over stop and removal, and shares it between sandboxes",
+  "keeps read-only what is mounted so",
+  "does not follow a link of the image to the host",
+  "mounts what lies in another mount over it",
 ];
 
 if (noGvisor) it.skip(`the runtime suite with gVisor [not possible here: ${noGvisor}]`, () => {});
@@ -39,6 +43,7 @@ function define(): void {
     },
     {
       isolation: "gvisor",
+      lacks: ["imageStore"],
       leftovers: (id) => opened.leftovers(id),
       ...(process.env.WARREN_LONG === "1"
         ? {}

@@ -208,7 +208,9 @@ long fuzz_syscall(long number, ...) {
   va_end(args);
   if (fuzz_sometimes(number == 434 ? ESRCH : ENOENT) < 0) return -1;
   if (number == SYS_clone) return FUZZ_PID;
-  return number == 434 || number == 437 || number == 428 || number == SYS_memfd_create ? fuzz_new_fd() : 0;
+  // pidfd_open, openat2, open_tree, fsopen, fsmount
+  bool gives_fd = number == 434 || number == 437 || number == 428 || number == 430 || number == 432;
+  return gives_fd || number == SYS_memfd_create ? fuzz_new_fd() : 0;
 }
 
 pid_t fuzz_waitpid(pid_t pid, int *status) {
@@ -236,6 +238,16 @@ FILE *fuzz_fopen(const char *path) {
   static char pids[] = "4711\n1\n0\n4712\n";
   fuzz_look_at_text(path);
   return fuzz_sometimes(ENOENT) == 0 ? fmemopen(pids, sizeof pids - 1, "r") : NULL;
+}
+
+ssize_t fuzz_readlink(const char *path, char *to, size_t bytes) {
+  static const char *const places[] = {"/stage/rootfs", "/stage/rootfs/data", "/stage/rootfs/dev", "/elsewhere"};
+  fuzz_look_at_text(path);
+  if (fuzz_sometimes(ENOENT) < 0) return -1;
+  const char *place = places[fuzz_choose(4)];
+  size_t n = strlen(place) < bytes ? strlen(place) : bytes;
+  memcpy(to, place, n);
+  return (ssize_t)n;
 }
 
 DIR *fuzz_fdopendir(int fd) {

@@ -23,6 +23,7 @@ int fuzz_execve(const char *path, char *const *argv, char *const *env);
 int fuzz_mount(const char *source, const char *target, const char *type, const void *options);
 int fuzz_look_at_path(const char *path);
 FILE *fuzz_fopen(const char *path);
+ssize_t fuzz_readlink(const char *path, char *to, size_t bytes);
 DIR *fuzz_fdopendir(int fd);
 struct dirent *fuzz_readdir(void);
 

@@ -77,6 +77,7 @@
 #define mount(source, target, type, flags, options) fuzz_mount(source, target, type, options)
 #define unshare(f) fuzz_sometimes(EPERM)
 #define fopen(p, m) fuzz_fopen(p)
+#define readlink(p, to, n) fuzz_readlink(p, to, n)
 #define fdopendir(fd) fuzz_fdopendir(fd)
 #define readdir(d) ((void)(d), fuzz_readdir())
 #define rewinddir(d) ((void)(d))

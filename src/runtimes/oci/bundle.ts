@@ -77,7 +77,8 @@ export function bundleConfig(options: BundleOptions & { program: ContainerProgra
       ...basics.process,
       args: options.args ?? guestArgs(spec, ["--fd", "3", ...(options.groups?.guestArgs ?? [])]),
     },
-    mounts: [...systemMounts(), ...tmpfsMounts(spec.tmpfs)],
+    // What else is mounted is there already: the launcher does it.
+    mounts: systemMounts(),
     annotations: {
       ...basics.annotations,
       ...(bpf === undefined ? {} : { "run.oci.seccomp_bpf_data": bpf }),
@@ -176,26 +177,6 @@ function systemMounts(): object[] {
       options: ["nosuid", "noexec", "nodev", "relatime", "ro"],
     },
   ];
-}
-
-/** Outer directories first, so that none hides one that was asked for below it. */
-export function tmpfsMounts(mounts: RuntimeSpec["tmpfs"]): object[] {
-  const depth = (path: string) => path.split("/").length;
-  return mounts
-    .toSorted((a, b) => depth(a.path) - depth(b.path))
-    .map((mount) => ({
-      destination: mount.path,
-      type: "tmpfs",
-      source: "tmpfs",
-      options: [
-        "nosuid",
-        "nodev",
-        ...(mount.exec ? [] : ["noexec"]),
-        ...(mount.readonly ? ["ro"] : []),
-        `mode=${mount.mode.toString(8).padStart(4, "0")}`,
-        `size=${mount.sizeBytes}`,
-      ],
-    }));
 }
 
 function resources(

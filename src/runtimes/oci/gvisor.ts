@@ -1,15 +1,20 @@
 import { join } from "node:path";
+import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { guestArgs } from "../common/guest-program.ts";
-import { type BundleOptions, bundleBasics, tmpfsMounts } from "./bundle.ts";
+import { type BundleOptions, bundleBasics } from "./bundle.ts";
 import { parseVersion } from "./known-weaknesses.ts";
+import type { OutsideMount } from "./launcher-client.ts";
 import type { SandboxPaths } from "./layout.ts";
+import { parentsFirst } from "./outside.ts";
 import type { OciProgram } from "./programs.ts";
 
 /**
  * The config.json of one sandbox, for runsc. Its kernel makes /proc, /sys, /dev and /dev/pts itself, has nothing that would
  * have to be masked, and doesn't look at seccomp or devices.
  */
-export function gvisorConfig(options: BundleOptions & { openFiles: number }): object {
+export function gvisorConfig(
+  options: BundleOptions & { openFiles: number; outside: readonly OutsideMount[]; stage: string },
+): object {
   const { spec, openFiles } = options;
   const basics = bundleBasics(options);
   return {
@@ -22,13 +27,43 @@ export function gvisorConfig(options: BundleOptions & { openFiles: number }): ob
       args: options.args ?? guestArgs(spec, ["--receive", "0"]),
       rlimits: [{ type: "RLIMIT_NOFILE", soft: openFiles, hard: openFiles }],
     },
-    mounts: tmpfsMounts(spec.tmpfs),
+    mounts: gvisorMounts(spec, options.outside, options.stage),
     linux: {
       ...basics.linux,
       // Go programs can't join a user namespace, so runsc makes it itself.
       namespaces: ["user", "pid", "mount", "network", "ipc", "uts"].map((type) => ({ type })),
     },
   };
+}
+
+/**
+ * gVisor's kernel mounts everything itself: else it would take files of a volume for its own, and not see what another
+ * sandbox writes there.
+ */
+function gvisorMounts(spec: RuntimeSpec, outside: readonly OutsideMount[], stage: string): object[] {
+  const tmpfs = spec.tmpfs.map((mount) => ({
+    target: mount.path,
+    type: "tmpfs",
+    source: "tmpfs",
+    options: [
+      "nosuid",
+      "nodev",
+      ...(mount.exec ? [] : ["noexec"]),
+      ...(mount.readonly ? ["ro"] : []),
+      `mode=${mount.mode.toString(8).padStart(4, "0")}`,
+      `size=${mount.sizeBytes}`,
+    ],
+  }));
+  const trees = outside.map((mount, index) => ({
+    target: mount.target,
+    type: "bind",
+    source: join(stage, "mounts", String(index)),
+    options: ["rbind", "rprivate", "nosuid", "nodev", mount.readonly ? "ro" : "rw"],
+  }));
+  return parentsFirst([...tmpfs, ...trees]).map(({ target, ...mount }) => ({
+    destination: target,
+    ...mount,
+  }));
 }
 
 /** How runsc is called. Its state is on the stage, which goes with the sandbox's mount namespace. */

@@ -43,7 +43,24 @@ export interface ReadonlyBind {
   optional?: boolean;
   /** A directory that shares no inode with its source: sockets, FIFOs, locks and watches don't reach the host's. */
   apart?: boolean;
+  /** Mounted after what is of outside, so that nothing lies over it. */
+  last?: boolean;
 }
+
+/** What of outside a sandbox has mounted. A target is an absolute path inside; it is made where it is missing. */
+export type OutsideMount = {
+  target: string;
+  readonly: boolean;
+  /** For a container runtime that mounts it itself: at `<stage>/mounts/<index>` instead of at its target. */
+  staged?: boolean;
+} & (
+  | {
+      kind: "tree";
+      /** A directory or file of the host by its absolute path without links; ids are the same on both sides. */
+      source: string;
+    }
+  | { kind: "tmpfs"; sizeBytes: number; exec: boolean; mode: number }
+);
 
 export interface LauncherStart {
   /** The sandbox's directory. */
@@ -57,6 +74,8 @@ export interface LauncherStart {
   /** Topmost first. */
   lowers: readonly string[];
   binds: readonly ReadonlyBind[];
+  /** Parents before what lies in them. */
+  outside?: readonly OutsideMount[];
   argv: readonly string[];
   timeoutMs: number;
   /** Of the container runtime and all that it starts; soft and hard. Core files in bytes. */
@@ -110,6 +129,11 @@ export interface Launcher {
   rmtree(trash: string, name: string): Promise<void>;
   /** Gives files and directories (absolute paths), with all in them, to one id as the launcher's namespace numbers it. */
   own(paths: readonly string[], id: number): Promise<void>;
+  /**
+   * Whether it can be mounted for a sandbox, and what it is: a path without links, on a filesystem whose ids can be mapped.
+   * Throws what `launcherErrno` tells apart.
+   */
+  checkOutside(source: string): Promise<"directory" | "file">;
   /** Ends the launcher. What it started keeps running, RUN programs excepted. */
   close(): Promise<void>;
 }
@@ -117,6 +141,13 @@ export interface Launcher {
 const defaultEnv = { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" };
 
 const noGroups: LauncherGroups = { dirs: [], handed: [], writes: [] };
+
+/** As native/launcher/mounts.h has them. */
+function outsideFlags(mount: OutsideMount): number {
+  const flags = (mount.readonly ? 0 : 1) | (mount.staged ? 2 : 0);
+  if (mount.kind === "tree") return flags;
+  return flags | 4 | (mount.exec ? 0 : 8) | (mount.mode << 16);
+}
 
 interface Pending {
   resolve(answer: Decoder): void;
@@ -195,7 +226,8 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .list(request.binds.map((b) => b.source))
         .list(request.binds.map((b) => b.target))
         .u32(request.binds.length);
-      for (const bind of request.binds) body.u32((bind.optional ? 1 : 0) | (bind.apart ? 2 : 0));
+      for (const bind of request.binds)
+        body.u32((bind.optional ? 1 : 0) | (bind.apart ? 2 : 0) | (bind.last ? 4 : 0));
       body
         .list(request.argv)
         .list(Object.entries(defaultEnv).map(([k, v]) => `${k}=${v}`))
@@ -213,6 +245,12 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .u32(request.rootReadonly ? 1 : 0)
         .list(request.relayGroups ?? [])
         .list(request.enter ?? []);
+      const outside = request.outside ?? [];
+      body
+        .list(outside.map((mount) => (mount.kind === "tree" ? mount.source : String(mount.sizeBytes))))
+        .list(outside.map((mount) => mount.target))
+        .u32(outside.length);
+      for (const mount of outside) body.u32(outsideFlags(mount));
       // crun and runc copy themselves at each start unless they run from memory; runsc is large, and doesn't.
       if (!request.relayGroups) connected().keep(request.argv[0] ?? "");
       const answer = await call("start", body.finish());
@@ -234,6 +272,9 @@ export function createLauncher(options: LauncherOptions): Launcher {
     },
     async own(paths, id) {
       await call("own", encoder().u32(id).list(paths).finish());
+    },
+    async checkOutside(source) {
+      return (await call("checkOutside", encoder().str(source).finish())).u8() === 1 ? "file" : "directory";
     },
     async close() {
       closed = true;
@@ -392,6 +433,15 @@ async function readFrames(stream: Readable, onFrame: (data: Buffer) => void): Pr
   }
 }
 
+/** The name of the errno that the launcher answered with, such as `ENOENT`; undefined for other failures. */
+export function launcherErrno(error: unknown): string | undefined {
+  return error instanceof WarrenError && error.cause instanceof LauncherErrno
+    ? error.cause.message
+    : undefined;
+}
+
+class LauncherErrno extends Error {}
+
 function launcherError(errno: number, what: string): WarrenError {
   let name = `errno ${errno}`;
   try {
@@ -402,5 +452,6 @@ function launcherError(errno: number, what: string): WarrenError {
   return new WarrenError(
     name === "ENOSPC" || name === "EDQUOT" ? "no_space" : "runtime_failed",
     `${what} (${name})`,
+    { cause: new LauncherErrno(name) },
   );
 }

@@ -9,6 +9,7 @@ export interface Layout {
   sandboxes: string;
   images: string;
   trash: string;
+  volumes: string;
   /** Empty file and directory that masks are made of, and the guest program. */
   shared: string;
   launcherLock: string;
@@ -42,6 +43,7 @@ function layoutOf(root: string): Layout {
     sandboxes: join(root, "sandboxes"),
     images: join(root, "images"),
     trash: join(root, "trash"),
+    volumes: join(root, "volumes"),
     shared: join(root, "shared"),
     launcherLock: join(root, "launcher.lock"),
     runtimeRoot: (program) => join(root, "run", program),
@@ -87,7 +89,14 @@ export async function openLayout(stateDir: string): Promise<Layout> {
     throw new WarrenError("permission_denied", `${root} belongs to user ${owner}`);
   }
   await chmod(root, 0o700);
-  for (const dir of [layout.sandboxes, layout.images, layout.trash, layout.shared, join(root, "run")]) {
+  for (const dir of [
+    layout.sandboxes,
+    layout.images,
+    layout.trash,
+    layout.volumes,
+    layout.shared,
+    join(root, "run"),
+  ]) {
     await mkdir(dir, { recursive: true, mode: 0o700 });
   }
   return layout;

@@ -14,11 +14,12 @@ import { liveGuest } from "./guest-process.ts";
 import { gvisorArgv, gvisorConfig } from "./gvisor.ts";
 import type { SharedFiles } from "./host-facts.ts";
 import { IDS_PER_SANDBOX, type IdRanges } from "./id-ranges.ts";
-import type { Launcher, ProcessId, ReadonlyBind } from "./launcher-client.ts";
+import type { Launcher, OutsideMount, ProcessId, ReadonlyBind } from "./launcher-client.ts";
 import type { Layout, SandboxPaths } from "./layout.ts";
 import type { PayloadGroups } from "./payload-groups.ts";
 import { type ContainerProgramName, findProgram, type OciProgram, ociPrograms } from "./programs.ts";
 import type { StoredSandbox } from "./sandbox-store.ts";
+import { isRootTheUser } from "./subordinate-ids.ts";
 
 /** A container runtime that takes longer than this is hung: it needs 10-30 ms, seconds on a very busy host. */
 const START_TIMEOUT_MS = 60_000;
@@ -56,6 +57,8 @@ export interface StartOptions {
   seccomp: Seccomp;
   sandbox: StoredSandbox;
   binds: readonly ReadonlyBind[];
+  /** Parents before what lies in them. */
+  outside?: readonly OutsideMount[];
   paths: SandboxPaths;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
@@ -135,9 +138,9 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
   };
 
   return {
-    async start({ program, seccomp, sandbox, binds, paths, args, guestDir }) {
+    async start({ program, seccomp, sandbox, binds, outside = [], paths, args, guestDir }) {
       const { id } = sandbox.spec;
-      const idBase = await ids.take(id);
+      const idBase = isRootTheUser(sandbox.spec, options.isRootless) ? 0 : await ids.take(id);
       const { name } = program;
       const limits = processLimits(options.hardLimits);
       // All of gVisor's threads are its kernel's, which can't be told from its commands.
@@ -158,7 +161,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
       };
       const config =
         name === "runsc"
-          ? gvisorConfig({ ...bundle, openFiles: limits.openFiles })
+          ? gvisorConfig({ ...bundle, openFiles: limits.openFiles, outside, stage: options.stage })
           : bundleConfig({ ...bundle, program: name });
       const argv =
         name === "runsc"
@@ -178,7 +181,12 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           idBase,
           idCount: IDS_PER_SANDBOX,
           lowers: [paths.top, sandbox.lower],
-          binds: [{ source: guestDir ?? options.shared.guestDir, target: GUEST_DIR.slice(1) }, ...binds],
+          binds: [
+            ...binds,
+            // Over whatever a link in the image leads there.
+            { source: guestDir ?? options.shared.guestDir, target: GUEST_DIR.slice(1), last: true },
+          ],
+          outside,
           argv,
           timeoutMs: START_TIMEOUT_MS,
           limits,

@@ -125,7 +125,7 @@ export function createProber(context: ProberOptions): Prober {
       await makeDir(noopDir, 0o755);
       await copyFile(nativeProgram("warren-launcher"), join(noopDir, "noop"));
       await chmod(join(noopDir, "noop"), 0o555);
-      await store.create({ spec, lower: noopDir });
+      await store.create({ spec, lower: noopDir }, { asUser: false });
       onStep("oci.probe-made");
       await lifecycle.start({
         program,

@@ -17,6 +17,7 @@ import { noStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
 import { isGone, noSpace, statOrUndefined } from "../../lib/files.ts";
+import { createKeyedMutex, type KeyedMutex } from "../../lib/keyed-mutex.ts";
 import { checkSpec } from "../common/check-spec.ts";
 import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
 import { processNumbers } from "../common/process-numbers.ts";
@@ -33,6 +34,7 @@ import { createLauncher } from "./launcher-client.ts";
 import { openLayout } from "./layout.ts";
 import { createLifecycle } from "./lifecycle.ts";
 import { createLiveLimits } from "./live-limits.ts";
+import { createOutside } from "./outside.ts";
 import { createPayloadGroups } from "./payload-groups.ts";
 import { createProber, isProbeId } from "./probe.ts";
 import { findProgramNow, ociPrograms } from "./programs.ts";
@@ -41,10 +43,12 @@ import {
   currentUser,
   FIRST_SUBORDINATE,
   findSubordinateIds,
+  isRootTheUser,
   type SubordinateIds,
 } from "./subordinate-ids.ts";
 import { createTrash } from "./trash.ts";
 import { enterUserGroups, userCgroups } from "./user-cgroups.ts";
+import { createVolumes } from "./volumes.ts";
 
 /** Beyond the grace that the guest was asked to give: it needs a moment to end itself. */
 const SHUTDOWN_SLACK_MS = 250;
@@ -103,6 +107,16 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     shared,
     onStep,
   });
+  const turns = createKeyedMutex();
+  const volumes = createVolumes({
+    dir: layout.volumes,
+    launcher,
+    discard: trash.discard,
+    onStep,
+    users: store.usersOfVolume,
+    removeSandbox: (id) => turns.run(id, () => remove(id)),
+  });
+  const outside = createOutside({ launcher, stateDir, volumePath: volumes.path });
   const images = createImages({
     launcher,
     dir: layout.images,
@@ -148,6 +162,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
   onStep("oci.recorded-boot");
   await trash.sweep();
   await images.sweep();
+  await volumes.sweep();
   onStep("oci.swept");
   const relayed = new Set<string>();
   for (const id of await store.list()) {
@@ -217,8 +232,15 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     throw new WarrenError("sandbox_wrong_state", `sandbox ${id} is not running`);
   };
 
-  return {
+  const remove = async (id: string): Promise<void> => {
+    await stop(id, 0);
+    relayed.delete(id);
+    for (const dir of await store.dirs(id)) await trash.discard(dir);
+  };
+
+  return inTurns(turns, {
     name: "oci",
+    volumes,
     capabilities: {
       ...staticCapabilities,
       limits: cgroupHost.limits,
@@ -233,18 +255,18 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     images: { ensure: images.ensure },
     async create(spec, { signal } = {}) {
       checkSpec(spec);
-      if (spec.mounts.length > 0) {
-        throw new WarrenError("unsupported", "the oci runtime has no volumes and binds yet");
-      }
       checkLimits(cgroupHost, spec.limits);
       await prober.program(spec.isolation);
-      const lower = await images.lower(spec.image.id);
+      using _volumes = await volumes.hold(volumesOf(spec));
+      await outside.check(spec.mounts);
+      const asUser = isRootTheUser(spec, userIds !== undefined);
+      const lower = await images.lower(spec.image.id, { asUser, signal });
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       for (const dir of await store.dirs(spec.id)) {
         if (dir !== layout.sandbox(spec.id).dir) await trash.discard(dir);
       }
       try {
-        await store.create({ spec, lower });
+        await store.create({ spec, lower }, { asUser });
         onStep("oci.created");
       } catch (error) {
         if (!(error instanceof WarrenError && error.code === "sandbox_wrong_state")) {
@@ -259,6 +281,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       if (running) return { pid: running.pid };
       const sandbox = await store.read(id);
       checkLimits(cgroupHost, sandbox.spec.limits);
+      await outside.check(sandbox.spec.mounts);
       if (lifecycle.hasRemains(id)) await lifecycle.finish(id);
       const [program, compiled, binds] = await Promise.all([
         prober.program(sandbox.spec.isolation),
@@ -266,12 +289,19 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
         images.binds(sandbox.spec.image.id),
       ]);
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
-      const guest = await lifecycle.start({ program, seccomp: compiled, sandbox, binds, paths });
+      const guest = await lifecycle.start({
+        program,
+        seccomp: compiled,
+        sandbox,
+        binds,
+        outside: outside.mounts(sandbox.spec),
+        paths,
+      });
       if (sandbox.spec.isolation === "gvisor") relayed.add(id);
       try {
         await guestOf(id).hello();
         onStep("oci.greeted");
-        await makeWorkdirInTmpfs(guestOf(id), sandbox.spec);
+        if (sandbox.spec.isolation === "gvisor") await makeWorkdirInMount(guestOf(id), sandbox.spec);
         if (sandbox.spec.limits.memoryHighBytes) await liveLimits.applyMemoryHigh(id, sandbox.spec.limits);
         if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       } catch (error) {
@@ -328,10 +358,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       }
     },
     async remove(id) {
-      if (!isSandboxId(id)) return;
-      await stop(id, 0);
-      relayed.delete(id);
-      for (const dir of await store.dirs(id)) await trash.discard(dir);
+      if (isSandboxId(id)) await remove(id);
     },
     inspect,
     async list() {
@@ -371,6 +398,20 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       await cgroups.removeParent();
       onStep("oci.closed");
     },
+  });
+}
+
+/** The engine does one thing at a time to a sandbox, but a volume that is removed by force takes sandboxes with it. */
+function inTurns(turns: KeyedMutex, runtime: Runtime): Runtime {
+  return {
+    ...runtime,
+    create: (spec, options) => turns.run(spec.id, () => runtime.create(spec, options)),
+    start: (id, options) => turns.run(id, () => runtime.start(id, options)),
+    stop: (id, options) => turns.run(id, () => runtime.stop(id, options)),
+    pause: (id) => turns.run(id, () => runtime.pause(id)),
+    resume: (id) => turns.run(id, () => runtime.resume(id)),
+    updateLimits: (id, limits) => turns.run(id, () => runtime.updateLimits(id, limits)),
+    remove: (id) => turns.run(id, () => runtime.remove(id)),
   };
 }
 
@@ -386,13 +427,20 @@ const staticCapabilities: Capabilities = {
   isolation: ["container"],
   images: ["host", "directory", "tar", "oci"],
   imageStore: false,
-  volumes: false,
-  binds: false,
+  volumes: true,
+  binds: true,
 };
 
-/** The launcher makes the working directory on the root filesystem, where a tmpfs may hide it. */
-async function makeWorkdirInTmpfs(guest: GuestClient, spec: RuntimeSpec): Promise<void> {
-  if (!spec.tmpfs.some((mount) => !mount.readonly && spec.workdir.startsWith(`${mount.path}/`))) return;
+const volumesOf = (spec: RuntimeSpec): string[] =>
+  spec.mounts.filter(({ type }) => type === "volume").map(({ source }) => source);
+
+/** The launcher makes the working directory on the root filesystem, where what gVisor's kernel mounts may hide it. */
+async function makeWorkdirInMount(guest: GuestClient, spec: RuntimeSpec): Promise<void> {
+  const writable = [
+    ...spec.tmpfs.map(({ path, readonly }) => ({ target: path, readonly })),
+    ...spec.mounts,
+  ].filter(({ readonly }) => !readonly);
+  if (!writable.some(({ target }) => spec.workdir.startsWith(`${target}/`))) return;
   await guest.mkdir(spec.workdir, { parents: true });
 }
 

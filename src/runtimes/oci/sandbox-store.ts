@@ -39,6 +39,17 @@ const Spec = z.object({
       mode: z.number(),
     }),
   ),
+  // Those of before there were mounts have none.
+  mounts: z
+    .array(
+      z.object({
+        type: z.enum(["volume", "bind"]),
+        source: z.string(),
+        target: z.string(),
+        readonly: z.boolean(),
+      }),
+    )
+    .default([]),
   limits: z.object({
     memoryBytes: z.number(),
     memoryHighBytes: z.number().optional(),
@@ -56,7 +67,8 @@ export interface StoredSandbox {
 }
 
 export interface SandboxStore {
-  create(sandbox: StoredSandbox): Promise<void>;
+  /** `asUser`: what is root's inside is the user's who runs us. */
+  create(sandbox: StoredSandbox, options: { asUser: boolean }): Promise<void>;
   /** Throws `sandbox_not_found`. */
   read(id: string): Promise<StoredSandbox>;
   /** Replaces the record, in one step. */
@@ -67,6 +79,8 @@ export interface SandboxStore {
   dirs(id: string): Promise<string[]>;
   /** Lower layers that sandboxes were created with. */
   lowers(): Promise<Set<string>>;
+  /** Ids of sandboxes that have this volume; of those with a broken record too, since it can't be told. */
+  usersOfVolume(name: string): Promise<string[]>;
 }
 
 /** A directory gets its real name last, so one without this prefix is complete. */
@@ -85,9 +99,8 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
         cause: parsed.error,
       });
     }
-    // Those of before there were mounts have none.
-    const spec = { mounts: [], ...parsed.data.spec } as unknown as RuntimeSpec;
-    return { spec, lower: parsed.data.lower };
+    const { spec, lower } = parsed.data;
+    return { spec: spec as RuntimeSpec, lower };
   };
   const list = async () => {
     const names = await readdir(layout.sandboxes);
@@ -96,7 +109,7 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
   };
 
   return {
-    async create(sandbox) {
+    async create(sandbox, { asUser }) {
       const { id } = sandbox.spec;
       const final = layout.sandbox(id).dir;
       if (await statOrUndefined(final)) {
@@ -111,7 +124,7 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
       makeDir(paths.upper, 0o755);
       makeDir(paths.work, 0o700);
       makeTop(paths.top, sandbox.spec.hostname);
-      await own([paths.upper, paths.top], 0);
+      if (!asUser) await own([paths.upper, paths.top], 0);
       onStep("oci.filled-directory");
       renameSync(paths.dir, final);
     },
@@ -125,6 +138,20 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
       const candidates = [layout.sandbox(id).dir, join(layout.sandboxes, `${HALF_MADE}${id}`)];
       const found = await Promise.all(candidates.map(statOrUndefined));
       return candidates.filter((_dir, i) => found[i] !== undefined);
+    },
+    async usersOfVolume(name) {
+      const users: string[] = [];
+      for (const id of await list()) {
+        const stored = await read(id).catch((error: unknown) => {
+          // Half made: it holds the volume until its record is there, or its maker has gone.
+          if (error instanceof WarrenError && error.code === "sandbox_not_found") return undefined;
+          return "broken" as const;
+        });
+        if (stored === "broken") users.push(id);
+        else if (stored?.spec.mounts.some(({ type, source }) => type === "volume" && source === name))
+          users.push(id);
+      }
+      return users;
     },
     async lowers() {
       const used = new Set<string>();

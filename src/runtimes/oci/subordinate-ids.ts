@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
-import type { ProbeFinding } from "../../contracts/runtime.ts";
+import type { ProbeFinding, RuntimeSpec } from "../../contracts/runtime.ts";
 import { readText } from "../../lib/files.ts";
 import { IDS_PER_SANDBOX } from "./id-ranges.ts";
 import { findProgram } from "./programs.ts";
@@ -16,6 +16,13 @@ export interface SubordinateIds {
 
 /** An id of a user's range inside the launcher's user namespace, where 0 is the user: FIRST_SUBORDINATE of userns.h. */
 export const FIRST_SUBORDINATE = 1;
+
+/**
+ * Whether a sandbox's root is the user who runs us (0 in the launcher's user namespace), so that the user's files that it has
+ * mounted are root's inside, and what is made there is the user's. One that mounts nothing has nothing of the user's.
+ */
+export const isRootTheUser = (spec: Pick<RuntimeSpec, "mounts">, isRootless: boolean): boolean =>
+  isRootless && spec.mounts.length > 0;
 
 /** Where useradd begins to hand out ranges (SUB_UID_MIN of login.defs). */
 const FIRST_RANGE = 100_000;

@@ -13,6 +13,7 @@ export const launcherOps = {
   runMapped: 9,
   runUnpack: 10,
   own: 11,
+  checkOutside: 12,
 } as const;
 
 /** Payload bytes of one request, id and operation included. */

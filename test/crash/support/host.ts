@@ -52,7 +52,7 @@ function mounts(stateDir: string): string[] {
 }
 
 const topLevel = /^(owner|engine\.(log|log\.1|db|db-wal|db-shm|lock|lock-journal|sock|pid)|oci|logs)$/;
-const ofRuntime = /^(sandboxes|images|trash|shared|run|boot|launcher\.lock)$/;
+const ofRuntime = /^(sandboxes|images|trash|volumes|shared|run|boot|launcher\.lock)$/;
 const ofSandbox = /^(spec\.json|fs|top|config\.json|runtime\.log|m|userns)$/;
 const ofRunning = /^(guest\.sock|guest\.pid)$/;
 
@@ -72,6 +72,11 @@ function files({ stateDir, known, alive, engine }: HostView): string[] {
     if (!existsSync(join(oci, "sandboxes", id, "spec.json"))) found.push(`no files of ${id}`);
   }
   check(join(oci, "trash"), () => false);
+  check(join(oci, "volumes"), (name) => !name.startsWith("."));
+  for (const name of names(join(oci, "volumes"))) {
+    check(join(oci, "volumes", name), (part) => part === "data" || part === "volume.json");
+    if (names(join(oci, "volumes", name)).length !== 2) found.push(`the volume ${name} is not whole`);
+  }
   check(join(oci, "shared"), (name) => /^(empty|empty-file|guest-[0-9a-f]+)$/.test(name));
   for (const program of ["crun", "runc"]) {
     check(join(oci, "run", program), (name) => alive.includes(name) || name.startsWith("."));

@@ -90,6 +90,11 @@ export const places: Record<Step, Place> = {
   "image.oci-made": "oci",
   "image.oci-named": "oci",
 
+  "volume.begun": "volumes",
+  "volume.made": "volumes",
+  "launcher.checkOutside.sent": "volumes",
+  "launcher.checkOutside.answered": "volumes",
+
   "close.begun": "close",
   "close.idle": "close",
   "oci.idle": "close",

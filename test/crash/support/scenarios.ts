@@ -70,6 +70,23 @@ export const scenarios = {
     rmSync(join(stateDir, "oci/sandboxes", id, "guest.pid"));
     await actions.remove("unrecorded");
   },
+  /** A volume and a directory of the host in a sandbox. */
+  async volumes(actions, { dir }) {
+    const name = `data-${process.hrtime.bigint()}`;
+    const bound = join(dir, "bound");
+    mkdirSync(bound, { recursive: true });
+    await actions.api.volumes.create({ name });
+    await actions.create("mounted", {
+      storage: {
+        volumes: [{ name, mount_path: "/volume" }],
+        binds: [{ source: bound, mount_path: "/volume/bound" }],
+      },
+    });
+    await actions.stop("mounted");
+    await actions.start("mounted");
+    await actions.remove("mounted");
+    await actions.api.volumes.remove(name);
+  },
   async close(actions, { engine }) {
     await actions.create("kept");
     engine.kill("SIGTERM");

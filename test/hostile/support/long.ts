@@ -12,3 +12,6 @@ export function someOf<T>(all: readonly T[], turn: number, count = 1): T[] {
   if (isLong) return [...all];
   return Array.from({ length: count }, (_, i) => all[(turn + i) % all.length] as T);
 }
+
+/** Starts in one race: each takes some 50 ms. */
+export const raceStarts = isLong ? 2_000 : 60;

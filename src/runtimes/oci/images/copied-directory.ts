@@ -5,6 +5,7 @@ import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
 import { makeDir, statOrUndefined } from "../../../lib/files.ts";
 import { lastWords } from "../../../lib/last-words.ts";
+import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
 import { resolveDirectory } from "./directory.ts";
 import { withDiskGuard } from "./disk-guard.ts";
@@ -35,38 +36,14 @@ export async function ensureCopiedDirectory(
   await mkdir(options.dir, { recursive: true, mode: 0o700 });
   const temporary = join(options.dir, `.new-${randomBytes(8).toString("hex")}`);
   const archive = join(temporary, "archive.tar");
-  const owners = join(temporary, "owners");
   await mkdir(temporary, { mode: 0o700 });
   try {
     await makeDir(join(temporary, "rootfs"), 0o755);
-    await writeFile(owners, OWNERS, { mode: 0o600 });
     await withDiskGuard(options.dir, signal, async (guarded) => {
-      const result = await options.launcher.run({
-        argv: [
-          tar,
-          "--create",
-          `--file=${archive}`,
-          `--directory=${source}`,
-          "--force-local",
-          "--one-file-system",
-          `--owner-map=${owners}`,
-          `--group-map=${owners}`,
-          "--numeric-owner",
-          "--no-xattrs",
-          "--",
-          ".",
-        ],
-        as: "unpacker",
-        timeoutMs: UNPACK_TIMEOUT_MS,
-        signal: guarded,
-      });
-      if (result.timedOut) throw new WarrenError("deadline_exceeded", `copying ${source} took too long`);
-      if (result.code !== 0) {
-        throw new WarrenError("image_invalid", `${source} can't be copied: ${lastWords(result.output)}`);
-      }
+      await archiveTree(tar, source, archive, options.launcher, guarded);
       await unpackTar(tar, archive, join(temporary, "rootfs"), options.launcher, guarded);
     });
-    await Promise.all([rm(archive), rm(owners)]);
+    await rm(archive);
     await rename(temporary, join(options.dir, key)).catch(async (error: NodeJS.ErrnoException) => {
       // Another reference to the same directory was faster.
       if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
@@ -77,6 +54,45 @@ export async function ensureCopiedDirectory(
     throw error;
   }
   return image;
+}
+
+/**
+ * Packs a tree with the owners that it has inside; what is the user's, or nobody's, becomes root's.
+ * @throws WarrenError `image_invalid` for what the user may not read
+ */
+export async function archiveTree(
+  tar: string,
+  source: string,
+  archive: string,
+  launcher: Launcher,
+  signal: AbortSignal,
+): Promise<void> {
+  const owners = `${archive}.owners`;
+  await writeFile(owners, OWNERS, { mode: 0o600 });
+  const result = await launcher.run({
+    argv: [
+      tar,
+      "--create",
+      `--file=${archive}`,
+      `--directory=${source}`,
+      "--force-local",
+      "--one-file-system",
+      `--owner-map=${owners}`,
+      `--group-map=${owners}`,
+      "--numeric-owner",
+      "--no-xattrs",
+      "--",
+      ".",
+    ],
+    as: "unpacker",
+    timeoutMs: UNPACK_TIMEOUT_MS,
+    signal,
+  });
+  await rm(owners);
+  if (result.timedOut) throw new WarrenError("deadline_exceeded", `copying ${source} took too long`);
+  if (result.code !== 0) {
+    throw new WarrenError("image_invalid", `${source} can't be copied: ${lastWords(result.output)}`);
+  }
 }
 
 /** Changes when a file of the tree does: what is compared is what the kernel keeps of each, not its bytes. */

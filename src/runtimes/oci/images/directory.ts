@@ -1,7 +1,7 @@
 import { opendir, realpath, stat } from "node:fs/promises";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
-import { isGone } from "../../../lib/files.ts";
+import { isGone, isWithin } from "../../../lib/files.ts";
 
 /** A root filesystem directory of the operator's. It is a read-only lower layer and never written. */
 export async function ensureDirectory(
@@ -43,10 +43,6 @@ export async function resolveDirectory(path: string, stateDir: string): Promise<
   await dir.close();
   if (!first) throw new WarrenError("image_invalid", `${path} is empty`);
   return resolved;
-}
-
-function isWithin(path: string, dir: string): boolean {
-  return path === dir || path.startsWith(dir.endsWith("/") ? dir : `${dir}/`);
 }
 
 export function missing(path: string): WarrenError {

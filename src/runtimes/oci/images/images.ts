@@ -13,11 +13,15 @@ import { createHostImage, type HostImageOptions } from "./host.ts";
 import { ensureOci, ociRootfs } from "./oci.ts";
 import { parseReference } from "./reference.ts";
 import { ensureTar } from "./tar.ts";
+import { createUserViews } from "./user-view.ts";
 
 export interface Images {
   ensure(reference: string, options?: { signal?: AbortSignal }): Promise<PreparedImage>;
-  /** The lower layer for a new sandbox of this image. Throws `image_not_found` when the image is gone. */
-  lower(imageId: string): Promise<string>;
+  /**
+   * The lower layer for a new sandbox of this image. `asUser`: one in which root is the user who runs us, which may have to be
+   * made first. Throws `image_not_found` when the image is gone.
+   */
+  lower(imageId: string, options: { asUser: boolean; signal?: AbortSignal | undefined }): Promise<string>;
   /** What is mounted over that layer when a sandbox of this image starts. */
   binds(imageId: string): Promise<ReadonlyBind[]>;
   /** Discards what an earlier engine was fetching when it was killed. */
@@ -46,6 +50,7 @@ export function createImages(options: ImagesOptions): Images {
   const tarDir = join(dir, "tar");
   const ociDir = join(dir, "oci");
   const copyDir = join(dir, "copy");
+  const views = createUserViews({ launcher, dir: join(dir, "user"), discard });
 
   return {
     async ensure(reference, { signal } = {}) {
@@ -89,16 +94,9 @@ export function createImages(options: ImagesOptions): Images {
       );
       return { ...image, reference };
     },
-    async lower(id) {
-      if (id === "host") return host.skeleton();
-      if (id.startsWith("dir:")) return resolveDirectory(id.slice("dir:".length), stateDir);
-      const path = unpackedPath(id);
-      if (!path || !(await statOrUndefined(path))) {
-        throw new WarrenError("image_not_found", `the image ${id} is not on this host any more`, {
-          hint: "create the sandbox again, so that the image is fetched",
-        });
-      }
-      return path;
+    async lower(id, { asUser, signal }) {
+      const lower = await plainLower(id);
+      return asUser ? views.of(lower, signal) : lower;
     },
     binds: async (id) => (id === "host" ? host.binds() : []),
     async sweep() {
@@ -106,17 +104,28 @@ export function createImages(options: ImagesOptions): Images {
         const names = (await statOrUndefined(parent)) ? await readdir(parent) : [];
         for (const name of names) if (name.startsWith(".new-")) await discard(join(parent, name));
       }
+      const used = await options.host.used();
+      await views.sweep(used);
       if (!(await statOrUndefined(copyDir))) return;
       // Each change of a directory made another.
-      const used = await options.host.used();
       for (const name of await readdir(copyDir)) {
         if (!used.has(join(copyDir, name, "rootfs"))) await discard(join(copyDir, name));
       }
     },
     async close() {
-      await Promise.all([flights.close(), host.idle()]);
+      await Promise.all([flights.close(), views.close(), host.idle()]);
     },
   };
+
+  async function plainLower(id: string): Promise<string> {
+    if (id === "host") return host.skeleton();
+    if (id.startsWith("dir:")) return resolveDirectory(id.slice("dir:".length), stateDir);
+    const path = unpackedPath(id);
+    if (path && (await statOrUndefined(path))) return path;
+    throw new WarrenError("image_not_found", `the image ${id} is not on this host any more`, {
+      hint: "create the sandbox again, so that the image is fetched",
+    });
+  }
 
   function unpackedPath(id: string): string | undefined {
     if (/^copy:[0-9a-f]{64}$/.test(id)) return join(copyDir, id.slice("copy:".length), "rootfs");

@@ -5,7 +5,7 @@ import { z } from "zod";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
-import { readText, statOrUndefined, writeAtomically } from "../../../lib/files.ts";
+import { readJson, statOrUndefined, writeAtomically } from "../../../lib/files.ts";
 import { lastWords } from "../../../lib/last-words.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
@@ -281,17 +281,6 @@ async function readDocument<S extends z.ZodType>(path: string, schema: S): Promi
     throw error;
   } finally {
     await file.close();
-  }
-}
-
-/** Our own record; a broken one counts as none. */
-async function readJson<S extends z.ZodType>(path: string, schema: S): Promise<z.output<S> | undefined> {
-  const text = await readText(path);
-  if (text === undefined) return undefined;
-  try {
-    return schema.safeParse(JSON.parse(text)).data;
-  } catch {
-    return undefined;
   }
 }
 

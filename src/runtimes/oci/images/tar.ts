@@ -75,6 +75,7 @@ export async function unpackTar(
   target: string,
   launcher: Launcher,
   signal: AbortSignal,
+  as: "unpacker" | "namespace-root" = "unpacker",
 ): Promise<void> {
   const result = await launcher.run({
     // Ids as numbers, since the host's names mean nothing inside. No extended attributes: overlayfs would act on its own ones.
@@ -94,7 +95,7 @@ export async function unpackTar(
       "--no-selinux",
       "--warning=no-timestamp",
     ],
-    as: "unpacker",
+    as,
     timeoutMs: UNPACK_TIMEOUT_MS,
     signal,
   });
