@@ -5,10 +5,10 @@ import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage } from "../../../contracts/runtime.ts";
 import { makeDir, statOrUndefined } from "../../../lib/files.ts";
 import { lastWords } from "../../../lib/last-words.ts";
+import { withDiskGuard } from "../../common/images/disk-guard.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
 import { resolveDirectory } from "./directory.ts";
-import { withDiskGuard } from "./disk-guard.ts";
 import { type TarOptions, UNPACK_TIMEOUT_MS, unpackTar } from "./tar.ts";
 
 /** How an ordinary user, and whoever has no id inside, are numbered where the archive is made. */

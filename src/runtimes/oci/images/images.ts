@@ -5,13 +5,13 @@ import type { PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
 import { isGone, statOrUndefined } from "../../../lib/files.ts";
 import { createSingleFlight } from "../../../lib/single-flight.ts";
+import { parseReference } from "../../common/images/reference.ts";
 import type { Launcher, ReadonlyBind } from "../launcher-client.ts";
 import type { Own } from "../sandbox-store.ts";
 import { ensureCopiedDirectory } from "./copied-directory.ts";
 import { ensureDirectory, missing, resolveDirectory } from "./directory.ts";
 import { createHostImage, type HostImageOptions } from "./host.ts";
 import { ensureOci, ociRootfs } from "./oci.ts";
-import { parseReference } from "./reference.ts";
 import { ensureTar } from "./tar.ts";
 import { createUserViews } from "./user-view.ts";
 

@@ -7,10 +7,10 @@ import type { PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
 import { readJson, statOrUndefined, writeAtomically } from "../../../lib/files.ts";
 import { lastWords } from "../../../lib/last-words.ts";
+import { withDiskGuard } from "../../common/images/disk-guard.ts";
+import type { ImageReference } from "../../common/images/reference.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
-import { withDiskGuard } from "./disk-guard.ts";
-import type { ImageReference } from "./reference.ts";
 
 /** Large images over slow lines. */
 const PULL_TIMEOUT_MS = 3_600_000;

@@ -6,10 +6,10 @@ import type { PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
 import { isGone, makeDir, statOrUndefined } from "../../../lib/files.ts";
 import { lastWords } from "../../../lib/last-words.ts";
+import { withDiskGuard } from "../../common/images/disk-guard.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
 import { missing } from "./directory.ts";
-import { withDiskGuard } from "./disk-guard.ts";
 
 /** Unpacking 64 GiB from a slow disk. */
 export const UNPACK_TIMEOUT_MS = 3_600_000;

@@ -3,9 +3,9 @@ import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { makeDir, readText, statOrUndefined } from "../../../lib/files.ts";
 import { createSingleFlight } from "../../../lib/single-flight.ts";
+import { withDiskGuard } from "../../common/images/disk-guard.ts";
 import { needProgram } from "../programs.ts";
 import { archiveTree } from "./copied-directory.ts";
-import { withDiskGuard } from "./disk-guard.ts";
 import { type TarOptions, unpackTar } from "./tar.ts";
 
 /**

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { WarrenError } from "../../../src/contracts/errors.ts";
 import { lastWords } from "../../../src/lib/last-words.ts";
-import { parseReference } from "../../../src/runtimes/oci/images/reference.ts";
+import { parseReference } from "../../../src/runtimes/common/images/reference.ts";
 
 describe("image references", () => {
   const digest = `sha256:${"a".repeat(64)}`;
