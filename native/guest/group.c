@@ -1,6 +1,7 @@
 // Limits hold for commands and not for the guest, so that it answers when they are used up. Commands begin in a cgroup whose
 // number of processes is limited: one more that the guest puts there is let in, but can't fork when it is full. What goes
-// on for a while is put into one whose processor time is limited as well. docs/runtimes/oci.md has the picture.
+// on for a while is put where processor time and memory are limited as well: with cgroup v1 that is one cgroup for each.
+// docs/runtimes/oci.md has the picture.
 #include "guest.h"
 
 #include <errno.h>
@@ -9,10 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
-/// The last part of the limited cgroup's path, as src/runtimes/oci/payload-groups.ts names it.
+/// The last part of the limited cgroups' paths, as src/runtimes/oci/payload-groups.ts names it.
 static const char limited_name[] = "/limited";
 
-static bool has_first, has_limited;
+static bool has_first;
+static size_t limited_count;
 
 static bool keep(int fd, int as) {
   int from = fd >= 0 ? fd : open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -21,19 +23,22 @@ static bool keep(int fd, int as) {
   return true;
 }
 
-bool groups_keep(int first, int limited) {
+bool groups_keep(int first, const int *limited, size_t count) {
   has_first = first >= 0;
-  has_limited = limited >= 0;
-  if (!has_first && !has_limited) return true;
-  return keep(first, FD_FIRST) && keep(limited, FD_LIMITED);
+  limited_count = count;
+  if (!has_first && count == 0) return true;
+  if (!keep(first, FD_FIRST)) return false;
+  for (size_t i = 0; i < count; i++)
+    if (!keep(limited[i], FD_LIMITED + (int)i)) return false;
+  return true;
 }
 
 int first_free_fd(void) {
-  return has_first || has_limited ? FD_LIMITED + 1 : FD_FIRST;
+  return has_first || limited_count > 0 ? FD_LIMITED + (int)limited_count : FD_FIRST;
 }
 
 bool groups_limit_later(void) {
-  return has_limited;
+  return limited_count > 0;
 }
 
 /// The kernel judges a move by who opened the file. That was the launcher; nobody inside could.
@@ -41,14 +46,20 @@ static bool put(int fd, const char *pid) {
   return write(fd, pid, strlen(pid)) > 0 || errno == ESRCH;
 }
 
+static bool put_limited(const char *pid) {
+  for (size_t i = 0; i < limited_count; i++)
+    if (!put(FD_LIMITED + (int)i, pid)) return false;
+  return true;
+}
+
 bool groups_join(bool limited) {
-  return (!has_first || put(FD_FIRST, "0")) && (!limited || !has_limited || put(FD_LIMITED, "0"));
+  return (!has_first || put(FD_FIRST, "0")) && (!limited || put_limited("0"));
 }
 
 bool groups_limit(pid_t pid) {
   char text[16];
   snprintf(text, sizeof text, "%d", (int)pid);
-  return put(FD_LIMITED, text);
+  return put_limited(text);
 }
 
 bool groups_is_limited(pid_t pid) {
@@ -60,9 +71,11 @@ bool groups_is_limited(pid_t pid) {
   close(fd);
   if (n < 0) return errno == ESRCH;
   text[n] = 0;
+  // A child that is born between two moves of its parent is in one of them only.
+  size_t found = 0;
   for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
     size_t bytes = sizeof limited_name - 1;
-    if ((size_t)(end - line) >= bytes && memcmp(end - bytes, limited_name, bytes) == 0) return true;
+    if ((size_t)(end - line) >= bytes && memcmp(end - bytes, limited_name, bytes) == 0) found++;
   }
-  return false;
+  return found >= limited_count;
 }

@@ -4,7 +4,7 @@
 //   serve.c      one forked process per connection: reads the request, answers it
 //   spawn.c      the SPAWN request and the main command: launch.c starts a command, supervise.c and input.c look
 //                after it, tree.c kills all that it started
-//   group.c      the cgroup whose limits hold for commands, and not for the guest
+//   group.c      the cgroups whose limits hold for commands, and not for the guest
 //   mainlog.c    what the main command wrote last, and the LOGS request
 //   files.c path.c write.c remove.c watch.c dial.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
@@ -26,7 +26,7 @@ enum {
   FD_CONTROL = 4, // messages to PID 1
   FD_CONN = 5, // a handler's connection
   FD_FIRST = 6, // cgroup.procs of where commands begin; see group.c
-  FD_LIMITED = 7, // and of where those that go on belong
+  FD_LIMITED = 7, // and, from here on, of where those that go on belong
 };
 
 enum {
@@ -176,8 +176,10 @@ int become_supervisor(void);
 
 // ---- group.c
 
-/// Keeps the two descriptors (-1: there is no such cgroup) as FD_FIRST and FD_LIMITED. False with errno.
-bool groups_keep(int first, int limited);
+enum { MAX_LIMITED = 2 };
+/// Keeps the descriptors of where commands begin (-1: there is no such cgroup) as FD_FIRST, and of those where they are limited
+/// from FD_LIMITED on. False with errno.
+bool groups_keep(int first, const int *limited, size_t count);
 /// The first descriptor that has no fixed use.
 int first_free_fd(void);
 /// True when commands are to be limited some time after their start.

@@ -28,7 +28,9 @@ enum {
 
 struct options {
   int fd;
-  int group_own, group_first, group_limited; // -1: none
+  int group_own, group_first; // -1: none
+  int group_limited[MAX_LIMITED];
+  size_t group_limited_count;
   bool receives;
   const char *listen;
   const char *main_cwd;
@@ -66,7 +68,7 @@ static struct {
 // ---- start
 
 static bool parse_options(int argc, char **argv, struct options *o) {
-  *o = (struct options){.fd = -1, .group_own = -1, .group_first = -1, .group_limited = -1, .main_cwd = "/", .main_user = ""};
+  *o = (struct options){.fd = -1, .group_own = -1, .group_first = -1, .main_cwd = "/", .main_user = ""};
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--") == 0) {
       if (i + 1 < argc) o->main_argv = argv + i + 1;
@@ -75,10 +77,12 @@ static bool parse_options(int argc, char **argv, struct options *o) {
     if (i + 1 >= argc) return false;
     const char *value = argv[i + 1];
     char *end = NULL;
+    bool limited = strcmp(argv[i], "--group-limited") == 0;
+    if (limited && o->group_limited_count == MAX_LIMITED) return false;
     int *descriptor = strcmp(argv[i], "--fd") == 0              ? &o->fd
                       : strcmp(argv[i], "--group-own") == 0     ? &o->group_own
                       : strcmp(argv[i], "--group-first") == 0   ? &o->group_first
-                      : strcmp(argv[i], "--group-limited") == 0 ? &o->group_limited
+                      : limited                                 ? &o->group_limited[o->group_limited_count++]
                                                                 : NULL;
     if (descriptor != NULL) {
       long fd = strtol(value, &end, 10);
@@ -132,18 +136,21 @@ static bool arrange_descriptors(const struct options *o) {
   int listener = o->listen != NULL ? listen_at(o->listen) : o->fd;
   struct stat st;
   if (listener < 0 || fstat(listener, &st) != 0 || !S_ISSOCK(st.st_mode)) return false;
-  int first = -1, limited = -1;
+  int first = -1, limited[MAX_LIMITED];
   if (o->group_first >= 0 && (first = fcntl(o->group_first, F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
-  if (o->group_limited >= 0 && (limited = fcntl(o->group_limited, F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
+  for (size_t i = 0; i < o->group_limited_count; i++)
+    if ((limited[i] = fcntl(o->group_limited[i], F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
   int parked = fcntl(listener, F_DUPFD_CLOEXEC, FD_LOW);
   if (parked < 0) return false;
   if (listener == STDIN_FILENO && !null_as_stdin()) return false;
   for (int fd = 3; fd < parked; fd++) {
-    if (fd != first && fd != limited) close(fd);
+    bool keeps = fd == first;
+    for (size_t i = 0; i < o->group_limited_count; i++) keeps = keeps || fd == limited[i];
+    if (!keeps) close(fd);
   }
   close_from(parked + 1);
   open_proc();
-  if (!groups_keep(first, limited)) return false;
+  if (!groups_keep(first, limited, o->group_limited_count)) return false;
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
   g.control = fcntl(pair[0], F_DUPFD_CLOEXEC, FD_LOW);
@@ -476,7 +483,7 @@ int main(int argc, char **argv) {
   struct options o;
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
-      "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N] | --listen PATH | --receive N) [--main-cwd DIR] "
+      "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N]... | --listen PATH | --receive N) [--main-cwd DIR] "
       "[--main-user USER] [-- argv...]\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }

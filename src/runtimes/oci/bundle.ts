@@ -2,7 +2,7 @@ import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "../common/cpu-limit.ts";
 import { capabilities, guestArgs } from "../common/guest-program.ts";
 import type { Seccomp } from "../common/seccomp.ts";
-import { type GroupPlan, withGuest } from "./payload-groups.ts";
+import type { GroupPlan } from "./payload-groups.ts";
 import type { ContainerProgramName } from "./programs.ts";
 
 /** Docker's list (moby oci/defaults.go), with what older releases of it lack. */
@@ -60,7 +60,7 @@ export interface BundleOptions {
   seccomp: Seccomp;
   swapController: boolean;
   /** Where its commands have limits of their own. */
-  groups?: Pick<GroupPlan, "guestArgs">;
+  groups?: Pick<GroupPlan, "guestArgs" | "outer">;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
 }
@@ -125,7 +125,7 @@ export function bundleBasics(options: BundleOptions) {
       gidMappings: mapping,
       ...(options.cgroupsPath === undefined
         ? {}
-        : { cgroupsPath: options.cgroupsPath, resources: resources(spec.limits, options) }),
+        : { cgroupsPath: options.cgroupsPath, resources: resources(options) }),
     },
   };
 }
@@ -179,19 +179,16 @@ function systemMounts(): object[] {
   ];
 }
 
-function resources(
-  limits: RuntimeSpec["limits"],
-  { groups, swapController, isRootless }: BundleOptions,
-): object {
-  const { cpuNano, pids } = groups ? withGuest(limits) : limits;
+function resources({ spec, groups, swapController, isRootless }: BundleOptions): object {
+  const { memoryBytes, cpuNano, pids } = groups?.outer ?? spec.limits;
   return {
     ...(isRootless ? {} : { devices: [{ allow: false, access: "rwm" }] }),
-    ...(limits.memoryBytes > 0
+    ...(memoryBytes > 0
       ? {
           memory: {
-            limit: limits.memoryBytes,
+            limit: memoryBytes,
             // Memory and swap together, so equal to the limit: no swap.
-            ...(swapController ? { swap: limits.memoryBytes } : {}),
+            ...(swapController ? { swap: memoryBytes } : {}),
           },
         }
       : {}),

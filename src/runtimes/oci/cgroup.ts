@@ -22,6 +22,8 @@ export interface CgroupHost {
   mounts: string[];
   /** v1: mount point by controller. */
   byController: Map<string, string>;
+  /** False where a group's memory does not count as that of the one that it is in: cgroup v1 before Linux 5.11, mostly. */
+  memoryNests: boolean;
   /** True where a sandbox's commands can have limits of their own, which the guest is not under. */
   hasPayloadGroups: boolean;
   /** Path in each hierarchy below which we may make groups. Absent: its root. */
@@ -64,6 +66,8 @@ export async function readCgroupHost(): Promise<CgroupHost> {
       swapLimited: swapController || !swaps,
       mounts,
       byController,
+      memoryNests:
+        memory !== undefined && (await readText(join(memory, "memory.use_hierarchy")))?.trim() === "1",
       // The kernel lets nobody but root hand another user's process on to a group of v1.
       hasPayloadGroups: process.getuid?.() === 0,
     };
@@ -78,7 +82,8 @@ export async function readCgroupHost(): Promise<CgroupHost> {
     swapLimited: true,
     mounts: [unified],
     byController,
-    hasPayloadGroups: controllers.includes("cpu") || controllers.includes("pids"),
+    memoryNests: true,
+    hasPayloadGroups: ["memory", "cpu", "pids"].some((name) => controllers.includes(name)),
   };
 }
 
@@ -154,6 +159,13 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
   const table = async (controller: string, id: string, name: string) =>
     parseTable((await readText(file(controller, id, name))) ?? "");
 
+  /** Of commands, where they have one of their own. */
+  const memoryLimit = async (id: string, name: string) => {
+    const ofPayload = `${host.version === 2 ? "payload/limited" : "limited"}/${name}`;
+    const isThere = (await readText(file("memory", id, ofPayload))) !== undefined;
+    return await number("memory", id, isThere ? ofPayload : name);
+  };
+
   // PID 1 and what commands are. The guest's other processes come and go with calls of the API.
   const pidCount = async (id: string) => {
     const ofPayload = await readText(file("pids", id, "payload/pids.current"));
@@ -164,7 +176,7 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
     const [cpu, usage, limit, memory, pids, io] = await Promise.all([
       number("cpuacct", id, "cpuacct.usage"),
       number("memory", id, "memory.usage_in_bytes"),
-      number("memory", id, "memory.limit_in_bytes"),
+      memoryLimit(id, "memory.limit_in_bytes"),
       table("memory", id, "memory.stat"),
       pidCount(id),
       readText(file("blkio", id, "blkio.throttle.io_service_bytes_recursive")),
@@ -181,7 +193,7 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
     const [cpu, usage, limit, memory, pids, io] = await Promise.all([
       table("cpu", id, "cpu.stat"),
       number("memory", id, "memory.current"),
-      number("memory", id, "memory.max"),
+      memoryLimit(id, "memory.max"),
       table("memory", id, "memory.stat"),
       pidCount(id),
       readText(file("io", id, "io.stat")),
@@ -195,13 +207,18 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
     };
   };
 
-  const oomKills = (id: string): number | undefined => {
-    const name = host.version === 2 ? "memory.events" : "memory.oom_control";
+  const oomKillsIn = (id: string, name: string): number | undefined => {
     try {
       return parseTable(readFileSync(file("memory", id, name), "utf8")).get("oom_kill");
     } catch {
       return undefined;
     }
+  };
+  const oomKills = (id: string): number | undefined => {
+    if (host.version === 2) return oomKillsIn(id, "memory.events");
+    const own = oomKillsIn(id, "memory.oom_control");
+    // v1 counts a kill in the group of who was killed, and in none above.
+    return own === undefined ? undefined : own + (oomKillsIn(id, "limited/memory.oom_control") ?? 0);
   };
 
   return {

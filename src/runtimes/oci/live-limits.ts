@@ -14,6 +14,11 @@ export interface LiveLimits {
   applyMemoryHigh(id: string, limits: RuntimeLimits): Promise<void>;
 }
 
+/** Path of a file of one cgroup. */
+type PathOf = (name: string) => string;
+/** Bytes, where they are more than the limit that was to be set; it is as it was then. */
+type InUse = number | undefined;
+
 export function createLiveLimits(
   host: CgroupHost,
   cgroups: Pick<Cgroups, "file">,
@@ -23,47 +28,67 @@ export function createLiveLimits(
   const has = (limit: CgroupHost["limits"][number]) => host.limits.includes(limit);
   const write = (controller: string, id: string, name: string, value: number | string) =>
     writeExisting(cgroups.file(controller, id, name), String(value));
-  const read = async (controller: string, id: string, name: string) =>
-    ((await readText(cgroups.file(controller, id, name))) ?? "").trim();
 
   /** Neither may pass the other on the way: up, the sum with swap goes first; down, memory does. */
-  const memoryV1 = async (id: string, bytes: number): Promise<void> => {
-    const value = bytes || -1;
-    const limit = () => write("memory", id, "memory.limit_in_bytes", value);
+  const setMemoryV1 = async (path: PathOf, bytes: number): Promise<InUse> => {
+    const value = String(bytes || -1);
+    const limit = () => writeExisting(path("memory.limit_in_bytes"), value);
     const withSwap = () =>
-      host.swapController ? write("memory", id, "memory.memsw.limit_in_bytes", value) : Promise.resolve();
-    const before = Number(await read("memory", id, "memory.limit_in_bytes"));
-    const isRaised = bytes === 0 || bytes > before;
+      host.swapController ? writeExisting(path("memory.memsw.limit_in_bytes"), value) : Promise.resolve();
+    const isRaised = bytes === 0 || bytes > Number(await readText(path("memory.limit_in_bytes")));
     try {
       if (isRaised) await withSwap();
       await limit();
       if (!isRaised) await withSwap();
+      return undefined;
     } catch (error) {
       // The kernel has tried to take pages back, and could not.
       if ((error as NodeJS.ErrnoException).code !== "EBUSY") throw error;
-      throw tooLittle(id, bytes, Number(await read("memory", id, "memory.usage_in_bytes")));
+      return Number(await readText(path("memory.usage_in_bytes")));
     }
   };
 
   /** Here the kernel would kill processes until the rest fits, so what can't be taken back is counted first. */
-  const memoryV2 = async (id: string, bytes: number): Promise<void> => {
+  const setMemoryV2 = async (path: PathOf, bytes: number): Promise<InUse> => {
     if (bytes > 0) {
-      const stat = await read("memory", id, "memory.stat");
+      const stat = (await readText(path("memory.stat"))) ?? "";
       const amount = (name: string) => Number(new RegExp(`^${name} (\\d+)$`, "m").exec(stat)?.[1] ?? 0);
-      const current = Number(await read("memory", id, "memory.current"));
       const droppable = amount("active_file") + amount("inactive_file") + amount("slab_reclaimable");
-      if (current - droppable > bytes) throw tooLittle(id, bytes, current - droppable);
+      const used = Number(await readText(path("memory.current"))) - droppable;
+      if (used > bytes) return used;
     }
-    await write("memory", id, "memory.max", bytes || "max");
+    await writeExisting(path("memory.max"), String(bytes || "max"));
     // Memory and swap together are what was asked for: no swap beside it.
-    await write("memory", id, "memory.swap.max", bytes > 0 ? 0 : "max").catch((error: unknown) => {
+    await writeExisting(path("memory.swap.max"), bytes > 0 ? "0" : "max").catch((error: unknown) => {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // a kernel without swap
     });
+    return undefined;
+  };
+
+  const ofSandbox =
+    (id: string): PathOf =>
+    (name) =>
+      cgroups.file("memory", id, name);
+  const ofCommands = (id: string): PathOf =>
+    payload.exist("memory", id) ? (name) => payload.file("memory", id, name) : ofSandbox(id);
+
+  const memory = async (id: string, limits: RuntimeLimits): Promise<void> => {
+    const groups: [PathOf, RuntimeLimits][] = payload.exist("memory", id)
+      ? [
+          [ofCommands(id), limits],
+          [ofSandbox(id), withGuest(limits)],
+        ]
+      : [[ofSandbox(id), limits]];
+    for (const [path, { memoryBytes }] of groups) {
+      const used = await (isV2 ? setMemoryV2 : setMemoryV1)(path, memoryBytes);
+      if (used !== undefined) throw tooLittle(id, limits.memoryBytes, used);
+    }
   };
 
   const applyMemoryHigh = async (id: string, { memoryHighBytes = 0 }: RuntimeLimits): Promise<void> => {
-    if (isV2) await write("memory", id, "memory.high", memoryHighBytes || "max");
-    else await write("memory", id, "memory.soft_limit_in_bytes", memoryHighBytes || -1);
+    const path = ofCommands(id);
+    if (isV2) await writeExisting(path("memory.high"), String(memoryHighBytes || "max"));
+    else await writeExisting(path("memory.soft_limit_in_bytes"), String(memoryHighBytes || -1));
   };
 
   const cpu = async (id: string, limits: RuntimeLimits): Promise<void> => {
@@ -71,7 +96,7 @@ export function createLiveLimits(
       for (const [name, value] of cpuValues(host.version, cpuNano)) await writeExisting(path(name), value);
     };
     const own = (name: string) => cgroups.file("cpu", id, name);
-    if (!payload.exist(id)) return await set(own, limits.cpuNano);
+    if (!payload.exist("cpu", id)) return await set(own, limits.cpuNano);
     const below = (name: string) => payload.file("cpu", id, name);
     // A group may have no higher quota than the one that it is in (v1), and without a quota has that one's.
     await set(below, 0);
@@ -81,7 +106,7 @@ export function createLiveLimits(
 
   const pids = async (id: string, limits: RuntimeLimits): Promise<void> => {
     const value = (of: RuntimeLimits) => of.pids || "max";
-    if (!payload.exist(id)) return await write("pids", id, "pids.max", value(limits));
+    if (!payload.exist("pids", id)) return await write("pids", id, "pids.max", value(limits));
     await write("pids", id, "pids.max", value(withGuest(limits)));
     await writeExisting(payload.file("pids", id, "pids.max"), payloadPids(limits.pids));
   };
@@ -89,7 +114,7 @@ export function createLiveLimits(
   return {
     async apply(id, limits) {
       if (has("memory")) {
-        await (isV2 ? memoryV2 : memoryV1)(id, limits.memoryBytes);
+        await memory(id, limits);
         await applyMemoryHigh(id, limits);
       }
       if (has("cpu")) await cpu(id, limits);

@@ -2,50 +2,63 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { RuntimeLimits } from "../../contracts/runtime.ts";
 import { cpuValues } from "../common/cpu-limit.ts";
-import type { CgroupHost, Cgroups } from "./cgroup.ts";
+import type { CgroupHost, Cgroups, Limit } from "./cgroup.ts";
 import type { LauncherGroups } from "./launcher-client.ts";
 
 /**
- * The cgroups of one sandbox below the one that crun and runc make, whose limits on processes and processor time hold for
- * commands and not for the guest: it answers at once when they are used up. docs/runtimes/oci.md has the picture, and
+ * The cgroups of one sandbox below the one that crun and runc make, whose limits hold for commands and not for the
+ * guest: it answers at once when they are used up. docs/runtimes/oci.md has the picture, and
  * native/guest/group.c the other half.
  */
 export interface PayloadGroups {
   /** What the launcher makes at a start. Undefined where the guest has to share the limits. */
   plan(id: string, limits: RuntimeLimits): GroupPlan | undefined;
-  /** True for a sandbox that was started with them. */
-  exist(id: string): boolean;
-  /** A file of the cgroup that limits the number of processes, or processor time. */
-  file(controller: "cpu" | "pids", id: string, name: string): string;
+  /** True for a sandbox that was started with a limit of this kind for commands. */
+  exist(controller: Limit, id: string): boolean;
+  /** A file of the cgroup that limits commands in this way. */
+  file(controller: Limit, id: string, name: string): string;
 }
 
 export interface GroupPlan extends LauncherGroups {
   /** Of the guest: which of the descriptors that it inherits is which. */
   guestArgs: string[];
+  /** Of the group that crun and runc make. */
+  outer: RuntimeLimits;
 }
+
+const MIB = 1024 ** 2;
 
 /** What the guest may use beside its commands, so that it does not starve, and a guest that was taken over does not flood. */
 const GUEST_CPU_NANO = 1e9;
 /** One process per connection and one per command; the engine runs 64 commands at a time in a sandbox. */
 export const GUEST_PIDS = 256;
+/**
+ * Of memory: a command that starts takes a third of a MiB, node 8. What commands took before they were limited stays counted
+ * here, so it is little beside the limit.
+ */
+export function guestMemoryBytes(limit: number): number {
+  return Math.min(16 * MIB, Math.max(4 * MIB, Math.floor(limit / 32)));
+}
 
 /** The guest's descriptors from here on are `handed`; 3 is its socket. */
 const FIRST_HANDED_FD = 4;
 
 export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "file">): PayloadGroups {
   const isV2 = host.version === 2;
-  const has = (controller: "cpu" | "pids") => host.limits.includes(controller);
+  const has = (controller: Limit) =>
+    host.limits.includes(controller) && (controller !== "memory" || host.memoryNests);
   // v1 has a hierarchy for each. In the one of v2, what is short of processor time is also one of the processes.
   const first = "payload";
   const limited = isV2 ? "payload/limited" : "limited";
-  const dir = (controller: "cpu" | "pids", id: string, below = "") =>
+  const dir = (controller: Limit, id: string, below = "") =>
     join(cgroups.file(controller, id, "cgroup.procs"), "..", below);
 
   const planV1 = (id: string, limits: RuntimeLimits): GroupPlan => {
-    const groups: GroupPlan = { dirs: [], handed: [], writes: [], guestArgs: [] };
+    const groups: GroupPlan = { dirs: [], handed: [], writes: [], guestArgs: [], outer: outer(limits) };
     for (const [controller, name, option] of [
       ["pids", first, "--group-first"],
       ["cpu", limited, "--group-limited"],
+      ["memory", limited, "--group-limited"],
     ] as const) {
       if (!has(controller)) continue;
       const group = dir(controller, id, name);
@@ -60,7 +73,11 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
   const planV2 = (id: string, limits: RuntimeLimits): GroupPlan => {
     const root = dir("pids", id);
     const at = (name: string) => join(root, name);
-    const enabled = (["cpu", "pids"] as const).filter(has);
+    const enable = (...controllers: Limit[]) =>
+      controllers
+        .filter(has)
+        .map((name) => `+${name}`)
+        .join(" ");
     return {
       dirs: [join(root, ".."), root, ...["guest", "payload", "payload/first", "payload/limited"].map(at)],
       handed: [at("payload/first/cgroup.procs"), at("payload/limited/cgroup.procs")],
@@ -71,32 +88,46 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
       // Groups that limit others have no members: the guest moves down.
       leave: { from: at("cgroup.procs"), to: at("guest/cgroup.procs") },
       writes: [
-        [at("cgroup.subtree_control"), enabled.map((name) => `+${name}`).join(" ")],
-        ...(has("cpu") ? ([[at("payload/cgroup.subtree_control"), "+cpu"]] as const) : []),
+        [at("cgroup.subtree_control"), enable("cpu", "memory", "pids")],
+        [at("payload/cgroup.subtree_control"), enable("cpu", "memory")],
         ...writes(id, limits),
       ],
+      outer: outer(limits),
     };
   };
 
-  const file = (controller: "cpu" | "pids", id: string, name: string) =>
-    join(dir(controller, id, controller === "cpu" ? limited : first), name);
+  const file = (controller: Limit, id: string, name: string) =>
+    join(dir(controller, id, controller === "pids" ? first : limited), name);
 
-  const writes = (id: string, { pids, cpuNano }: RuntimeLimits): (readonly [string, string])[] => [
+  const writes = (
+    id: string,
+    { memoryBytes, pids, cpuNano }: RuntimeLimits,
+  ): (readonly [string, string])[] => [
     ...(has("pids") && pids > 0 ? [[file("pids", id, "pids.max"), payloadPids(pids)] as const] : []),
     ...(has("cpu") && cpuNano > 0 ? cpuWrites(id, cpuNano) : []),
+    ...(has("memory") && memoryBytes > 0 ? memoryWrites(id, memoryBytes) : []),
   ];
 
   const cpuWrites = (id: string, cpuNano: number) =>
     cpuValues(host.version, cpuNano).map(([name, value]) => [file("cpu", id, name), value] as const);
+
+  const memoryWrites = (id: string, bytes: number) => {
+    const names = [isV2 ? "memory.max" : "memory.limit_in_bytes"];
+    // On v2 the sandbox's outermost group has no swap, and so has none of those in it.
+    if (!isV2 && host.swapController) names.push("memory.memsw.limit_in_bytes");
+    return names.map((name) => [file("memory", id, name), String(bytes)] as const);
+  };
+
+  const outer = (limits: RuntimeLimits): RuntimeLimits =>
+    has("memory") ? withGuest(limits) : { ...withGuest(limits), memoryBytes: limits.memoryBytes };
 
   return {
     plan(id, limits) {
       if (!host.hasPayloadGroups) return undefined;
       return isV2 ? planV2(id, limits) : planV1(id, limits);
     },
-    exist: (id) =>
-      (has("pids") && existsSync(file("pids", id, "cgroup.procs"))) ||
-      (has("cpu") && existsSync(file("cpu", id, "cgroup.procs"))),
+    exist: (controller, id) =>
+      has(controller) && existsSync(file(controller, id, isV2 ? `${controller}.max` : "cgroup.procs")),
     file,
   };
 }
@@ -110,6 +141,7 @@ export function payloadPids(limit: number): string {
 export function withGuest(limits: RuntimeLimits): RuntimeLimits {
   return {
     ...limits,
+    memoryBytes: limits.memoryBytes > 0 ? limits.memoryBytes + guestMemoryBytes(limits.memoryBytes) : 0,
     cpuNano: limits.cpuNano > 0 ? limits.cpuNano + GUEST_CPU_NANO : 0,
     pids: limits.pids > 0 ? limits.pids + GUEST_PIDS : 0,
   };

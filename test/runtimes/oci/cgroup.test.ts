@@ -7,6 +7,49 @@ import { createFreezer } from "../../../src/runtimes/oci/freezer.ts";
 import { createLiveLimits } from "../../../src/runtimes/oci/live-limits.ts";
 import { createPayloadGroups } from "../../../src/runtimes/oci/payload-groups.ts";
 
+describe("cgroup v1", () => {
+  const host = (mount: string) => ({
+    version: 1 as const,
+    limits: ["memory" as const],
+    swapLimited: true,
+    swapController: true,
+    mounts: [mount],
+    byController: new Map([["memory", mount]]),
+    memoryNests: true,
+    hasPayloadGroups: true,
+  });
+
+  it("adds up what was killed for memory, which the kernel counts group by group", () => {
+    const mount = mkdtempSync(join(tmpdir(), "woci-cgroup-"));
+    const cgroups = createCgroups(host(mount), "me");
+    const control = (below: string, kills: number) => {
+      const dir = join(mount, "warren-me", "box", below);
+      mkdirSync(dir, { recursive: true });
+      writeFileSync(join(dir, "memory.oom_control"), `oom_kill_disable 0\nunder_oom 0\noom_kill ${kills}\n`);
+    };
+    expect(cgroups.oomKills("box")).toBeUndefined();
+    control("", 1);
+    expect(cgroups.oomKills("box")).toBe(1);
+    control("limited", 2);
+    expect(cgroups.oomKills("box")).toBe(3);
+    rmSync(mount, { recursive: true });
+  });
+
+  it("leaves memory as one limit for all where the kernel would count commands beside it", () => {
+    const limits = { memoryBytes: 64 << 20, cpuNano: 0, pids: 0 };
+    const plan = (memoryNests: boolean) => {
+      const one = { ...host("/memory"), memoryNests };
+      return createPayloadGroups(one, createCgroups(one, "me")).plan("box", limits);
+    };
+    expect(plan(true)).toMatchObject({
+      handed: ["/memory/warren-me/box/limited/cgroup.procs"],
+      guestArgs: ["--group-limited", "4"],
+      outer: { memoryBytes: 68 << 20 },
+    });
+    expect(plan(false)).toMatchObject({ handed: [], guestArgs: [], writes: [], outer: limits });
+  });
+});
+
 /** Files as a cgroup v2 host has them; the real v1 or v2 of this host is covered by the limits tests. */
 describe("cgroup v2", () => {
   let mount = "";
@@ -22,6 +65,7 @@ describe("cgroup v2", () => {
     swapController: true,
     mounts: [mount],
     byController: new Map<string, string>(),
+    memoryNests: true,
     hasPayloadGroups: true,
   });
 
@@ -69,8 +113,8 @@ describe("cgroup v2", () => {
     expect(await cgroups.list()).toEqual([]);
   });
 
-  const box = (files: Record<string, string>) => {
-    const dir = join(mount, "warren-me", "box");
+  const box = (files: Record<string, string>, below = "") => {
+    const dir = join(mount, "warren-me", "box", below);
     mkdirSync(dir, { recursive: true });
     for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text);
     return (name: string) => readFileSync(join(dir, name), "utf8").trim();
@@ -112,5 +156,30 @@ describe("cgroup v2", () => {
     for (const name of empty) box({ [name]: "" });
     await limits.apply("box", { memoryBytes: 0, cpuNano: 0, pids: 0 });
     expect(empty.map(read)).toEqual(["max", "max", "max", "max 100000", "100", "max"]);
+  });
+
+  it("limits the memory of commands where they have a group for it, and the whole a little above", async () => {
+    const cgroups = createCgroups(host(), "me");
+    const limits = createLiveLimits(host(), cgroups, createPayloadGroups(host(), cgroups));
+    const files = ["memory.max", "memory.high", "memory.swap.max"];
+    const stat = "active_file 0\ninactive_file 0\nslab_reclaimable 0\n";
+    const of = (current: number) => ({
+      ...Object.fromEntries(files.map((name) => [name, ""])),
+      "memory.current": `${current}\n`,
+      "memory.stat": stat,
+      "cpu.max": "",
+      "cpu.weight": "",
+      "pids.max": "",
+    });
+    const whole = box(of(40 << 20));
+    const commands = box(of(30 << 20), "payload/limited");
+    const set = (mib: number) => limits.apply("box", { memoryBytes: mib << 20, cpuNano: 0, pids: 0 });
+    await set(64);
+    expect(files.map(commands)).toEqual([String(64 << 20), "max", "0"]);
+    expect(files.map(whole)).toEqual([String(68 << 20), "", "0"]);
+    expect(await cgroups.stats("box")).toMatchObject({ memory_limit: 64 << 20, memory_usage: 40 << 20 });
+    // Of commands, and of the whole.
+    await expect(set(29)).rejects.toMatchObject({ code: "sandbox_wrong_state", message: /uses 30/ });
+    await expect(set(35)).rejects.toMatchObject({ code: "sandbox_wrong_state", message: /uses 40/ });
   });
 });

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { checkLimits, createCgroups } from "../../../src/runtimes/oci/cgroup.ts";
-import { GUEST_PIDS } from "../../../src/runtimes/oci/payload-groups.ts";
+import { GUEST_PIDS, guestMemoryBytes } from "../../../src/runtimes/oci/payload-groups.ts";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { shellInside } from "../../../src/testing/guest-tools.ts";
 import { eventually } from "../../../src/testing/wait.ts";
@@ -27,13 +27,16 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
 
   it("stand in the cgroup's files", async () => {
     const { id } = await made.box({ limits: { memoryBytes: 96 * MIB, cpuNano: 1_500_000_000, pids: 77 } });
-    expect(read(id, "memory.limit_in_bytes", "memory.max")).toBe(String(96 * MIB));
-    expect(read(id, "memory.memsw.limit_in_bytes", "memory.swap.max")).toBe(isV1 ? String(96 * MIB) : "0");
+    expect(read(id, "memory.limit_in_bytes", "memory.max", limited)).toBe(String(96 * MIB));
+    if (isV1) expect(read(id, "memory.memsw.limit_in_bytes", "", limited)).toBe(String(96 * MIB));
     expect(read(id, "pids.max", "pids.max", "payload")).toBe("76");
     expect(read(id, "cpu.cfs_quota_us", "cpu.max", limited)).toBe(isV1 ? "150000" : "150000 100000");
     if (isV1) expect(read(id, "cpu.shares", "", limited)).toBe("1536");
     if (isV1) expect(read(id, "cpu.shares", "")).toBe("2560");
     // With the guest, which the kernel bounds as well.
+    const whole = String(96 * MIB + guestMemoryBytes(96 * MIB));
+    expect(read(id, "memory.limit_in_bytes", "memory.max")).toBe(whole);
+    expect(read(id, "memory.memsw.limit_in_bytes", "memory.swap.max")).toBe(isV1 ? whole : "0");
     expect(read(id, "pids.max", "pids.max")).toBe(String(77 + GUEST_PIDS));
     expect(read(id, "cpu.cfs_quota_us", "cpu.max")).toBe(isV1 ? "250000" : "250000 100000");
     const stats = await made.runtime.stats(id);
@@ -50,11 +53,62 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
   });
 
   it("count what is written to memory file systems", async () => {
-    const tmpfs = [{ path: "/big", sizeBytes: 256 * MIB, readonly: false, exec: true, mode: 0o755 }];
-    const { id, guest } = await made.box({ tmpfs, limits: { ...noLimits, memoryBytes: 48 * MIB } });
+    const { id, guest } = await made.box({ tmpfs: big, limits: { ...noLimits, memoryBytes: 48 * MIB } });
     const fill = await shellInside(guest, "head -c 200000000 /dev/zero > /big/file");
     expect(fill.exit_code).not.toBe(0);
     await eventually("the count", () => (made.runtime.oomKills(id) ?? 0) > 0);
+  });
+
+  /** All that commands may have, taken for good, by one that has left its grace behind. */
+  const fill = "sleep 0.3; exec head -c 200000000 /dev/zero > /big/file";
+  const big = [{ path: "/big", sizeBytes: 256 * MIB, readonly: false, exec: true, mode: 0o755 }];
+
+  it("leave the guest free to start a command where memory is used up", async () => {
+    const { id, guest } = await made.box({ tmpfs: big, limits: { ...noLimits, memoryBytes: 48 * MIB } });
+    expect((await shellInside(guest, fill)).exit_code).toBe(137);
+    const { oomKills, memory_usage } = await made.runtime.stats(id);
+    expect(oomKills).toBeGreaterThan(0);
+    expect(memory_usage).toBeGreaterThan(47 * MIB);
+    for (let i = 0; i < 20; i++) {
+      expect(await shellInside(guest, "echo here", {})).toMatchObject({ exit_code: 0, stdout: "here\n" });
+      await guest.writeFile("/tmp/note", Buffer.from("kept"));
+    }
+    expect(made.runtime.oomKills(id)).toBe(oomKills);
+    // What goes on has nothing left to take.
+    const more = await shellInside(guest, "sleep 0.3; exec perl -e '$x = q(x) x (8 << 20); print 1'");
+    expect(more).toMatchObject({ exit_code: 137, stdout: "" });
+    expect(made.runtime.oomKills(id)).toBeGreaterThan(oomKills);
+    expect((await made.runtime.inspect(id))?.state).toBe("running");
+  });
+
+  it("bound what the guest writes to memory file systems", async () => {
+    const { id, guest } = await made.box({ tmpfs: big, limits: { ...noLimits, memoryBytes: 48 * MIB } });
+    await expect(guest.writeFile("/big/file", Buffer.alloc(100 * MIB))).rejects.toThrow();
+    await eventually("the count", () => (made.runtime.oomKills(id) ?? 0) > 0);
+  });
+
+  it("of memory follow changes, of the whole too, down to what is in use", async () => {
+    const { id, guest } = await made.box({ tmpfs: big, limits: noLimits });
+    const files = () => [
+      read(id, "memory.limit_in_bytes", "memory.max", limited),
+      read(id, "memory.limit_in_bytes", "memory.max"),
+    ];
+    const soft = () => read(id, "memory.soft_limit_in_bytes", "memory.high", limited);
+    const update = (mib: number) =>
+      made.runtime.updateLimits(id, { ...noLimits, memoryBytes: mib * MIB, memoryHighBytes: 32 * MIB });
+    await update(64);
+    expect(files()).toEqual([64, 68].map((mib) => String(mib * MIB)));
+    expect(soft()).toBe(String(32 * MIB));
+    await update(512);
+    expect(files()).toEqual([512, 528].map((mib) => String(mib * MIB)));
+    expect((await shellInside(guest, "sleep 0.3; head -c 100000000 /dev/zero > /big/file")).exit_code).toBe(
+      0,
+    );
+    await expect(update(64)).rejects.toMatchObject({ code: "sandbox_wrong_state" });
+    expect(files()).toEqual([512, 528].map((mib) => String(mib * MIB)));
+    await made.runtime.updateLimits(id, noLimits);
+    expect((await made.runtime.stats(id)).memory_limit).toBe(0);
+    expect(files()[0]).toBe(files()[1]);
   });
 
   it("leave the guest free to start a command where its limit of processes is reached", async () => {
@@ -81,14 +135,15 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
     });
     expect(ofMain).toMatch(isV1 ? /:cpu[^:]*:\/limited$/m : /^0::\/payload\/limited$/m);
     if (isV1) expect(ofMain).toMatch(/:pids:\/payload$/m);
+    if (isV1) expect(ofMain).toMatch(/:memory:\/limited$/m);
     // Forks all the time, also below parents that have gone, so that something is always just being born.
     const bomb = `$SIG{CHLD} = "IGNORE"; while (1) { my $p = fork; if (defined $p && !$p) { setpgrp; fork; fork }
       select(undef, undef, undef, 0.002) if !defined $p }`;
     const running = await guest.spawn({ argv: ["perl", "-e", bomb], env: {}, detached: true });
     running.exit.catch(() => {});
     const outside = () =>
-      readFileSync(join(group("cpu", id), isV1 ? "" : "payload/first", "cgroup.procs"), "utf8")
-        .split("\n")
+      (isV1 ? [group("cpu", id), group("memory", id)] : [join(group("", id), "payload/first")])
+        .flatMap((dir) => readFileSync(join(dir, "cgroup.procs"), "utf8").split("\n"))
         .filter((pid) => pid !== "" && nameOf(pid) === "perl");
     await eventually(
       "the bomb to fill the sandbox",
@@ -104,7 +159,8 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
   it("can't be left from inside", async () => {
     const { guest } = await made.box({ limits: { ...noLimits, cpuNano: 100_000_000, pids: 60 } });
     const script = `sleep 0.2
-      for f in $(find /sys/fs/cgroup -name cgroup.procs -o -name tasks -o -name cpu.max -o -name cpu.cfs_quota_us); do
+      for f in $(find /sys/fs/cgroup -name cgroup.procs -o -name tasks -o -name cpu.max -o -name cpu.cfs_quota_us \
+        -o -name memory.max -o -name memory.limit_in_bytes); do
         echo $$ > $f && echo "wrote to $f"
       done; grep -c . /proc/self/cgroup > /dev/null; cat /proc/self/cgroup`;
     const { stdout } = await shellInside(guest, script);
@@ -141,6 +197,7 @@ describe("limits that a host can't enforce", () => {
     swapController: false,
     mounts: [],
     byController: new Map<string, string>(),
+    memoryNests: true,
     hasPayloadGroups: false,
   };
   it("are refused by name", () => {
