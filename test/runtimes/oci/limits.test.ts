@@ -94,9 +94,13 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
       read(id, "memory.limit_in_bytes", "memory.max"),
     ];
     const soft = () => read(id, "memory.soft_limit_in_bytes", "memory.high", limited);
-    const update = (mib: number) =>
-      made.runtime.updateLimits(id, { ...noLimits, memoryBytes: mib * MIB, memoryHighBytes: 32 * MIB });
-    await update(64);
+    const update = (mib: number, softMib = 0) =>
+      made.runtime.updateLimits(id, {
+        ...noLimits,
+        memoryBytes: mib * MIB,
+        memoryHighBytes: softMib * MIB,
+      });
+    await update(64, 32);
     expect(files()).toEqual([64, 68].map((mib) => String(mib * MIB)));
     expect(soft()).toBe(String(32 * MIB));
     await update(512);
