@@ -23,7 +23,7 @@ testRuntime(
   },
   {
     image: testImage,
-    lacks: ["directory"],
+    lacks: ["directory", "volumes", "binds", "imageStore"],
     deviations: [
       {
         reason: "kills for memory aren't counted yet, and limits of a running sandbox can't be changed",

@@ -90,7 +90,7 @@ export function createVolumes(
     async diskUsage(prefix) {
       return await Promise.all(
         (await names(prefix)).map(async (name) => {
-          const { stdout } = await run("du", ["-sb", "--", join(pathOf(dir, name), "data")]);
+          const { stdout } = await run("du", ["-s", "--block-size=1", "--", join(pathOf(dir, name), "data")]);
           return { name, runtime: "fake", size: Number.parseInt(stdout.toString("utf8"), 10) };
         }),
       );
@@ -102,7 +102,7 @@ export function createVolumes(
     async source({ type, source }) {
       if (type === "bind") {
         await stat(source).catch((cause: unknown) => {
-          throw new WarrenError("invalid_request", `there is no ${JSON.stringify(source)} to mount`, {
+          throw new WarrenError("file_not_found", `there is no ${JSON.stringify(source)} to mount`, {
             cause,
           });
         });
