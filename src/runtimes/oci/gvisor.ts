@@ -1,8 +1,8 @@
 import { join } from "node:path";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { guestArgs } from "../common/guest-program.ts";
+import { parseVersion } from "../common/known-weaknesses.ts";
 import { type BundleOptions, bundleBasics } from "./bundle.ts";
-import { parseVersion } from "./known-weaknesses.ts";
 import type { OutsideMount } from "./launcher-client.ts";
 import type { SandboxPaths } from "./layout.ts";
 import { parentsFirst } from "./outside.ts";

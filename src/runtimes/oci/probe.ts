@@ -7,11 +7,11 @@ import type { Isolation } from "../../contracts/sandbox.ts";
 import { noStep } from "../../contracts/steps.ts";
 import { makeDir } from "../../lib/files.ts";
 import { nativeProgram } from "../../lib/native.ts";
+import { refuseWeaknesses, weaknessFinding } from "../common/known-weaknesses.ts";
 import type { Seccomp } from "../common/seccomp.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import type { CgroupHost } from "./cgroup.ts";
 import { isUsableGvisor } from "./gvisor.ts";
-import { knownWeaknesses, weaknessFinding } from "./known-weaknesses.ts";
 import type { Layout } from "./layout.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import {
@@ -48,6 +48,8 @@ export interface ProberOptions {
 
 /** Debian 12's own is too old; the script takes a newer one from the same mirror's backports. */
 const INSTALL_RUNSC = "scripts/install-runsc.sh";
+
+const MITIGATION = "the user namespace of each sandbox keeps these from being root on the host";
 
 /** Sandboxes of the prober; no engine sees them. */
 export const isProbeId = (id: string): boolean => id.startsWith("probe-");
@@ -98,16 +100,8 @@ export function createProber(context: ProberOptions): Prober {
     }
     const age = program.name === "runsc" ? tooOld(program) : undefined;
     if (age) return { name, program, error: age, isFinal: true };
-    const cves = options.strict ? knownWeaknesses(program) : [];
-    if (cves.length > 0) {
-      const error = new WarrenError(
-        "runtime_unavailable",
-        `${name} ${program.version} has published escapes (${cves.join(", ")}), and --strict refuses it`,
-        { hint: weaknessFinding(program)?.fix ?? `install a newer ${name}` },
-      );
-      return { name, program, error };
-    }
     try {
+      if (options.strict) refuseWeaknesses(program);
       await startNothing(program);
       return { name, program };
     } catch (error) {
@@ -189,7 +183,7 @@ export function createProber(context: ProberOptions): Prober {
       }
       if (good) {
         findings.push({ level: "ok", message: `${good.name} ${good.version} starts sandboxes` });
-        const weakness = weaknessFinding(good);
+        const weakness = weaknessFinding(good, MITIGATION);
         if (weakness) findings.push(weakness);
       }
       findings.push(
@@ -282,7 +276,7 @@ function gvisorFindings(done: readonly Trial[]): ProbeFinding[] {
   const good = done.find((trial) => !trial.error)?.program;
   if (good) {
     const message = `${good.name} ${good.version} starts sandboxes with isolation gvisor, on its platform ${good.platform}`;
-    const weakness = weaknessFinding(good);
+    const weakness = weaknessFinding(good, MITIGATION);
     return [{ level: "ok", message }, ...(weakness ? [weakness] : [])];
   }
   const last = done.at(-1);

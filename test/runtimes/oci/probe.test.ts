@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { silentLogger } from "../../../src/lib/log.ts";
-import { knownWeaknesses } from "../../../src/runtimes/oci/known-weaknesses.ts";
+import { knownWeaknesses } from "../../../src/runtimes/common/known-weaknesses.ts";
 import { findOciProgram, ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { openOciRuntime } from "../../../src/runtimes/oci/runtime.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
@@ -142,6 +142,12 @@ exit 1
     expect(runc("unknown")).toEqual([]);
     expect(knownWeaknesses({ name: "crun", version: "1.4.3" })).toEqual(["CVE-2022-27650"]);
     expect(knownWeaknesses({ name: "crun", version: "1.8.1" })).toEqual([]);
+    const docker = (version: string) => knownWeaknesses({ name: "docker", version });
+    const atCopies = ["CVE-2026-41567", "CVE-2026-41568", "CVE-2026-42306"];
+    expect(docker("19.03.13")).toEqual(["CVE-2021-21284", "CVE-2021-41091", "CVE-2022-24769", ...atCopies]);
+    expect(docker("20.10.24+dfsg1")).toEqual(atCopies);
+    expect(docker("28.5.2")).toEqual(atCopies);
+    expect(docker("29.5.1")).toEqual([]);
     // Dates: upstream's form and Debian's.
     for (const version of ["release-20210628.0", "0.0~20210628.0"]) {
       expect(knownWeaknesses({ name: "runsc", version })).toEqual(["CVE-2021-30465"]);

@@ -1,5 +1,16 @@
+import { WarrenError } from "../../contracts/errors.ts";
 import type { ProbeFinding } from "../../contracts/runtime.ts";
-import type { OciProgram, OciProgramName } from "./programs.ts";
+
+/** What has published weaknesses: programs that run containers, and the daemon above them. */
+type ProgramName = "crun" | "runc" | "runsc" | "docker";
+
+export interface ProgramVersion {
+  name: ProgramName;
+  /** As it says itself: `1.8.1`, `1.1.5+ds1`. */
+  version: string;
+  /** What it was built from: a commit, or a distributor's own revision. */
+  revision?: string;
+}
 
 /** A published way from inside a container to the host, by the advisory of the project concerned. */
 interface Weakness {
@@ -13,9 +24,10 @@ interface Weakness {
 
 const debian12 = "1.1.5+ds1-1+deb12u1";
 
-// Sources: https://github.com/opencontainers/runc/security/advisories and https://github.com/containers/crun/security/advisories.
+// Sources: https://github.com/opencontainers/runc/security/advisories, https://github.com/containers/crun/security/advisories and
+// https://github.com/moby/moby/security/advisories.
 // CVE-2025-24965 of crun concerns its krun handler alone, which nothing here asks for.
-const weaknesses: Record<OciProgramName, readonly Weakness[]> = {
+const weaknesses: Record<ProgramName, readonly Weakness[]> = {
   runc: [
     { cve: "CVE-2021-30465", what: "symlink exchange during mounts", fixed: ["1.0.0"] },
     { cve: "CVE-2023-27561", what: "a linked /proc disarms masked paths", fixed: ["1.1.5"] },
@@ -37,10 +49,21 @@ const weaknesses: Record<OciProgramName, readonly Weakness[]> = {
   // mended by "runsc: validate mount targets" of 2021-07-02. CVE-2023-7258 ends the attacker's own sandbox and no more.
   runsc: [{ cve: "CVE-2021-30465", what: "symlink exchange during mounts", fixed: ["20210712.0"] }],
   crun: [{ cve: "CVE-2022-27650", what: "inheritable capabilities", fixed: ["1.4.4"] }],
+  // Of dockerd itself: what concerns images that it builds, networks and authorisation plugins is left out, since nothing of that
+  // stands between a sandbox and the host here.
+  docker: [
+    { cve: "CVE-2019-14271", what: "code of a container run at a copy", fixed: ["19.03.1"] },
+    { cve: "CVE-2021-21284", what: "remapped root changes its own mapping", fixed: ["19.03.15", "20.10.3"] },
+    { cve: "CVE-2021-41091", what: "programs of containers in reach of host users", fixed: ["20.10.9"] },
+    { cve: "CVE-2022-24769", what: "inheritable capabilities", fixed: ["20.10.14"] },
+    { cve: "CVE-2026-41567", what: "code of a container run at a copy", fixed: ["29.5.1"] },
+    { cve: "CVE-2026-41568", what: "race on mount points at a copy", fixed: ["29.5.1"] },
+    { cve: "CVE-2026-42306", what: "race on mounts at a copy", fixed: ["29.5.1"] },
+  ],
 };
 
 /** CVE numbers of the published escapes that this version has. Empty for a version that can't be read: nothing is known. */
-export function knownWeaknesses(program: Pick<OciProgram, "name" | "version" | "revision">): string[] {
+export function knownWeaknesses(program: ProgramVersion): string[] {
   const version = parseVersion(program.version);
   if (!version) return [];
   return weaknesses[program.name]
@@ -49,23 +72,35 @@ export function knownWeaknesses(program: Pick<OciProgram, "name" | "version" | "
     .map((weakness) => weakness.cve);
 }
 
-/** What the probe says of them; undefined when there are none. */
-export function weaknessFinding(program: OciProgram): ProbeFinding | undefined {
+/** What the probe says of them; undefined when there are none. `mitigation` says what stands in their way all the same. */
+export function weaknessFinding(program: ProgramVersion, mitigation?: string): ProbeFinding | undefined {
   const cves = knownWeaknesses(program);
   if (cves.length === 0) return undefined;
+  const { name, version } = program;
   return {
     level: "warning",
-    message:
-      `${program.name} ${program.version} has published escapes: ${cves.join(", ")}; ` +
-      "the user namespace of each sandbox keeps these from being root on the host",
-    fix: fixes[program.name],
+    message: `${name} ${version} has published escapes: ${cves.join(", ")}${mitigation ? `; ${mitigation}` : ""}`,
+    fix: fixes[name],
   };
 }
 
-const fixes: Record<OciProgramName, string> = {
+/** @throws WarrenError `runtime_unavailable` when there are any: for `--strict` */
+export function refuseWeaknesses(program: ProgramVersion): void {
+  const cves = knownWeaknesses(program);
+  if (cves.length === 0) return;
+  const { name, version } = program;
+  throw new WarrenError(
+    "runtime_unavailable",
+    `${name} ${version} has published escapes (${cves.join(", ")}), and --strict refuses it`,
+    { hint: fixes[name] },
+  );
+}
+
+const fixes: Record<ProgramName, string> = {
   runc: "use crun, or runc 1.3.6, 1.4.3 or newer",
   crun: "use crun 1.4.4 or newer",
   runsc: "use a newer runsc",
+  docker: "use Docker 29.5.1 or newer",
 };
 
 interface Version {
