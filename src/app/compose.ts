@@ -138,7 +138,7 @@ async function sharedEngine(config: ServeConfig, log: Logger): Promise<SandboxAp
 /** One runtime driver, loaded now. */
 export async function openRuntime(
   name: RuntimeName,
-  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "strict">,
+  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "docker" | "strict">,
   log: Logger,
   onStep?: OnStep,
 ): Promise<Runtime> {
@@ -148,6 +148,7 @@ export async function openRuntime(
     ownerId: ownerIdOf(config.stateDir, onStep),
     log: log.child({ part: name }),
     strict: config.strict,
+    docker: config.docker,
     ...(onStep === undefined ? {} : { onStep }),
     ...(config.ociProgram === undefined ? {} : { ociProgram: config.ociProgram }),
   });

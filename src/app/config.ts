@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { WarrenError } from "../contracts/errors.ts";
+import type { DockerSettings } from "../runtimes/factory.ts";
 
 /**
  * Settings from the environment, unparsed; an empty variable counts as absent. This file is the only reader of
@@ -46,6 +47,8 @@ export interface Environment {
   plain: boolean;
   /** TERM */
   term?: string;
+  /** What the docker command goes by. */
+  docker: DockerSettings;
 }
 
 export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environment {
@@ -72,8 +75,24 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     ...Object.fromEntries(
       Object.entries(settings).filter(([, value]) => value !== undefined && value !== ""),
     ),
+    docker: dockerSettings(env),
     debug: isSet(env.WARREN_DEBUG) && env.WARREN_DEBUG !== "0",
     plain: isSet(env.NO_COLOR) || env.TERM === "dumb",
+  };
+}
+
+function dockerSettings(env: NodeJS.ProcessEnv): DockerSettings {
+  const settings: Record<string, string | undefined> = {
+    host: env.DOCKER_HOST,
+    context: env.DOCKER_CONTEXT,
+    tlsVerify: env.DOCKER_TLS_VERIFY,
+    // The engine may run in another directory.
+    certPath: env.DOCKER_CERT_PATH && resolve(env.DOCKER_CERT_PATH),
+    runtimeDir: env.XDG_RUNTIME_DIR,
+  };
+  return {
+    ...Object.fromEntries(Object.entries(settings).filter(([, value]) => isSet(value))),
+    configDir: resolve(env.DOCKER_CONFIG || join(homedir(), ".docker")),
   };
 }
 

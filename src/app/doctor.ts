@@ -29,7 +29,7 @@ export interface DoctorReport {
 
 /** Looks at this machine. Never throws for what it finds: that is the report. */
 export async function examine(
-  config: Pick<ServeConfig, "stateDir" | "runtime" | "ociProgram" | "strict">,
+  config: Pick<ServeConfig, "stateDir" | "runtime" | "ociProgram" | "docker" | "strict">,
 ): Promise<DoctorReport> {
   const stateDir = await examineStateDir(config.stateDir);
   // The fake runtime isolates nothing; that it works says nothing about a machine, unless somebody asked for it.
@@ -52,7 +52,7 @@ export async function examine(
 
 async function probe(
   name: RuntimeName,
-  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "strict">,
+  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "docker" | "strict">,
   problem: ProbeFinding | undefined,
 ): Promise<ProbeReport> {
   if (problem) {

@@ -2,6 +2,7 @@ import { resolve } from "node:path";
 import { z } from "zod";
 import { WarrenError } from "../contracts/errors.ts";
 import { parseDuration } from "../lib/units.ts";
+import type { DockerSettings } from "../runtimes/factory.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
 import { isLoopbackAddress } from "../server/loopback.ts";
 import { type Environment, readApiKeyFile, resolveStateDir, splitList } from "./config.ts";
@@ -59,6 +60,8 @@ const ServeConfig = z.object({
   /** Those that sandboxes may name; the default one is among them. */
   runtimes: z.array(RuntimeChoice),
   ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
+  /** Where the runtime docker finds its daemon. */
+  docker: z.custom<DockerSettings>(),
   /** Refuse container runtimes whose version has published escapes. */
   strict: z.boolean(),
   /** No default limits: a sandbox has those that its request names. */
@@ -91,6 +94,7 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     runtime,
     runtimes: usableRuntimes(flags.runtimes ?? environment.runtimes, runtime),
     ociProgram: flags.ociProgram ?? environment.ociProgram,
+    docker: environment.docker,
     strict: flags.strict ?? isOn("WARREN_STRICT", environment.strict),
     unlimited: flags.unlimited ?? isOn("WARREN_UNLIMITED", environment.unlimited),
     maxSandboxes: flags.maxSandboxes ?? environment.maxSandboxes,

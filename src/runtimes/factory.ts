@@ -10,10 +10,28 @@ export interface RuntimeOptions {
   log: Logger;
   /** For `oci`: the program to run; default: the first of crun, runc that works here. */
   ociProgram?: "crun" | "runc";
+  /** For `docker`: where its daemon is. */
+  docker?: DockerSettings;
   /** Refuse programs underneath whose version has published escapes; else the probe warns of them. */
   strict?: boolean;
   /** For tests that end an engine at a certain step. */
   onStep?: OnStep;
+}
+
+/** What the docker command reads from its environment, unparsed; an empty variable counts as absent. */
+export interface DockerSettings {
+  /** DOCKER_HOST */
+  host?: string;
+  /** DOCKER_CONTEXT */
+  context?: string;
+  /** DOCKER_TLS_VERIFY: any value means yes. */
+  tlsVerify?: string;
+  /** DOCKER_CERT_PATH, absolute. */
+  certPath?: string;
+  /** DOCKER_CONFIG, or `.docker` in the home directory; absolute. Absent: there are no contexts. */
+  configDir?: string;
+  /** XDG_RUNTIME_DIR */
+  runtimeDir?: string;
 }
 
 /** What a driver exports. Called again after it failed; a failure leaves nothing open. Throws `runtime_unavailable` with what mends it. */

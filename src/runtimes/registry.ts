@@ -6,6 +6,7 @@ export type { RuntimeFactory, RuntimeOptions } from "./factory.ts";
 export const runtimes = {
   oci: (): Promise<RuntimeFactory> => import("./oci/runtime.ts").then((m) => m.openOciRuntime),
   podman: (): Promise<RuntimeFactory> => import("./podman/runtime.ts").then((m) => m.openPodmanRuntime),
+  docker: (): Promise<RuntimeFactory> => import("./docker/runtime.ts").then((m) => m.openDockerRuntime),
   fake: (): Promise<RuntimeFactory> => import("./fake/runtime.ts").then((m) => m.openFakeRuntime),
 } as const;
 

@@ -257,7 +257,8 @@ function open(
     outgoing.on("error", fail);
     const settle = (message: IncomingMessage, socket?: Duplex) => {
       const status = message.statusCode ?? 0;
-      if (status >= 400) {
+      // 304: it is so already. All others would send us to a place that we did not ask for.
+      if (status >= 300 && status !== 304) {
         refusal(message, status).then(fail, fail);
         return;
       }

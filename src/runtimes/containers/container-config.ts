@@ -85,11 +85,14 @@ function limitConfig(limits: RuntimeLimits): object {
   };
 }
 
-/** The body of `POST /containers/{id}/update`: -1 takes a limit away. */
+/** More than any machine has: Docker takes no -1 for a memory limit that was set once. */
+const NO_MEMORY_LIMIT = 2 ** 62;
+
+/** The body of `POST /containers/{id}/update`. */
 export function limitChanges({ memoryBytes, cpuNano, pids }: RuntimeLimits): object {
   return {
-    Memory: memoryBytes > 0 ? memoryBytes : -1,
-    MemorySwap: memoryBytes > 0 ? memoryBytes : -1,
+    Memory: memoryBytes > 0 ? memoryBytes : NO_MEMORY_LIMIT,
+    MemorySwap: memoryBytes > 0 ? memoryBytes : NO_MEMORY_LIMIT,
     CpuPeriod: CPU_PERIOD_US,
     CpuQuota: cpuNano > 0 ? cpuQuotaUs(cpuNano) : -1,
     PidsLimit: pids > 0 ? pids : -1,

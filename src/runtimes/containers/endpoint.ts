@@ -6,11 +6,15 @@ import { WarrenError } from "../../contracts/errors.ts";
 import { lastWords } from "../../lib/last-words.ts";
 
 /** Where a container engine's API is. */
-export type Endpoint =
+export type Endpoint = (
   | { kind: "unix"; path: string }
   | { kind: "tcp"; host: string; port: number; tls?: TlsMaterial }
   /** A program that passes its stdin and stdout on to the API, one run for each connection. */
-  | { kind: "command"; argv: readonly [string, ...string[]] };
+  | { kind: "command"; argv: readonly [string, ...string[]] }
+) & {
+  /** What helps when it can't be reached. */
+  hint?(cause: NodeJS.ErrnoException | undefined): string;
+};
 
 /** PEM. */
 export interface TlsMaterial {
@@ -41,7 +45,7 @@ const MAX_COMPLAINT_BYTES = 16_384;
  * @throws WarrenError `runtime_unavailable`
  */
 export function openConnection(endpoint: Endpoint): Promise<Duplex> {
-  if (endpoint.kind === "command") return Promise.resolve(runCommand(endpoint.argv));
+  if (endpoint.kind === "command") return Promise.resolve(runCommand(endpoint));
   return new Promise((resolve, reject) => {
     const socket: Socket =
       endpoint.kind === "unix"
@@ -51,6 +55,8 @@ export function openConnection(endpoint: Endpoint): Promise<Duplex> {
               host: endpoint.host,
               port: endpoint.port,
               ALPNProtocols: ["http/1.1"],
+              // Whatever the environment says: what is behind it is root somewhere.
+              rejectUnauthorized: true,
               ...endpoint.tls,
             })
           : connectSocket({ host: endpoint.host, port: endpoint.port, allowHalfOpen: true });
@@ -82,16 +88,18 @@ export function unreachable(endpoint: Endpoint, cause?: Error): WarrenError {
             : cause
               ? lastWords(Buffer.from(cause.message))
               : "it does not answer";
+  const hint = endpoint.hint?.(cause);
   return new WarrenError(
     "runtime_unavailable",
     `the container engine at ${describeEndpoint(endpoint)} can't be reached: ${why}`,
-    cause === undefined ? {} : { cause },
+    { ...(cause === undefined ? {} : { cause }), ...(hint === undefined ? {} : { hint }) },
   );
 }
 
 /** stdin and stdout of a program as one stream; what it says on stderr becomes the error when it ends without an answer. */
-function runCommand(argv: readonly [string, ...string[]]): Duplex {
-  const [program, ...args] = argv;
+function runCommand(endpoint: Extract<Endpoint, { kind: "command" }>): Duplex {
+  const [program, ...args] = endpoint.argv;
+  const hint = endpoint.hint?.(undefined);
   const child = spawn(program, args, { stdio: ["pipe", "pipe", "pipe"], detached: true });
   const stream = Duplex.from({ readable: child.stdout, writable: child.stdin });
   let complaint = Buffer.alloc(0);
@@ -100,7 +108,10 @@ function runCommand(argv: readonly [string, ...string[]]): Duplex {
   });
   const fail = (what: string, cause?: Error) =>
     stream.destroy(
-      new WarrenError("runtime_unavailable", `${program} ${what}`, cause === undefined ? {} : { cause }),
+      new WarrenError("runtime_unavailable", `${program} ${what}`, {
+        ...(cause === undefined ? {} : { cause }),
+        ...(hint === undefined ? {} : { hint }),
+      }),
     );
   child.once("error", (cause) => fail("can't be run", cause));
   child.once("close", (code, signal) => {

@@ -9,7 +9,8 @@ export function createImages(client: ApiClient, runtime: string): Runtime["image
       const path = `/images/${encodeURIComponent(reference)}/json`;
       return readAnswer(ImageInspection, await client.json({ path }));
     } catch (error) {
-      if (error instanceof EngineRefusal && error.status === 404) return undefined;
+      // Docker redirects from names that look like paths, and no image has one.
+      if (error instanceof EngineRefusal && [301, 404].includes(error.status)) return undefined;
       // Podman answers 500 to a reference that can't be one.
       if (error instanceof EngineRefusal && /invalid reference format/.test(error.message)) return undefined;
       throw engineFailure(error, `the image ${reference} can't be looked at`);

@@ -1,3 +1,5 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../contracts/errors.ts";
 import type {
@@ -61,6 +63,8 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   const { client, name } = flavor;
   const dirs = await openSandboxDirs(options.stateDir, name);
   const guestDir = await copyGuest(dirs.shared);
+  // What is mounted read-only can get no mount point.
+  await mkdir(join(guestDir, "run"), { recursive: true, mode: 0o755 });
   const images = createImages(client, name);
   const containerName = (id: string) => `warren-${ownerId}-${id}`;
   const pathOf = (id: string, action = "") => `/containers/${encodeURIComponent(containerName(id))}${action}`;

@@ -51,6 +51,7 @@ export class Lane implements AsyncDisposable {
         runtime: "oci",
         runtimes: ["oci"],
         ociProgram: this.#ociProgram,
+        docker: {},
         strict: false,
         unlimited: false,
         logLevel: "info",
