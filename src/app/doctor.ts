@@ -1,10 +1,10 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { mkdtemp, statfs } from "node:fs/promises";
 import { freemem, release, totalmem } from "node:os";
 import { join } from "node:path";
 import { createNodeClient } from "../client/node/index.ts";
 import { WarrenError } from "../contracts/errors.ts";
-import type { ProbeFinding, ProbeReport } from "../contracts/runtime.ts";
+import type { Capabilities, ProbeFinding, ProbeReport } from "../contracts/runtime.ts";
 import { lockStateDir } from "../engine/lock.ts";
 import { buildInfo } from "../lib/build-info.ts";
 import { silentLogger } from "../lib/log.ts";
@@ -14,8 +14,18 @@ import { engineAnswers } from "./daemon.ts";
 import type { ServeConfig } from "./serve-config.ts";
 import { enginePidFile, engineSocket, prepareStateDir } from "./state-dir.ts";
 
+/** How long a runtime may take to tell how it is: its daemon may hang. */
+const PROBE_TIMEOUT_MS = 30_000;
+
+/** One runtime here; another than the default one may well be absent. */
+export interface RuntimeReport extends ProbeReport {
+  default: boolean;
+  /** What it can do here; absent when it could not be opened. */
+  capabilities?: Capabilities;
+}
+
 export interface DoctorReport {
-  /** True when sandboxes can be created here. */
+  /** True when a sandbox that names no runtime can be created here. */
   ok: boolean;
   version: string;
   node: string;
@@ -23,22 +33,20 @@ export interface DoctorReport {
   cgroup: "v1" | "v2" | "hybrid" | "none";
   memory: { total: number; available: number };
   state_dir: { path: string; free: number; total: number; problem?: ProbeFinding };
-  runtimes: ProbeReport[];
+  runtimes: RuntimeReport[];
   engine: { running: boolean; socket: string; pid?: number; version?: string };
 }
 
 /** Looks at this machine. Never throws for what it finds: that is the report. */
-export async function examine(
-  config: Pick<ServeConfig, "stateDir" | "runtime" | "ociProgram" | "docker" | "strict">,
-): Promise<DoctorReport> {
+export async function examine(config: Config): Promise<DoctorReport> {
   const stateDir = await examineStateDir(config.stateDir);
   // The fake runtime isolates nothing; that it works says nothing about a machine, unless somebody asked for it.
   const names = (Object.keys(runtimes) as RuntimeName[]).filter(
     (name) => name !== "fake" || config.runtime === "fake",
   );
-  const reports = await Promise.all(names.map((name) => probe(name, config, stateDir.problem)));
+  const reports = await examineRuntimes(names, config, stateDir.problem);
   return {
-    ok: reports.some((report) => report.usable),
+    ok: reports.some((report) => report.default && report.usable),
     version: buildInfo().version,
     node: process.versions.node,
     kernel: release(),
@@ -50,45 +58,83 @@ export async function examine(
   };
 }
 
-async function probe(
-  name: RuntimeName,
-  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "docker" | "strict">,
+type Config = Pick<ServeConfig, "stateDir" | "runtime" | "ociProgram" | "docker" | "strict">;
+
+async function examineRuntimes(
+  names: readonly RuntimeName[],
+  config: Config,
   problem: ProbeFinding | undefined,
-): Promise<ProbeReport> {
-  if (problem) {
-    return { runtime: name, usable: false, findings: [problem] };
-  }
+): Promise<RuntimeReport[]> {
+  const failed = (finding: ProbeFinding) =>
+    names.map((name) => unusable(name, name === config.runtime, finding));
+  if (problem) return failed(problem);
   try {
-    return await inDirectoryOfOurs(config.stateDir, async (stateDir) => {
-      const runtime = await openRuntime(name, { ...config, stateDir }, silentLogger);
-      try {
-        return await runtime.probe();
-      } finally {
-        await runtime.close();
-      }
-    });
+    return await withDirectories(config, (dirOf) =>
+      Promise.all(names.map((name) => probe(name, { ...config, stateDir: dirOf(name) }))),
+    );
   } catch (error) {
-    return { runtime: name, usable: false, findings: [finding(error)] };
+    return failed(finding(error));
   }
 }
 
-/** A runtime that opens tidies up what an engine left, so where one lives it gets another directory on the same disk. */
-async function inDirectoryOfOurs<T>(stateDir: string, work: (dir: string) => Promise<T>): Promise<T> {
-  let lock: Disposable;
-  try {
-    lock = lockStateDir(stateDir);
-  } catch (error) {
-    if (!(error instanceof WarrenError && error.code === "engine_locked")) throw error;
-    const dir = await mkdtemp(join(stateDir, "doctor-"));
+async function probe(name: RuntimeName, config: Config): Promise<RuntimeReport> {
+  const isDefault = name === config.runtime;
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<RuntimeReport>((resolve) => {
+    const message = `it did not answer within ${PROBE_TIMEOUT_MS / 1000} s`;
+    timer = setTimeout(
+      () => resolve(unusable(name, isDefault, { level: "error", message })),
+      PROBE_TIMEOUT_MS,
+    );
+  });
+  const probed = (async () => {
+    const runtime = await openRuntime(name, config, silentLogger);
     try {
-      return await work(dir);
+      return { ...(await runtime.probe()), default: isDefault, capabilities: { ...runtime.capabilities } };
     } finally {
-      const { removeState } = await import("../runtimes/oci/remove-state.ts");
-      await removeState(dir);
+      await runtime.close();
     }
+  })();
+  try {
+    return await Promise.race([probed, late]);
+  } catch (error) {
+    return unusable(name, isDefault, finding(error));
+  } finally {
+    clearTimeout(timer);
   }
-  using _ = lock;
-  return await work(stateDir);
+}
+
+function unusable(runtime: string, isDefault: boolean, finding: ProbeFinding): RuntimeReport {
+  return { runtime, usable: false, default: isDefault, findings: [finding] };
+}
+
+/**
+ * Where each runtime may open. One that opens tidies up what an engine left, so where one lives it gets another directory on
+ * the same disk; so does one that nobody has used yet, or the next engine would look for leftovers of it.
+ */
+async function withDirectories<T>(
+  { stateDir, runtime }: Config,
+  work: (dirOf: (name: RuntimeName) => string) => Promise<T>,
+): Promise<T> {
+  using lock = tryLock(stateDir);
+  const isUsed = (name: string) => name === runtime || existsSync(join(stateDir, name));
+  const dir = await mkdtemp(join(stateDir, "doctor-"));
+  try {
+    return await work((name) => (lock && isUsed(name) ? stateDir : dir));
+  } finally {
+    const { removeState } = await import("../runtimes/oci/remove-state.ts");
+    await removeState(dir);
+  }
+}
+
+/** Undefined when an engine has it. */
+function tryLock(stateDir: string): Disposable | undefined {
+  try {
+    return lockStateDir(stateDir);
+  } catch (error) {
+    if (error instanceof WarrenError && error.code === "engine_locked") return undefined;
+    throw error;
+  }
 }
 
 async function examineStateDir(path: string): Promise<DoctorReport["state_dir"]> {

@@ -1,12 +1,13 @@
 import { isatty } from "node:tty";
 import type { Command } from "commander";
 import { readEnvironment, resolveStateDir } from "../../app/config.ts";
-import type { DoctorReport } from "../../app/doctor.ts";
+import type { DoctorReport, RuntimeReport } from "../../app/doctor.ts";
 import type { ProbeFinding } from "../../contracts/runtime.ts";
 import { formatBytes } from "../../lib/units.ts";
+import { capabilityTable } from "../capability-table.ts";
 import { addGlobalOptions } from "../globals.ts";
 import { print } from "../output.ts";
-import { json, type Paint, painter, safe } from "../render.ts";
+import { json, type Paint, painter, safe, table } from "../render.ts";
 import { EXIT_FAILURE } from "../report.ts";
 
 export function define(command: Command): void {
@@ -16,7 +17,7 @@ export function define(command: Command): void {
       "--prepare-cgroups <user>",
       "as root: give this user cgroups, so that limits can be enforced without root; they last until the next boot",
     )
-    .addHelpText("after", "\nThe exit code is 1 when no runtime can create sandboxes here.");
+    .addHelpText("after", "\nThe exit code is 1 when the default runtime can't create sandboxes here.");
   addGlobalOptions(command).action(async (options: { json?: boolean; prepareCgroups?: string }) => {
     if (options.prepareCgroups !== undefined) {
       const { prepareCgroups } = await import("../../app/prepare-cgroups.ts");
@@ -46,9 +47,16 @@ function describe(report: DoctorReport, paint: Paint): string {
   ];
   const lines = facts.map(([name, fact]) => `${name.padEnd(8)}${safe(fact)}`);
   for (const runtime of report.runtimes) {
-    const verdict = runtime.usable ? paint("green", "usable") : paint("red", "not usable");
-    lines.push("", `runtime ${paint("bold", safe(runtime.runtime))}: ${verdict}${version(runtime.version)}`);
-    lines.push(...runtime.findings.flatMap((finding) => findingLines(finding, paint)));
+    const title = `runtime ${paint("bold", safe(runtime.runtime))}${runtime.default ? " (default)" : ""}`;
+    lines.push("", `${title}: ${verdict(runtime, paint)}${version(runtime.version)}`);
+    lines.push(...runtime.findings.flatMap((finding) => findingLines(finding, runtime, paint)));
+  }
+  const able = report.runtimes.flatMap(({ runtime, capabilities }) =>
+    capabilities ? [[runtime, capabilities] as const] : [],
+  );
+  if (able.length > 0) {
+    const [header, ...rows] = capabilityTable(Object.fromEntries(able));
+    lines.push("", table(["what they can do here", ...header.slice(1)], rows));
   }
   return lines.join("\n");
 }
@@ -63,10 +71,21 @@ function engineLine(engine: DoctorReport["engine"]): string {
 
 const version = (text: string | undefined) => (text === undefined ? "" : ` (${safe(text)})`);
 
-const marks = { ok: ["green", "ok"], warning: ["yellow", "warning"], error: ["red", "error"] } as const;
+/** Of several runtimes most machines have some. */
+function verdict({ usable, default: isDefault }: RuntimeReport, paint: Paint): string {
+  if (usable) return paint("green", "usable");
+  return isDefault ? paint("red", "not usable") : "not usable";
+}
 
-function findingLines({ level, message, fix }: ProbeFinding, paint: Paint): string[] {
-  const [colour, word] = marks[level];
+const marks = { ok: ["green", "ok"], warning: ["yellow", "warning"], error: ["red", "error"] } as const;
+const note = ["bold", "note"] as const;
+
+function findingLines(
+  { level, message, fix }: ProbeFinding,
+  { default: isDefault }: RuntimeReport,
+  paint: Paint,
+): string[] {
+  const [colour, word] = level === "error" && !isDefault ? note : marks[level];
   const line = `  ${paint(colour, word)}${" ".repeat(9 - word.length)}${safe(message)}`;
   return fix === undefined ? [line] : [line, `           fix: ${safe(fix)}`];
 }

@@ -4,7 +4,6 @@ import { connect as connectSocket } from "node:net";
 import { dirname, join, relative } from "node:path";
 import type { Duplex } from "node:stream";
 import { isDeepStrictEqual } from "node:util";
-import { isolations } from "../../contracts/constants.ts";
 import { WarrenError } from "../../contracts/errors.ts";
 import type {
   Capabilities,
@@ -24,6 +23,7 @@ import { processNumbers } from "../common/process-numbers.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { prepareSeccomp, type Seccomp } from "../common/seccomp.ts";
 import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
+import { ociCapabilities } from "./capabilities.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
 import { createFreezer } from "./freezer.ts";
 import { liveGuest, mappedBase, networkBytes } from "./guest-process.ts";
@@ -242,13 +242,13 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     name: "oci",
     volumes,
     capabilities: {
-      ...staticCapabilities,
+      ...ociCapabilities,
       limits: cgroupHost.limits,
       ...(cgroupHost.refusal ? { limitsMissing: cgroupHost.refusal } : {}),
       pause: freezer.isAvailable,
       // Looked up each time, so that what is installed meanwhile works without a new engine.
       get isolation() {
-        return !userIds && findProgramNow("runsc") ? isolations : staticCapabilities.isolation;
+        return !userIds && findProgramNow("runsc") ? ociCapabilities.isolation : leastCapabilities.isolation;
       },
     },
     probe: prober.probe,
@@ -415,20 +415,12 @@ function inTurns(turns: KeyedMutex, runtime: Runtime): Runtime {
   };
 }
 
-const staticCapabilities: Capabilities = {
-  networkModes: ["none"],
+/** What is left of them for whom nothing more is known to work. */
+const leastCapabilities: Capabilities = {
+  ...ociCapabilities,
   limits: [],
-  readonlyRoot: true,
-  tmpfs: true,
-  userNamespace: true,
-  rootless: true,
   pause: false,
-  snapshots: false,
   isolation: ["container"],
-  images: ["host", "directory", "tar", "oci"],
-  imageStore: false,
-  volumes: true,
-  binds: true,
 };
 
 const volumesOf = (spec: RuntimeSpec): string[] =>
@@ -478,7 +470,7 @@ function refusingRuntime(missing: readonly ProbeFinding[]): Runtime {
     );
   return {
     name: "oci",
-    capabilities: staticCapabilities,
+    capabilities: leastCapabilities,
     probe: async () => ({ runtime: "oci", usable: false, findings: [...missing] }),
     images: { ensure: refuse },
     create: refuse,

@@ -1,0 +1,19 @@
+import { isolations } from "../../contracts/constants.ts";
+import type { Capabilities } from "../../contracts/runtime.ts";
+
+/** What the driver can do at best: as root, with cgroups and with runsc. Where it runs narrows it. */
+export const ociCapabilities: Capabilities = {
+  networkModes: ["none"],
+  limits: ["memory", "cpu", "pids"],
+  readonlyRoot: true,
+  tmpfs: true,
+  userNamespace: true,
+  rootless: true,
+  pause: true,
+  snapshots: false,
+  isolation: isolations,
+  images: ["host", "directory", "tar", "oci"],
+  imageStore: false,
+  volumes: true,
+  binds: true,
+};
