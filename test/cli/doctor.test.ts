@@ -12,7 +12,7 @@ beforeAll(() => {
 });
 afterAll(() => box[Symbol.asyncDispose]());
 
-/** A PATH on which there is what the fake runtime needs, and no container runtime. */
+/** A PATH on which there is what the fake runtime needs, and no Podman. */
 function poorPath(): string {
   const path = join(box.dir, "bin");
   mkdirSync(path, { recursive: true });
@@ -35,7 +35,9 @@ it("tells of each runtime what it can do here, which is never more than what is 
   expect(lines.find((line) => line.startsWith("what they can do here"))).toMatch(/ oci .*fake$/);
   expect(lines.find((line) => line.startsWith("read-only root"))).toContain("yes");
   // Looking leaves nothing that an engine would take for its own.
-  expect(readdirSync(box.stateDir).filter((name) => name !== "fake" && /oci|doctor/.test(name))).toEqual([]);
+  expect(
+    readdirSync(box.stateDir).filter((name) => name !== "fake" && /oci|podman|doctor/.test(name)),
+  ).toEqual([]);
 });
 
 it("takes a runtime that is absent for a note, unless it is the default one", async () => {
@@ -44,11 +46,11 @@ it("takes a runtime that is absent for a note, unless it is the default one", as
   expect(optional).toMatchObject({ code: 0, stderr: "" });
   const text = optional.stdout.toString();
   expect(text).toMatch(/runtime fake \(default\): usable/);
-  expect(text).toMatch(/runtime oci: not usable\n +note .*(crun|runc)/);
+  expect(text).toMatch(/runtime podman: not usable\n +note .*podman/);
   expect(text).toMatch(/fix: /);
-  const missed = await box.warren(["doctor"], { env: { ...env, WARREN_RUNTIME: "oci" } });
+  const missed = await box.warren(["doctor"], { env: { ...env, WARREN_RUNTIME: "podman" } });
   expect(missed.code).toBe(1);
-  expect(missed.stdout.toString()).toMatch(/runtime oci \(default\): not usable\n +error .*(crun|runc)/);
+  expect(missed.stdout.toString()).toMatch(/runtime podman \(default\): not usable\n +error .*podman/);
 });
 
 /** What is in the first and not in the second. */
