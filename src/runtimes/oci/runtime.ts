@@ -470,7 +470,7 @@ function refusingRuntime(missing: readonly ProbeFinding[]): Runtime {
     );
   return {
     name: "oci",
-    capabilities: leastCapabilities,
+    capabilities: { ...leastCapabilities, volumes: false },
     probe: async () => ({ runtime: "oci", usable: false, findings: [...missing] }),
     images: { ensure: refuse },
     create: refuse,
@@ -481,7 +481,8 @@ function refusingRuntime(missing: readonly ProbeFinding[]): Runtime {
     updateLimits: refuse,
     remove: refuse,
     inspect: refuse,
-    list: async () => [],
+    // What there may be is out of reach, and not gone.
+    list: refuse,
     connect: refuse,
     stats: refuse,
     oomKills: () => undefined,

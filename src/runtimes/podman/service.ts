@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -10,6 +11,7 @@ import { type Endpoint, openConnection } from "../containers/endpoint.ts";
 const START_TIMEOUT_MS = 20_000;
 /** Seconds without a request after which a service ends by itself, should its engine have been killed. */
 const IDLE_S = 60;
+const LAST_WORDS_MS = 100;
 const MAX_COMPLAINT_BYTES = 16_384;
 
 export interface PodmanService {
@@ -38,7 +40,10 @@ export async function startService(dir: string): Promise<PodmanService> {
       ended = error.message;
       resolve();
     });
-    child.once("close", () => {
+    child.once("exit", async () => {
+      // Its last words may come after it, and what a rootless Podman leaves running for each user holds the pipe open.
+      await Promise.race([once(child, "close"), sleep(LAST_WORDS_MS)]);
+      child.stderr.destroy();
       ended ??= lastWords(complaint);
       resolve();
     });

@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmdirSync,
   rmSync,
@@ -28,6 +29,7 @@ export interface TestUser {
   checkout: string;
   /** Runs a program as this user, in the checkout. */
   run(argv: readonly string[], options?: RunOptions): Promise<RunResult>;
+  /** Ends what still runs as this user, too. */
   [Symbol.dispose](): void;
 }
 
@@ -129,9 +131,31 @@ export function makeUser(options: { subordinates?: number } = {}): TestUser {
       return finished(child, timeoutMs);
     },
     [Symbol.dispose]() {
+      for (const pid of processesOf(uid)) process.kill(pid, "SIGKILL");
       rmSync(top, { recursive: true, force: true });
     },
   };
+}
+
+/** Pids of all processes that run as one of these host ids. */
+export function processesOf(first: number, count = 1): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      const status = statusOf(pid);
+      const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1] ?? -1);
+      // What has ended waits for the host's init, once the launcher that would have reaped it is gone.
+      return !/^State:\s+[ZX]/m.test(status) && uid >= first && uid < first + count;
+    });
+}
+
+export function statusOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/status`, "utf8");
+  } catch {
+    return "";
+  }
 }
 
 function finished(child: ChildProcess, timeoutMs: number): Promise<RunResult> {
