@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
-import { capabilityMarkdown } from "../../src/cli/capability-markdown.ts";
+import { capabilityMarkdown } from "../../src/app/capability-markdown.ts";
 import { bestCapabilities } from "../../src/runtimes/capabilities.ts";
 import { runtimes } from "../../src/runtimes/registry.ts";
 

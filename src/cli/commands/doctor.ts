@@ -1,10 +1,10 @@
 import { isatty } from "node:tty";
 import type { Command } from "commander";
+import { capabilityTable } from "../../app/capability-table.ts";
 import { readEnvironment, resolveStateDir } from "../../app/config.ts";
 import type { DoctorReport, RuntimeReport } from "../../app/doctor.ts";
 import type { ProbeFinding } from "../../contracts/runtime.ts";
 import { formatBytes } from "../../lib/units.ts";
-import { capabilityTable } from "../capability-table.ts";
 import { addGlobalOptions } from "../globals.ts";
 import { print } from "../output.ts";
 import { json, type Paint, painter, safe, table } from "../render.ts";
