@@ -1,4 +1,5 @@
 import type { Capabilities } from "../contracts/runtime.ts";
+import { dockerCapabilities } from "./docker/capabilities.ts";
 import { ociCapabilities } from "./oci/capabilities.ts";
 import { podmanCapabilities } from "./podman/capabilities.ts";
 import type { RuntimeName } from "./registry.ts";
@@ -7,4 +8,5 @@ import type { RuntimeName } from "./registry.ts";
 export const bestCapabilities: Record<Exclude<RuntimeName, "fake">, Capabilities> = {
   oci: ociCapabilities,
   podman: podmanCapabilities,
+  docker: dockerCapabilities,
 };
