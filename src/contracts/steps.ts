@@ -88,6 +88,22 @@ export const steps = [
   "image.oci-made",
   "image.oci-named",
 
+  // Runtimes whose sandboxes are containers of an engine
+  "container.swept",
+  "container.made-directory",
+  "container.created",
+  "container.cleared-socket",
+  "container.started",
+  "container.greeted",
+  "container.froze",
+  "container.thawed",
+  "container.rewrote-limits",
+  "container.limited",
+  "container.asked-to-end",
+  "container.killed",
+  "container.removed",
+  "container.removed-directory",
+
   // Requests to the launcher
   "launcher.run.sent",
   "launcher.run.answered",

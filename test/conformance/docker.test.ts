@@ -11,13 +11,7 @@ testRuntime(
   },
   {
     image: IMAGE,
-    lacks: ["directory"],
+    lacks: ["directory", "volumes", "imageStore"],
     leftovers: (id) => rig.leftovers(id),
-    deviations: [
-      {
-        reason: "kills for memory are not counted yet",
-        tests: ["holds the memory limit, and counts what was killed for it"],
-      },
-    ],
   },
 );

@@ -23,15 +23,6 @@ testRuntime(
   },
   {
     image: testImage,
-    lacks: ["directory", "volumes", "binds", "imageStore"],
-    deviations: [
-      {
-        reason: "kills for memory aren't counted yet, and limits of a running sandbox can't be changed",
-        tests: [
-          "holds the memory limit, and counts what was killed for it",
-          "changes limits while it runs, and keeps them for later starts",
-        ],
-      },
-    ],
+    lacks: ["directory", "volumes", "imageStore"],
   },
 );

@@ -1,9 +1,10 @@
-import type { RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
-import { CPU_PERIOD_US, cpuQuotaUs } from "../common/cpu-limit.ts";
+import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { capabilities, GUEST_DIR, guestArgs } from "../common/guest-program.ts";
+import type { Flavor } from "./flavor.ts";
+import { limitConfig } from "./limits.ts";
 
 /** Where the guest listens, inside. */
-const GUEST_SOCKET_DIR = `${GUEST_DIR}/run`;
+export const GUEST_SOCKET_DIR = `${GUEST_DIR}/run`;
 export const GUEST_SOCKET = "guest.sock";
 /** /dev/shm: Docker's default. */
 const SHM_BYTES = 64 * 1024 * 1024;
@@ -17,17 +18,14 @@ export interface ContainerOptions {
   socketDir: string;
   /** The engine's own name of each volume. */
   volumeName(name: string): string;
-  /** What the value of `seccomp=` is: the profile for Docker, a path of it for Podman. */
-  seccomp: string;
-  /** Most of each, which must not be more than the engine itself may have. */
-  rlimits: Readonly<Record<string, number>>;
+  flavor: Pick<Flavor, "seccomp" | "securityOptions" | "hostConfig" | "rlimits" | "capabilities">;
   /** Such as `keep-id`; absent: the engine's default. */
   userNamespace?: string;
 }
 
 /** The body of `POST /containers/create`. */
 export function containerConfig(options: ContainerOptions): object {
-  const { spec } = options;
+  const { spec, flavor } = options;
   return {
     Image: spec.image.id,
     Hostname: spec.hostname,
@@ -49,7 +47,7 @@ export function containerConfig(options: ContainerOptions): object {
       ReadonlyRootfs: spec.readonlyRoot,
       CapDrop: ["ALL"],
       CapAdd: capabilities.map((name) => name.replace(/^CAP_/, "")),
-      SecurityOpt: ["no-new-privileges", `seccomp=${options.seccomp}`],
+      SecurityOpt: ["no-new-privileges", `seccomp=${flavor.seccomp}`, ...(flavor.securityOptions ?? [])],
       Privileged: false,
       ShmSize: SHM_BYTES,
       Tmpfs: Object.fromEntries(spec.tmpfs.map((mount) => [mount.path, tmpfsOptions(mount)])),
@@ -63,39 +61,14 @@ export function containerConfig(options: ContainerOptions): object {
           ReadOnly: mount.readonly,
         })),
       ],
-      Ulimits: Object.entries(options.rlimits).map(([Name, most]) => ({ Name, Soft: most, Hard: most })),
+      Ulimits: Object.entries(flavor.rlimits).map(([Name, most]) => ({ Name, Soft: most, Hard: most })),
       // The guest keeps the main command's output, and the engine above stores it.
       LogConfig: { Type: "none" },
       RestartPolicy: { Name: "no" },
-      ...limitConfig(spec.limits),
+      ...limitConfig(spec.limits, flavor.capabilities.limits),
+      ...flavor.hostConfig,
       ...(options.userNamespace === undefined ? {} : { UsernsMode: options.userNamespace }),
     },
-  };
-}
-
-/** Of a create. What is 0 is left out: there is no limit. */
-function limitConfig(limits: RuntimeLimits): object {
-  const { memoryBytes, memoryHighBytes = 0, cpuNano, pids } = limits;
-  return {
-    // Memory and swap together, so equal to the limit: no swap.
-    ...(memoryBytes > 0 ? { Memory: memoryBytes, MemorySwap: memoryBytes } : {}),
-    ...(memoryHighBytes > 0 ? { MemoryReservation: memoryHighBytes } : {}),
-    ...(cpuNano > 0 ? { CpuPeriod: CPU_PERIOD_US, CpuQuota: cpuQuotaUs(cpuNano) } : {}),
-    ...(pids > 0 ? { PidsLimit: pids } : {}),
-  };
-}
-
-/** More than any machine has: Docker takes no -1 for a memory limit that was set once. */
-const NO_MEMORY_LIMIT = 2 ** 62;
-
-/** The body of `POST /containers/{id}/update`. */
-export function limitChanges({ memoryBytes, cpuNano, pids }: RuntimeLimits): object {
-  return {
-    Memory: memoryBytes > 0 ? memoryBytes : NO_MEMORY_LIMIT,
-    MemorySwap: memoryBytes > 0 ? memoryBytes : NO_MEMORY_LIMIT,
-    CpuPeriod: CPU_PERIOD_US,
-    CpuQuota: cpuNano > 0 ? cpuQuotaUs(cpuNano) : -1,
-    PidsLimit: pids > 0 ? pids : -1,
   };
 }
 

@@ -1,24 +1,24 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../contracts/errors.ts";
-import type {
-  Capabilities,
-  ProbeReport,
-  Runtime,
-  RuntimeLimits,
-  RuntimeSandbox,
-  RuntimeSpec,
-} from "../../contracts/runtime.ts";
+import type { Runtime, RuntimeLimits, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
+import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
+import { isGone, noSpace } from "../../lib/files.ts";
 import type { Logger } from "../../lib/log.ts";
 import { throwIfAborted } from "../../lib/signals.ts";
 import { checkSpec } from "../common/check-spec.ts";
 import { copyGuest } from "../common/guest-program.ts";
-import { ContainerList, ContainerState, readAnswer } from "./answers.ts";
-import { type ApiClient, EngineRefusal, engineFailure } from "./api-client.ts";
-import { containerConfig, limitChanges } from "./container-config.ts";
+import { readCgroupHost } from "../oci/cgroup.ts";
+import type { ContainerState } from "./answers.ts";
+import { EngineRefusal, engineFailure } from "./api-client.ts";
+import { containerConfig } from "./container-config.ts";
+import { createContainers, isPaused, lives } from "./containers.ts";
+import type { Flavor } from "./flavor.ts";
 import { createImages } from "./images.ts";
+import { limitChanges, refuseLimits } from "./limits.ts";
+import { createLocalGroups } from "./local-groups.ts";
 import { openSandboxDirs } from "./sandbox-dirs.ts";
 import { readStats } from "./stats.ts";
 
@@ -31,27 +31,12 @@ const SHUTDOWN_SLACK_MS = 500;
 /** How long an engine may take to end what was killed. */
 const KILL_TIMEOUT_MS = 30_000;
 
-/** Where engines differ. */
-export interface Flavor {
-  readonly name: string;
-  readonly client: ApiClient;
-  readonly capabilities: Capabilities;
-  probe(): Promise<ProbeReport>;
-  /** What comes after `seccomp=`. */
-  readonly seccomp: string;
-  /** By setrlimit(2)'s names in lower case. */
-  readonly rlimits: Readonly<Record<string, number>>;
-  /** `HostConfig.UsernsMode` for this sandbox; undefined: the engine's default. */
-  userNamespace?(spec: RuntimeSpec): Promise<string | undefined>;
-  /** Lets go of helpers. */
-  close(): Promise<void>;
-}
-
 export interface ContainerRuntimeOptions {
   stateDir: string;
   ownerId: string;
   log: Logger;
   flavor: Flavor;
+  onStep?: OnStep;
 }
 
 /**
@@ -59,25 +44,19 @@ export interface ContainerRuntimeOptions {
  * that nothing but their lifecycle goes through the engine.
  */
 export async function openContainerRuntime(options: ContainerRuntimeOptions): Promise<Runtime> {
-  const { ownerId, flavor, log } = options;
-  const { client, name } = flavor;
-  const dirs = await openSandboxDirs(options.stateDir, name);
+  const { ownerId, flavor, log, onStep = noStep } = options;
+  const { client, name, capabilities } = flavor;
+  const dirs = await openSandboxDirs(options.stateDir, name, flavor.removeTree);
   const guestDir = await copyGuest(dirs.shared);
   // What is mounted read-only can get no mount point.
   await mkdir(join(guestDir, "run"), { recursive: true, mode: 0o755 });
+  const groups = createLocalGroups(await readCgroupHost());
   const images = createImages(client, name);
-  const containerName = (id: string) => `warren-${ownerId}-${id}`;
-  const pathOf = (id: string, action = "") => `/containers/${encodeURIComponent(containerName(id))}${action}`;
+  const containers = createContainers(client, ownerId, groups.note);
+  const { look, pathOf } = containers;
   const guestOf = (id: string) => createGuestClient(() => dirs.connect(id));
-
-  const look = async (id: string): Promise<ContainerState | undefined> => {
-    try {
-      return readAnswer(ContainerState, await client.json({ path: pathOf(id, "/json") }));
-    } catch (error) {
-      if (isMissing(error)) return undefined;
-      throw engineFailure(error, `sandbox ${id} can't be looked at`);
-    }
-  };
+  await containers.sweep();
+  onStep("container.swept");
 
   const inspect = async (id: string): Promise<RuntimeSandbox | undefined> => {
     const container = await look(id);
@@ -86,18 +65,13 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     if (sandbox.exitCode === undefined) return sandbox;
     // Without a main command it is the guest's alone.
     const spec = await dirs.readSpec(id).catch(() => undefined);
-    if (spec?.cmd) return sandbox;
-    return { id, state: sandbox.state };
+    return spec?.cmd ? sandbox : { id, state: sandbox.state };
   };
 
-  /** A refusal that says "it is so already" is success. */
-  const act = async (id: string, action: string, what: string, query: Record<string, string> = {}) => {
-    try {
-      await client.json({ method: "POST", path: pathOf(id, action), query });
-    } catch (error) {
-      if (error instanceof EngineRefusal && (error.status === 304 || error.status === 409)) return;
-      throw engineFailure(error, what, { 404: "sandbox_not_found" });
-    }
+  const requireRunning = async (id: string): Promise<ContainerState> => {
+    const container = await look(id);
+    if (container && lives(container)) return container;
+    throw new WarrenError("sandbox_wrong_state", `sandbox ${id} is not running`);
   };
 
   const waitStopped = async (id: string, timeoutMs: number): Promise<boolean> => {
@@ -110,12 +84,23 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     }
   };
 
+  const kill = async (id: string): Promise<void> => {
+    try {
+      await containers.act(id, "/kill", { signal: "SIGKILL" });
+    } catch (error) {
+      // It ended by itself in this moment, or the engine has only given up waiting for its end.
+      if (await waitStopped(id, error instanceof EngineRefusal ? KILL_TIMEOUT_MS : 0)) return;
+      throw engineFailure(error, `sandbox ${id} can't be ended`);
+    }
+    if (await waitStopped(id, KILL_TIMEOUT_MS)) return;
+    throw new WarrenError("runtime_failed", `sandbox ${id} was killed but does not end`);
+  };
+
   const stop = async (id: string, timeoutMs: number): Promise<void> => {
     const container = await look(id);
     if (!container || !lives(container)) return;
-    if (isPaused(container)) {
-      await act(id, "/unpause", `sandbox ${id} can't be thawed for its end`);
-    }
+    // What is frozen can't end, whatever kills it.
+    if (isPaused(container)) await resume(id);
     if (timeoutMs > 0) {
       const asked = guestOf(id)
         .shutdown(timeoutMs)
@@ -126,11 +111,22 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
             return false;
           },
         );
-      if ((await asked) && (await waitStopped(id, timeoutMs + SHUTDOWN_SLACK_MS))) return;
+      if (await asked) {
+        onStep("container.asked-to-end");
+        if (await waitStopped(id, timeoutMs + SHUTDOWN_SLACK_MS)) return;
+      }
     }
-    await act(id, "/kill", `sandbox ${id} can't be ended`, { signal: "SIGKILL" });
-    if (await waitStopped(id, KILL_TIMEOUT_MS)) return;
-    throw new WarrenError("runtime_failed", `sandbox ${id} was killed but does not end`);
+    await kill(id);
+    onStep("container.killed");
+  };
+
+  const resume = async (id: string): Promise<void> => {
+    await containers.act(id, "/unpause").catch(async (error: unknown) => {
+      const now = await look(id);
+      if (!now || !isPaused(now)) return;
+      throw engineFailure(error, `sandbox ${id} can't be resumed`);
+    });
+    onStep("container.thawed");
   };
 
   /** Waits for the guest's first answer; says why when its container ends before. */
@@ -145,37 +141,67 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
         if (!(error instanceof WarrenError && error.code === "guest_failed")) throw error;
         if (performance.now() > end) throw error;
       }
-      const container = await look(id);
-      if (!container || !lives(container)) {
-        const { ExitCode: code, Error: words } = container?.State ?? {};
-        throw new WarrenError(
-          "runtime_failed",
-          `the sandbox ended while it started${words ? `: ${words}` : ` (exit code ${code ?? "unknown"})`}`,
-        );
-      }
+      if (delay === MAX_RETRY_MS) await requireStarted(id);
       await sleep(delay);
     }
   };
 
-  const removeContainer = async (id: string): Promise<void> => {
+  const requireStarted = async (id: string): Promise<ContainerState> => {
+    const container = await look(id);
+    if (container && lives(container) && container.State.Pid) return container;
+    const { ExitCode: code, Error: words } = container?.State ?? {};
+    throw new WarrenError(
+      "runtime_failed",
+      `the sandbox ended while it started${words ? `: ${words}` : ` (exit code ${code ?? "unknown"})`}`,
+    );
+  };
+
+  /** What a container runs with is what it was created with, in the engine's eyes; and no engine knows all of our limits. */
+  const applyLimits = async (id: string, limits: RuntimeLimits): Promise<void> => {
+    if (groups.has(id)) return await groups.apply(id, limits);
+    if (limits.memoryHighBytes) {
+      throw new WarrenError("unsupported", `${name} can't enforce a soft memory limit on another machine`);
+    }
+    const body = limitChanges(limits);
+    await (flavor.updateLimits?.(containers.nameOf(id), limits) ??
+      client.json({ method: "POST", path: pathOf(id, "/update"), body }));
+  };
+
+  const requireSources = async ({ mounts }: RuntimeSpec): Promise<void> => {
+    if (client.endpoint.kind !== "unix") return;
+    for (const { type, source } of mounts) {
+      if (type !== "bind") continue;
+      await stat(source).catch((cause: unknown) => {
+        if (!isGone(cause)) return; // what we can't look at the engine may
+        throw new WarrenError("file_not_found", `there is no ${source} to mount`, { cause });
+      });
+    }
+  };
+
+  /** Of a create that failed. What can't be taken away now stays listed, so that it is removed later. */
+  const undoCreate = async (id: string): Promise<void> => {
     try {
-      // With the volumes that the image declares, which have no name.
-      const query = { force: true, v: true };
-      await client.json({ method: "DELETE", path: pathOf(id), query });
+      await containers.remove(id);
+      await dirs.remove(id);
     } catch (error) {
-      if (!isMissing(error)) throw engineFailure(error, `sandbox ${id} can't be removed`);
+      log.warn({ err: error, sandbox: id }, "what a failed create left could not be removed yet");
     }
   };
 
   return {
     name,
-    capabilities: flavor.capabilities,
+    capabilities,
     probe: flavor.probe,
     images,
     async create(spec, { signal } = {}) {
       checkSpec(spec);
+      refuseLimits(name, capabilities, spec.limits);
+      await requireSources(spec);
       throwIfAborted(signal);
-      await dirs.create(spec);
+      await dirs.create(spec).catch((error: unknown) => {
+        throw noSpace(error);
+      });
+      onStep("container.made-directory");
       try {
         const userNamespace = await flavor.userNamespace?.(spec);
         const body = containerConfig({
@@ -184,21 +210,20 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
           guestDir,
           socketDir: dirs.socketDir(spec.id),
           volumeName: (volume) => `warren-${ownerId}-${volume}`,
-          seccomp: flavor.seccomp,
-          rlimits: flavor.rlimits,
+          flavor,
           ...(userNamespace === undefined ? {} : { userNamespace }),
         });
+        // Not to be given up half way: the engine would go on, and nobody would know when it is done.
         await client.json({
           method: "POST",
           path: "/containers/create",
-          query: { name: containerName(spec.id) },
+          query: { name: containers.nameOf(spec.id) },
           body,
-          ...(signal ? { signal } : {}),
         });
+        onStep("container.created");
         throwIfAborted(signal);
       } catch (error) {
-        await removeContainer(spec.id);
-        await dirs.remove(spec.id);
+        await undoCreate(spec.id);
         throw engineFailure(error, "the sandbox can't be created", {
           400: "invalid_request",
           404: "image_not_found",
@@ -210,73 +235,87 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       const spec = await dirs.readSpec(id);
       const before = await look(id);
       if (before && lives(before)) return { pid: before.State.Pid ?? 0 };
+      refuseLimits(name, capabilities, spec.limits);
+      await requireSources(spec);
       try {
         await dirs.clearSocket(id);
-        await client.json({ method: "POST", path: pathOf(id, "/start"), ...(signal ? { signal } : {}) });
+        onStep("container.cleared-socket");
+        await client.json({ method: "POST", path: pathOf(id, "/start") });
+        onStep("container.started");
+        const container = await requireStarted(id);
+        if (spec.limits.memoryHighBytes || (await dirs.limitsWereChanged(id))) {
+          await applyLimits(id, spec.limits);
+        }
         await greet(id, signal);
+        onStep("container.greeted");
         if (spec.tmpfs.some((mount) => !mount.readonly && spec.workdir.startsWith(`${mount.path}/`))) {
           await guestOf(id).mkdir(spec.workdir, { parents: true });
         }
         throwIfAborted(signal);
-        const container = await look(id);
-        if (!container?.State.Pid)
-          throw new WarrenError("runtime_failed", `sandbox ${id} ended while it started`);
-        return { pid: container.State.Pid };
+        return { pid: container.State.Pid ?? 0 };
       } catch (error) {
-        await act(id, "/kill", `sandbox ${id} can't be ended`, { signal: "SIGKILL" }).catch(() => {});
-        await waitStopped(id, KILL_TIMEOUT_MS).catch(() => {});
+        await kill(id).catch((cause: unknown) => {
+          log.debug({ err: cause, sandbox: id }, "what did not start could not be ended");
+        });
         throw engineFailure(error, `sandbox ${id} can't be started`);
       }
     },
-    stop: (id, { timeoutMs }) => stop(id, timeoutMs),
+    async stop(id, { timeoutMs }) {
+      await stop(id, timeoutMs);
+    },
     async pause(id) {
-      const container = await look(id);
-      if (!container || !lives(container)) throw notRunning(id);
-      if (isPaused(container)) return;
-      await act(id, "/pause", `sandbox ${id} can't be paused`);
+      if (!capabilities.pause) throw new WarrenError("unsupported", `${name} can't pause sandboxes here`);
+      if (isPaused(await requireRunning(id))) return;
+      await containers.act(id, "/pause").catch((error: unknown) => {
+        throw engineFailure(error, `sandbox ${id} can't be paused`);
+      });
+      onStep("container.froze");
     },
     async resume(id) {
-      const container = await look(id);
-      if (!container || !lives(container)) throw notRunning(id);
-      if (!isPaused(container)) return;
-      await act(id, "/unpause", `sandbox ${id} can't be resumed`);
+      if (isPaused(await requireRunning(id))) await resume(id);
     },
-    async updateLimits(id, limits: RuntimeLimits) {
-      const spec = await dirs.readSpec(id);
+    async updateLimits(id, limits) {
+      const before = await dirs.readSpec(id);
+      checkSpec({ ...before, limits });
+      refuseLimits(name, capabilities, limits);
+      const container = await look(id);
+      await dirs.changeLimits(id, limits).catch((error: unknown) => {
+        throw noSpace(error);
+      });
+      onStep("container.rewrote-limits");
+      if (!container || !lives(container)) return;
       try {
-        await client.json({ method: "POST", path: pathOf(id, "/update"), body: limitChanges(limits) });
-        await dirs.writeSpec({ ...spec, limits });
+        await applyLimits(id, limits);
+        onStep("container.limited");
       } catch (error) {
+        await dirs.changeLimits(id, before.limits);
+        await applyLimits(id, before.limits).catch((cause: unknown) => {
+          log.warn({ err: cause, sandbox: id }, "the limits before a failed change could not be put back");
+        });
         throw engineFailure(error, `the limits of sandbox ${id} can't be changed`);
       }
     },
     async remove(id) {
-      await removeContainer(id);
+      // The engine alone would kill it, which does not end what is frozen.
+      const container = await look(id);
+      if (container && isPaused(container)) await resume(id);
+      await containers.remove(id);
+      onStep("container.removed");
       await dirs.remove(id);
+      onStep("container.removed-directory");
     },
     inspect,
     async list() {
-      const filters = { label: [`warren.owner=${ownerId}`] };
-      const answer = await client
-        .json({ path: "/containers/json", query: { all: true, filters } })
-        .catch((error: unknown) => {
-          throw engineFailure(error, "the containers can't be listed");
-        });
-      const ids = new Set(await dirs.list());
-      for (const { Labels } of readAnswer(ContainerList, answer)) {
-        const id = Labels?.["warren.id"];
-        if (id !== undefined) ids.add(id);
-      }
+      const ids = new Set([...(await dirs.list()), ...(await containers.list())]);
       const all = await Promise.all([...ids].sort().map(inspect));
       return all.filter((sandbox) => sandbox !== undefined);
     },
     connect: (id) => dirs.connect(id),
     async stats(id) {
-      const container = await look(id);
-      if (!container || !lives(container)) throw notRunning(id);
-      return await readStats(client, pathOf(id, "/stats"));
+      const container = await requireRunning(id);
+      return (await groups.stats(id, container)) ?? (await readStats(client, pathOf(id, "/stats")));
     },
-    oomKills: () => undefined,
+    oomKills: groups.oomKills,
     async close() {
       client.close();
       await flavor.close();
@@ -286,25 +325,10 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
 
 function sandboxOf(id: string, container: ContainerState): RuntimeSandbox {
   const { Status: status, Pid: pid, ExitCode: exitCode } = container.State;
-  if (status === "paused") return { id, state: "paused", ...(pid ? { pid } : {}) };
+  if (isPaused(container)) return { id, state: "paused", ...(pid ? { pid } : {}) };
   if (lives(container)) return { id, state: "running", ...(pid ? { pid } : {}) };
   if (status === "created" || status === "configured" || status === "initialized")
     return { id, state: "created" };
-  return { id, state: "stopped", ...(exitCode === undefined ? {} : { exitCode }) };
-}
-
-function isPaused({ State: { Paused, Status } }: ContainerState): boolean {
-  return Paused === true || Status === "paused";
-}
-
-function lives({ State: { Status, Running } }: ContainerState): boolean {
-  return Running === true || Status === "running" || Status === "paused" || Status === "stopping";
-}
-
-function isMissing(error: unknown): boolean {
-  return error instanceof EngineRefusal && error.status === 404;
-}
-
-function notRunning(id: string): WarrenError {
-  return new WarrenError("sandbox_wrong_state", `sandbox ${id} is not running`);
+  // Podman says -1 when it could not learn it.
+  return { id, state: "stopped", ...(exitCode === undefined || exitCode < 0 ? {} : { exitCode }) };
 }

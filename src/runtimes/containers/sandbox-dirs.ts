@@ -1,10 +1,10 @@
 import { constants } from "node:fs";
-import { chmod, mkdir, open, readdir, realpath, rm } from "node:fs/promises";
+import { chmod, type FileHandle, mkdir, open, readdir, realpath, rename, rm } from "node:fs/promises";
 import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { RuntimeSpec } from "../../contracts/runtime.ts";
-import { makeDir, readText, writeAtomically } from "../../lib/files.ts";
+import type { RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
+import { isGone, makeDir, readText, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { GUEST_SOCKET } from "./container-config.ts";
 
@@ -17,8 +17,11 @@ export interface SandboxDirs {
   socketDir(id: string): string;
   /** Throws when it exists. */
   create(spec: RuntimeSpec): Promise<void>;
+  /** With the limits that it has now. */
   readSpec(id: string): Promise<RuntimeSpec>;
-  writeSpec(spec: RuntimeSpec): Promise<void>;
+  changeLimits(id: string, limits: RuntimeLimits): Promise<void>;
+  /** True for one that was not created with the limits that it has. */
+  limitsWereChanged(id: string): Promise<boolean>;
   exists(id: string): Promise<boolean>;
   list(): Promise<string[]>;
   /** Takes away the socket that an earlier guest left. */
@@ -30,7 +33,12 @@ export interface SandboxDirs {
 /** open(2): the file itself, without opening it for anything. Not among Node's constants. */
 const O_PATH = 0o10_000_000;
 
-export async function openSandboxDirs(stateDir: string, runtime: string): Promise<SandboxDirs> {
+/** `removeTree`: for trees in which a sandbox has left files of users that we can't be. */
+export async function openSandboxDirs(
+  stateDir: string,
+  runtime: string,
+  removeTree: (path: string) => Promise<void> = removeOwn,
+): Promise<SandboxDirs> {
   await mkdir(stateDir, { recursive: true, mode: 0o700 });
   const root = join(await realpath(stateDir), runtime);
   const sandboxes = join(root, "sandboxes");
@@ -48,7 +56,13 @@ export async function openSandboxDirs(stateDir: string, runtime: string): Promis
   };
   const socketDir = (id: string) => join(dirOf(id), "run");
   const specFile = (id: string) => join(dirOf(id), "spec.json");
-  const writeSpec = (spec: RuntimeSpec) => writeAtomically(specFile(spec.id), JSON.stringify(spec));
+  const limitsFile = (id: string) => join(dirOf(id), "limits.json");
+  const remove = async (path: string) => {
+    await removeOwn(path).catch(async (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EACCES" && error.code !== "EPERM") throw error;
+      await removeTree(path);
+    });
+  };
 
   return {
     root,
@@ -61,35 +75,60 @@ export async function openSandboxDirs(stateDir: string, runtime: string): Promis
         throw new WarrenError("sandbox_wrong_state", `the sandbox ${spec.id} exists already`);
       });
       await makeDir(socketDir(spec.id), 0o777);
-      await writeSpec(spec);
+      await writeAtomically(specFile(spec.id), JSON.stringify(spec));
     },
     async readSpec(id) {
-      const text = await readText(specFile(id));
-      if (text === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
+      const [spec, limits] = await Promise.all([readText(specFile(id)), readText(limitsFile(id))]);
+      if (spec === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
       // Written by this driver in a directory that only its owner can reach.
-      return JSON.parse(text) as RuntimeSpec;
+      return { ...JSON.parse(spec), ...(limits === undefined ? {} : { limits: JSON.parse(limits) }) };
     },
-    writeSpec,
-    exists: async (id) => (await readText(specFile(id))) !== undefined,
+    changeLimits: (id, limits) => writeAtomically(limitsFile(id), JSON.stringify(limits)),
+    limitsWereChanged: async (id) => (await statOrUndefined(limitsFile(id))) !== undefined,
+    exists: async (id) => isSandboxId(id) && (await statOrUndefined(dirOf(id))) !== undefined,
     list: async () => (await readdir(sandboxes)).filter(isSandboxId),
-    clearSocket: (id) => rm(join(socketDir(id), GUEST_SOCKET), { force: true, recursive: true }),
-    connect: (id) => connectInside(join(socketDir(id), GUEST_SOCKET), id),
-    remove: (id) => rm(dirOf(id), { recursive: true, force: true }),
+    async clearSocket(id) {
+      for (const dir of [dirOf(id), socketDir(id)]) await remove(join(dir, GUEST_SOCKET));
+    },
+    async connect(id) {
+      const own = join(dirOf(id), GUEST_SOCKET);
+      try {
+        return await connectTo(own, id);
+      } catch (error) {
+        if (!(error instanceof WarrenError && isGone(error.cause))) throw error;
+      }
+      await takeSocket(join(socketDir(id), GUEST_SOCKET), own, id);
+      return await connectTo(own, id);
+    },
+    remove: async (id) => {
+      if (isSandboxId(id)) await remove(dirOf(id));
+    },
   };
 }
 
+async function removeOwn(path: string): Promise<void> {
+  await rm(path, { recursive: true, force: true });
+}
+
+/** Moves a guest's socket to where nothing inside can reach it: what a sandbox puts in its place later, nobody looks at. */
+async function takeSocket(from: string, to: string, id: string): Promise<void> {
+  try {
+    await requireSocket(from);
+    await rename(from, to);
+  } catch (cause) {
+    throw unreachable(id, cause);
+  }
+}
+
 /**
- * The guest's socket is in a directory that a sandbox writes to: what is there may be a link to any socket of the host.
- * So exactly the file that was looked at is connected to, whatever has its name by then.
+ * Until it is moved, a sandbox may make its guest's socket a link to any socket of the host. So exactly the file that was
+ * looked at is connected to, whatever has its name by then.
  */
-async function connectInside(path: string, id: string): Promise<Socket> {
-  const fail = (cause: unknown) =>
-    new WarrenError("guest_failed", `the guest of sandbox ${id} can't be reached`, { cause });
-  const file = await open(path, O_PATH | constants.O_NOFOLLOW).catch((cause: unknown) => {
-    throw fail(cause);
+async function connectTo(path: string, id: string): Promise<Socket> {
+  const file = await openSocket(path).catch((cause: unknown) => {
+    throw unreachable(id, cause);
   });
   try {
-    if (!(await file.stat()).isSocket()) throw fail(new Error(`${path} is no socket`));
     return await new Promise<Socket>((resolve, reject) => {
       // Half-close is part of the guest protocol's DIAL.
       const socket = connectSocket({ path: `/proc/self/fd/${file.fd}`, allowHalfOpen: true });
@@ -97,9 +136,29 @@ async function connectInside(path: string, id: string): Promise<Socket> {
         socket.removeAllListeners("error");
         resolve(socket);
       });
-      socket.once("error", (cause) => reject(fail(cause)));
+      socket.once("error", (cause) => reject(unreachable(id, cause)));
     });
   } finally {
     await file.close();
   }
+}
+
+async function requireSocket(path: string): Promise<void> {
+  await (await openSocket(path)).close();
+}
+
+async function openSocket(path: string): Promise<FileHandle> {
+  const file = await open(path, O_PATH | constants.O_NOFOLLOW);
+  try {
+    if ((await file.stat()).isSocket()) return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+  await file.close();
+  throw new Error(`${path} is no socket`);
+}
+
+function unreachable(id: string, cause: unknown): WarrenError {
+  return new WarrenError("guest_failed", `the guest of sandbox ${id} can't be reached`, { cause });
 }

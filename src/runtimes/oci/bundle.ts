@@ -1,37 +1,10 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "../common/cpu-limit.ts";
 import { capabilities, guestArgs } from "../common/guest-program.ts";
+import { maskedPaths, readonlyPaths } from "../common/protected-paths.ts";
 import type { Seccomp } from "../common/seccomp.ts";
 import type { GroupPlan } from "./payload-groups.ts";
 import type { ContainerProgramName } from "./programs.ts";
-
-/** Docker's list (moby oci/defaults.go), with what older releases of it lack. */
-const maskedPaths: readonly string[] = [
-  "/proc/acpi",
-  "/proc/asound",
-  "/proc/interrupts",
-  "/proc/kcore",
-  "/proc/keys",
-  "/proc/latency_stats",
-  "/proc/sched_debug",
-  "/proc/scsi",
-  "/proc/timer_list",
-  "/proc/timer_stats",
-  "/sys/devices/virtual/powercap",
-  "/sys/firmware",
-];
-
-const readonlyPaths: readonly string[] = [
-  "/proc/bus",
-  "/proc/fs",
-  "/proc/irq",
-  // Writing here makes triggers on the host's pressure.
-  "/proc/pressure",
-  "/proc/sys",
-  "/proc/sysrq-trigger",
-  // On cgroup v1 this is a tmpfs that crun and runc leave writable around the controllers.
-  "/sys/fs/cgroup",
-];
 
 /** Open files of a process inside, where the host's own limit isn't lower: enough for any build tool. */
 const MAX_OPEN_FILES = 65_536;

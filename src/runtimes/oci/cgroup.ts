@@ -113,17 +113,21 @@ export function checkLimits(host: CgroupHost, limits: RuntimeSpec["limits"]): vo
   }
 }
 
-export interface Cgroups {
+/** What the kernel tells of a sandbox by its group. */
+export interface GroupFiles {
+  /** A file of the sandbox's group in the hierarchy that has this controller. */
+  file(controller: string, id: string, name: string): string;
+  stats(id: string): Promise<Omit<RuntimeStats, "network_rx" | "network_tx">>;
+  oomKills(id: string): number | undefined;
+}
+
+export interface Cgroups extends GroupFiles {
   /** Value of linux.cgroupsPath, and what ends the path of every member in /proc/PID/cgroup. */
   path(id: string): string;
   dirs(id: string): string[];
   /** Those that all of its processes are in, one or another; not all exist. */
   memberDirs(id: string): string[];
-  /** A file of the sandbox's group in the hierarchy that has this controller. */
-  file(controller: string, id: string, name: string): string;
   hasMembers(id: string): boolean;
-  stats(id: string): Promise<Omit<RuntimeStats, "network_rx" | "network_tx">>;
-  oomKills(id: string): number | undefined;
   /** Removes the groups of a sandbox, which must have no members but dying ones. Throws `runtime_failed`. */
   remove(id: string): Promise<void>;
   /** Ids that have a group. */
@@ -132,22 +136,12 @@ export interface Cgroups {
   removeParent(): Promise<void>;
 }
 
-/** The cgroups of one engine: `<base>/warren-<ownerId>/<id>` in every hierarchy that we may use. */
-export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
-  const parent = `${host.base ?? ""}/warren-${ownerId}`;
-  const dirs = (id: string) => host.mounts.map((mount) => join(mount, parent, id));
-  // Whatever a process is in below its sandbox's group of one v1 hierarchy, in the others it is in that group itself.
-  const memberDirs = (id: string) =>
-    host.version === 1
-      ? dirs(id)
-      : ["", "guest", "payload/first", "payload/limited"].flatMap((below) =>
-          dirs(id).map((dir) => join(dir, below)),
-        );
+/** `pathOf`: where a sandbox's group is in each hierarchy, below the mount point. */
+export function createGroupFiles(host: CgroupHost, pathOf: (id: string) => string): GroupFiles {
   const file = (controller: string, id: string, name: string) =>
     join(
       (host.version === 2 ? host.mounts[0] : host.byController.get(controller)) ?? "/nonexistent",
-      parent,
-      id,
+      pathOf(id),
       name,
     );
   const number = async (controller: string, id: string, name: string) => {
@@ -222,10 +216,33 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
   };
 
   return {
+    file,
+    async stats(id) {
+      const numbers = host.version === 2 ? await statsV2(id) : await statsV1(id);
+      return { ...numbers, oomKills: oomKills(id) ?? 0 };
+    },
+    oomKills,
+  };
+}
+
+/** The cgroups of one engine: `<base>/warren-<ownerId>/<id>` in every hierarchy that we may use. */
+export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
+  const parent = `${host.base ?? ""}/warren-${ownerId}`;
+  const dirs = (id: string) => host.mounts.map((mount) => join(mount, parent, id));
+  // Whatever a process is in below its sandbox's group of one v1 hierarchy, in the others it is in that group itself.
+  const memberDirs = (id: string) =>
+    host.version === 1
+      ? dirs(id)
+      : ["", "guest", "payload/first", "payload/limited"].flatMap((below) =>
+          dirs(id).map((dir) => join(dir, below)),
+        );
+  const files = createGroupFiles(host, (id) => `${parent}/${id}`);
+
+  return {
+    ...files,
     path: (id) => `${parent}/${id}`,
     dirs,
     memberDirs,
-    file,
     // Synchronous: the kernel answers these from memory, in less time than a trip through the thread pool.
     hasMembers(id) {
       return memberDirs(id).some((dir) => {
@@ -236,11 +253,6 @@ export function createCgroups(host: CgroupHost, ownerId: string): Cgroups {
         }
       });
     },
-    async stats(id) {
-      const numbers = host.version === 2 ? await statsV2(id) : await statsV1(id);
-      return { ...numbers, oomKills: oomKills(id) ?? 0 };
-    },
-    oomKills,
     async remove(id) {
       await Promise.all(dirs(id).map((dir) => removeGroup(dir)));
     },

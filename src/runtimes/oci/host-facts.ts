@@ -5,16 +5,6 @@ import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { makeDir, readText, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { copyGuest } from "../common/guest-program.ts";
 
-/** Hard limits of this process, from /proc/self/limits. */
-export async function readHardLimits(): Promise<{ openFiles: number; core: number }> {
-  const text = await readFile("/proc/self/limits", "utf8");
-  const hard = (name: string) => {
-    const value = new RegExp(`^${name}\\s+\\S+\\s+(\\S+)`, "m").exec(text)?.[1];
-    return value === undefined || value === "unlimited" ? Number.MAX_SAFE_INTEGER : Number(value);
-  };
-  return { openFiles: hard("Max open files"), core: hard("Max core file size") };
-}
-
 export interface SharedFiles {
   emptyDir: string;
   emptyFile: string;

@@ -9,7 +9,7 @@ const isLong = process.env.WARREN_LONG === "1";
 export const TIMEOUT_MS = isLong ? 60 * 60_000 : 240_000;
 
 /** Where a step is reached: in what a client does, or in an engine that opens: the first one, any, or one after a reboot. */
-export type Place = ScenarioName | "first opening" | "opening" | "opening after a reboot";
+export type Place = ScenarioName | "first opening" | "opening" | "opening after a reboot" | "containers";
 
 /** For each step the place where the short form kills at it. The type asks for a line for each new one. */
 export const places: Record<Step, Place> = {
@@ -74,6 +74,22 @@ export const places: Record<Step, Place> = {
   "launcher.rmtree.answered": "life",
   "log.removed": "life",
   "stored.deleted": "life",
+
+  // test/runtimes/podman/crash.test.ts
+  "container.swept": "containers",
+  "container.made-directory": "containers",
+  "container.created": "containers",
+  "container.cleared-socket": "containers",
+  "container.started": "containers",
+  "container.greeted": "containers",
+  "container.froze": "containers",
+  "container.thawed": "containers",
+  "container.rewrote-limits": "containers",
+  "container.limited": "containers",
+  "container.asked-to-end": "containers",
+  "container.killed": "containers",
+  "container.removed": "containers",
+  "container.removed-directory": "containers",
 
   "stored.error": "failure",
   "launcher.cgroupKill.sent": "unrecorded",

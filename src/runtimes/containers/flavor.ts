@@ -1,0 +1,26 @@
+import type { Capabilities, ProbeReport, RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
+import type { ApiClient } from "./api-client.ts";
+
+/** Where engines differ. */
+export interface Flavor {
+  readonly name: string;
+  readonly client: ApiClient;
+  readonly capabilities: Capabilities;
+  probe(): Promise<ProbeReport>;
+  /** What comes after `seccomp=`. */
+  readonly seccomp: string;
+  /** Beside seccomp and no_new_privs, as `HostConfig.SecurityOpt` has them. */
+  readonly securityOptions?: readonly string[];
+  /** More of `HostConfig`. */
+  readonly hostConfig?: object;
+  /** By setrlimit(2)'s names in lower case. */
+  readonly rlimits: Readonly<Record<string, number>>;
+  /** `HostConfig.UsernsMode` for this sandbox; undefined: the engine's default. */
+  userNamespace?(spec: RuntimeSpec): Promise<string | undefined>;
+  /** New limits of a container that runs on another machine. Default: as Docker does. */
+  updateLimits?(container: string, limits: RuntimeLimits): Promise<void>;
+  /** Removes a tree in which some files may be of users that only the engine can be. Default: as we can. */
+  removeTree?(path: string): Promise<void>;
+  /** Lets go of helpers. */
+  close(): Promise<void>;
+}
