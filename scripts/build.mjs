@@ -97,7 +97,13 @@ async function buildCli() {
       format: "cjs",
       minify: true,
       // Only the other bundle has these.
-      external: ["./commands/serve.ts", "./commands/doctor.ts", "bufferutil", "utf-8-validate"],
+      external: [
+        "./commands/serve.ts",
+        "./commands/doctor.ts",
+        "./pack-directory.ts",
+        "bufferutil",
+        "utf-8-validate",
+      ],
       plugins: [otherBundle, lazyModules],
       define: { "import.meta.url": "importMetaUrl" },
       // The whole file is one function, for src/cli/loader.cjs.

@@ -44,6 +44,15 @@ export function askAgain(api: SandboxApi, next: (isLeaving: boolean) => Promise<
     stats: (id) => ask((at) => at.stats(id)),
     systemStats: () => ask((at) => at.systemStats()),
     prune: (options) => ask((at) => at.prune(options)),
+    images: {
+      list: (filter) => ask((at) => at.images.list(filter)),
+      get: (reference, options) => ask((at) => at.images.get(reference, options)),
+      pull: (request, options) => ask((at) => at.images.pull(request, options)),
+      // Its bytes may come from where they can't be had twice.
+      build: async (request, context, options) =>
+        await (await current()).images.build(request, context, options),
+      remove: (reference, options) => ask((at) => at.images.remove(reference, options)),
+    },
     volumes: {
       create: (request) => ask((at) => at.volumes.create(request)),
       get: (name, options) => ask((at) => at.volumes.get(name, options)),

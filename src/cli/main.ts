@@ -7,7 +7,7 @@ const context = { mainFile: fileURLToPath(import.meta.url), args };
 async function main(): Promise<number> {
   const entry = commands[commandName(args) ?? ""];
   // Built, this file and the engine's are bundles of their own, so that short commands load nothing of the engine.
-  const run = entry?.needsEngineCode ? (await import("./with-engine.ts")).runCli : runCli;
+  const run = entry?.needsEngineCode?.(args) ? (await import("./with-engine.ts")).runCli : runCli;
   return run(context);
 }
 

@@ -12,8 +12,8 @@ interface CommandEntry {
   load(): Promise<{ define: Define }>;
   /** Exit code of Warren's own failures; default 1. */
   failureCode?: number;
-  /** True for what runs the engine in this process or looks into its runtimes. */
-  needsEngineCode?: boolean;
+  /** What only the bundle with the engine has: the engine, its runtimes, and what reads the context of a build. */
+  needsEngineCode?(args: readonly string[]): boolean;
 }
 
 /** Every command. Only the one that runs is loaded. */
@@ -21,7 +21,7 @@ export const commands: Record<string, CommandEntry> = {
   serve: {
     summary: "serve the REST API over TCP",
     load: () => import("./commands/serve.ts"),
-    needsEngineCode: true,
+    needsEngineCode: () => true,
   },
   create: { summary: "create a sandbox and print its id", load: () => import("./commands/create.ts") },
   ls: { summary: "list sandboxes", load: () => import("./commands/ls.ts") },
@@ -55,7 +55,7 @@ export const commands: Record<string, CommandEntry> = {
   doctor: {
     summary: "check what this machine can do",
     load: () => import("./commands/doctor.ts"),
-    needsEngineCode: true,
+    needsEngineCode: () => true,
   },
   version: { summary: "print the versions of CLI and engine", load: () => import("./commands/version.ts") },
 };

@@ -8,6 +8,7 @@ import { openExecSession } from "./exec-session.ts";
 import { parseObject, readText } from "./failures.ts";
 import { createFetchTransport } from "./fetch-transport.ts";
 import { createHttp, type Http, PREFIX, readEvents } from "./http.ts";
+import { createImages } from "./images.ts";
 import { openLogs } from "./logs.ts";
 import type { Transport, TransportResponse } from "./transport.ts";
 
@@ -100,6 +101,7 @@ export function createClient({
       },
       watch: (id, path, { recursive, signal }) => watch(http, id, { path, recursive }, signal),
     },
+    images: createImages(http),
     volumes: {
       create: (request) => http.json<VolumeInfo>("POST", "/volumes", { json: request }),
       get: (name, options) =>

@@ -4,6 +4,7 @@ export { execChannels, NO_EXPIRY, type SignalName, signals } from "../contracts/
 export { type ErrorCode, errorCatalogue, WarrenError } from "../contracts/errors.ts";
 export type * from "../contracts/exec.ts";
 export type * from "../contracts/files.ts";
+export type * from "../contracts/images.ts";
 export type * from "../contracts/logs.ts";
 export type * from "../contracts/sandbox.ts";
 export type * from "../contracts/volumes.ts";

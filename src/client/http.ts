@@ -33,20 +33,21 @@ export function createHttp(transport: Transport, where: string, apiKey: string |
     method: TransportRequest["method"],
     path: string,
     { query, json, body, signal }: HttpCall,
-  ): Promise<TransportResponse> {
+  ): Promise<{ response: TransportResponse; source: Source }> {
     const source: Source = json === undefined ? observed(body) : { body: JSON.stringify(json) };
     const headers: Record<string, string> = { ...auth };
     if (json !== undefined) headers["content-type"] = "application/json";
     else if (body !== undefined) headers["content-type"] = "application/octet-stream";
     try {
       signal?.throwIfAborted();
-      return await transport.request({
+      const response = await transport.request({
         method,
-        path: PREFIX + path + queryString(query),
+        path: PREFIX + path + queryString(query, path.includes("?") ? "&" : "?"),
         headers,
         ...(source.body === undefined ? {} : { body: source.body }),
         ...(signal ? { signal } : {}),
       });
+      return { response, source };
     } catch (cause) {
       // The caller's own failure to give the bytes is told as it is.
       if (source.failure) throw source.failure.error;
@@ -55,9 +56,9 @@ export function createHttp(transport: Transport, where: string, apiKey: string |
   }
 
   async function send(method: TransportRequest["method"], path: string, call: HttpCall = {}) {
-    const response = await request(method, path, call);
+    const { response, source } = await request(method, path, call);
     if (response.status >= 400 && response.status !== call.accept) throw await responseError(response);
-    return { ...response, body: explained(response.body, where, call.signal) };
+    return { ...response, body: explained(response.body, where, source, call.signal) };
   }
 
   return {
@@ -127,6 +128,7 @@ function observed(body: RequestBody | undefined): Source {
 function explained(
   body: AsyncIterable<Uint8Array>,
   where: string,
+  source: Source,
   signal: AbortSignal | undefined,
 ): AsyncIterable<Uint8Array> {
   return {
@@ -138,6 +140,8 @@ function explained(
           try {
             return await chunks.next();
           } catch (cause) {
+            // An answer may begin before all bytes are sent, and then end for want of them.
+            if (source.failure) throw source.failure.error;
             throw transportError(cause, where, signal);
           }
         },
@@ -150,9 +154,9 @@ function explained(
   };
 }
 
-function queryString(query: Query = {}): string {
+function queryString(query: Query = {}, before: "?" | "&"): string {
   const pairs = Object.entries(query)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`);
-  return pairs.length === 0 ? "" : `?${pairs.join("&")}`;
+  return pairs.length === 0 ? "" : before + pairs.join("&");
 }

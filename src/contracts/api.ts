@@ -1,6 +1,8 @@
 import type { ExecRequest, ExecResult, ExecSession, ExecStreamRequest } from "./exec.ts";
 import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOptions } from "./files.ts";
+import type { BuildImage, ImageFilter, ImageInfo, PullImage } from "./images.ts";
 import type { LogOptions, LogStream } from "./logs.ts";
+import type { ProgressOptions } from "./runtime.ts";
 import type {
   CreateSandbox,
   PruneResult,
@@ -40,6 +42,27 @@ export interface VersionInfo {
   commit: string;
   build_date: string;
   features: string[];
+}
+
+/** Images of runtimes that keep a store of them. One that keeps none refuses with `unsupported`. */
+export interface ImagesApi {
+  /** By reference, each image once for each of its names. Of all runtimes that have a store, when none is named. */
+  list(filter?: ImageFilter): Promise<ImageInfo[]>;
+  /** Asks no registry. Throws `image_not_found`. */
+  get(reference: string, options?: RuntimeChoice): Promise<ImageInfo>;
+  /** Fetches it, newer than what is here where there is a newer one. Throws `image_pull_failed`. */
+  pull(request: PullImage, options?: ProgressOptions): Promise<ImageInfo>;
+  /**
+   * `context` is an uncompressed tar with all that the build may read. Throws `image_build_failed` with its last lines,
+   * `invalid_request` for what is no whole tar, `too_large`. When it fails or is given up, nothing gets the tag.
+   */
+  build(
+    request: BuildImage,
+    context: AsyncIterable<Uint8Array>,
+    options?: ProgressOptions,
+  ): Promise<ImageInfo>;
+  /** Throws `image_not_found`, and `in_use` while a sandbox is made of it. */
+  remove(reference: string, options?: RuntimeChoice): Promise<void>;
 }
 
 /** Named storage that outlives sandboxes. A runtime that has none refuses with `unsupported`. */
@@ -115,6 +138,7 @@ export interface SandboxApi {
   exec(id: string, request: ExecRequest, options?: CallOptions): Promise<ExecResult>;
   execStream(id: string, request: ExecStreamRequest, options?: CallOptions): Promise<ExecSession>;
   readonly files: FilesApi;
+  readonly images: ImagesApi;
   readonly volumes: VolumesApi;
   /**
    * Removes the stopped sandboxes of one runtime, and none that runs, is paused, being created or in error. One that can't

@@ -1,8 +1,15 @@
 import { z } from "zod";
-import { CString } from "./sandbox.ts";
+import { CString, RuntimeChoice } from "./sandbox.ts";
 
-/** An image reference as people write it; the runtime decides what it names. */
-export const ImageReference = CString.min(1).max(4096);
+/** An image reference as people write it; the runtime decides what it names. Never an option of a program that gets it. */
+export const ImageReference = z
+  .string()
+  .min(1)
+  .max(4096)
+  .regex(
+    /^[^\s\p{C}-][^\s\p{C}]*$/u,
+    "an image is named like debian:12, without spaces and control characters",
+  );
 
 /** An image that a runtime has on this machine. */
 export const ImageInfo = z
@@ -20,22 +27,37 @@ export const ImageInfo = z
   .meta({ id: "Image" });
 export type ImageInfo = z.infer<typeof ImageInfo>;
 
+export const ImageFilter = RuntimeChoice.extend({
+  prefix: CString.max(4096).optional().meta({ description: "Only images whose reference begins so" }),
+});
+export type ImageFilter = z.infer<typeof ImageFilter>;
+
 export const PullImage = z
-  .object({ reference: ImageReference, runtime: z.string().max(32).optional() })
+  .object({ reference: ImageReference, ...RuntimeChoice.shape })
   .meta({ id: "PullImage" });
 export type PullImage = z.infer<typeof PullImage>;
+
+const PathInContext = CString.min(1)
+  .max(4096)
+  .refine(
+    (path) => !path.startsWith("/") && !path.split("/").includes(".."),
+    "a path inside the context is needed",
+  );
 
 /** What a build is told; its context comes beside it, as an uncompressed tar. */
 export const BuildImage = z
   .object({
     tag: ImageReference.meta({ description: "Name of the result, such as `my/tools:1`" }),
-    dockerfile: CString.min(1).max(4096).optional().meta({
+    dockerfile: PathInContext.optional().meta({
       description: "Path inside the context; default: `Dockerfile`, or `Containerfile` where there is none",
     }),
-    build_args: z.record(z.string().regex(/^[A-Za-z_]\w*$/), CString).optional(),
+    build_args: z
+      .record(z.string().regex(/^[A-Za-z_]\w{0,255}$/, "not the name of a build argument"), CString)
+      .refine((args) => Object.keys(args).length <= 256, "at most 256 build arguments")
+      .optional(),
     target: CString.min(1).max(256).optional().meta({ description: "Stage to stop at" }),
     no_cache: z.boolean().optional(),
-    runtime: z.string().max(32).optional(),
+    ...RuntimeChoice.shape,
   })
   .meta({ id: "BuildImage" });
 export type BuildImage = z.infer<typeof BuildImage>;
@@ -53,3 +75,6 @@ export const ImageProgress = z
   ])
   .meta({ id: "ImageProgress" });
 export type ImageProgress = z.infer<typeof ImageProgress>;
+
+/** One server-sent event of a pull or a build, as JSON. The last of a success is the image. */
+export type ImageEvent = ImageProgress | { image: ImageInfo };

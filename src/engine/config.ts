@@ -25,6 +25,8 @@ export interface EngineConfig {
   logFiles: number;
   /** Bytes of a main command's output that are taken each second, once it has filled its files. */
   logBytesPerS: number;
+  /** Bytes of a build's context. */
+  maxBuildContextBytes: number;
   /** Grace between SIGTERM and SIGKILL when a stop names none. */
   stopGraceMs: number;
   /** Grace when a sandbox is removed: its files go too, so there is little to save. 0: killed at once. */
@@ -46,6 +48,7 @@ export function defaultConfig(): EngineConfig {
     logFileBytes: 4 * MIB,
     logFiles: 2,
     logBytesPerS: MIB,
+    maxBuildContextBytes: 4 * 1024 * MIB,
     stopGraceMs: 2000,
     removeGraceMs: 0,
   };

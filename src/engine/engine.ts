@@ -19,6 +19,7 @@ import { createExecs } from "./exec.ts";
 import { featuresWith } from "./features.ts";
 import { createFiles } from "./files.ts";
 import { createHealthCheck } from "./health.ts";
+import { createImages } from "./images.ts";
 import { createLifecycle } from "./lifecycle.ts";
 import { lockStateDir } from "./lock.ts";
 import { createLogCollector } from "./logs/collector.ts";
@@ -114,6 +115,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   const lifecycle = createLifecycle(core, supervisor, logs);
   const reaper = createReaper(core, lifecycle.expire);
   const execs = createExecs(core);
+  const images = createImages(core);
   const stats = createStatsReader(core);
   const health = createHealthCheck(core);
   core.events.subscribe(({ type }) => {
@@ -135,6 +137,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     onStep("close.begun");
     await execs.close();
     await runtimes.idle();
+    await images.idle();
     await core.mutex.idle();
     onStep("close.idle");
     if (stopSandboxes) {
@@ -226,6 +229,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     exec: (id, request, { signal } = {}) => execs.exec(id, request, signal),
     execStream: (id, request, { signal } = {}) => execs.execStream(id, request, signal),
     files: createFiles(core),
+    images,
     volumes: createVolumes(core, lifecycle.remove),
     async prune(options = {}) {
       open();

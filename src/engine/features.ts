@@ -15,6 +15,7 @@ const features: readonly string[] = [
   "extend",
   "pause",
   "update",
+  "images",
   "volumes",
   "binds",
   "prune",

@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { WarrenError } from "../contracts/errors.ts";
-import type { Runtime } from "../contracts/runtime.ts";
+import type { Runtime, RuntimeSpec } from "../contracts/runtime.ts";
 import {
   CreateSandbox,
   ExtendRequest,
@@ -258,20 +258,33 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
   async function build(id: string, admitted: Admitted, signal?: AbortSignal): Promise<SandboxInfo> {
     const { runtime, request } = admitted;
     const options = signal === undefined ? {} : { signal };
-    const spec = runtimeSpec(id, admitted, await ensureImage(runtime, request.image, signal));
-    await ensureVolumes(core, runtime, spec.mounts);
-    const { pid } = await starts.run(async () => {
+    let image = await ensureImage(runtime, request.image, signal);
+    await ensureVolumes(core, runtime, admitted.mounts);
+    const make = async (spec: RuntimeSpec, isLastTry: boolean) => {
       throwIfAborted(signal);
-      await runtime.create(spec, options);
+      try {
+        await runtime.create(spec, options);
+      } catch (error) {
+        if (!isLastTry && error instanceof WarrenError && error.code === "image_not_found") return undefined;
+        throw error;
+      }
       throwIfAborted(signal);
       return await runtime.start(id, options);
-    });
+    };
+    let spec = runtimeSpec(id, admitted, image);
+    let started = await starts.run(() => make(spec, false));
+    if (!started) {
+      // The image was removed since it was looked for. Looking again is not a part of the turn: it may be a pull.
+      image = await ensureImage(runtime, request.image, signal);
+      spec = runtimeSpec(id, admitted, image);
+      started = await starts.run(() => make(spec, true));
+    }
     throwIfAborted(signal);
     // The first that is stored of it: what is found as `creating` is removed, whatever it was to be.
     const running = table.update(id, {
       state: "running",
       spec,
-      pid,
+      pid: started?.pid,
       startedAt: clock.now(),
       expiresAt: expiry(admitted.timeoutS ?? -1),
     });

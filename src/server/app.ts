@@ -7,6 +7,7 @@ import { toWarrenError } from "./failure.ts";
 import { execHandlers } from "./handlers/exec.ts";
 import { fileHandlers } from "./handlers/files.ts";
 import { type Call, type Handler, isReply, type Limits, sent } from "./handlers/handler.ts";
+import { imageHandlers } from "./handlers/images.ts";
 import { logHandlers } from "./handlers/logs.ts";
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
 import { volumeHandlers } from "./handlers/volumes.ts";
@@ -30,6 +31,7 @@ const handlers: Record<Operation, Handler> = {
   ...execHandlers,
   ...fileHandlers,
   ...logHandlers,
+  ...imageHandlers,
   ...volumeHandlers,
 };
 

@@ -41,6 +41,19 @@ export const LogsQuery = z.object({
   timeout: StopQuery.shape.timeout,
 });
 export const WaitQuery = z.object({ timeout: StopQuery.shape.timeout });
+export const ImagesQuery = z.object({ prefix: z.string().optional(), runtime: z.string().optional() });
+export const ImageQuery = z.object({
+  reference: z.string({ error: "reference query parameter is required" }),
+  runtime: z.string().optional(),
+});
+export const BuildQuery = z.object({
+  tag: z.string({ error: "tag query parameter is required" }),
+  dockerfile: z.string().optional(),
+  build_arg: z.string().optional().meta({ description: "`NAME=value`; may be given more than once" }),
+  target: z.string().optional(),
+  no_cache: flag,
+  runtime: z.string().optional(),
+});
 export const VolumesQuery = z.object({
   prefix: z.string().optional(),
   runtime: z.string().optional(),
@@ -80,6 +93,21 @@ export function parseQuery<S extends z.ZodType>(schema: S, target: string): z.ou
   const result = schema.safeParse(Object.fromEntries(first));
   if (result.success) return result.data;
   throw new WarrenError("invalid_request", describeIssues(result.error));
+}
+
+/** All values of a parameter that may be given more than once, each `name=value`. */
+export function pairsOf(target: string, parameter: string): Record<string, string> | undefined {
+  const pairs = rawQuery(target)
+    .filter(([name]) => name === parameter)
+    .map(([, value]): [string, string] => {
+      const equals = value.indexOf("=");
+      if (equals < 1) throw new WarrenError("invalid_request", `${parameter}: name=value is needed`);
+      if (value.startsWith("__proto__=")) {
+        throw new WarrenError("invalid_request", `${parameter}: __proto__ is not a usable name`);
+      }
+      return [value.slice(0, equals), value.slice(equals + 1)];
+    });
+  return pairs.length === 0 ? undefined : Object.fromEntries(pairs);
 }
 
 /** 4096 bytes is the kernel's PATH_MAX, its closing NUL included. */

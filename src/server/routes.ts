@@ -2,6 +2,7 @@ import { z } from "zod";
 import type { ErrorCode } from "../contracts/errors.ts";
 import { ExecRequest, ExecResult, ExecStreamStart } from "../contracts/exec.ts";
 import { FileInfo } from "../contracts/files.ts";
+import { ImageInfo, PullImage } from "../contracts/images.ts";
 import { PortMapping } from "../contracts/network.ts";
 import {
   CreateSandbox,
@@ -15,6 +16,9 @@ import {
 } from "../contracts/sandbox.ts";
 import { CreateVolume, VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import {
+  BuildQuery,
+  ImageQuery,
+  ImagesQuery,
   ListSandboxesQuery,
   LogsQuery,
   PathQuery,
@@ -429,6 +433,57 @@ export const routes = [
     status: 501,
     response: "nothing",
     errors: ["unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/images",
+    operation: "listImages",
+    summary: "Images by reference, of all runtimes that have a store",
+    query: ImagesQuery,
+    status: 200,
+    response: z.array(ImageInfo),
+    errors: store,
+  },
+  {
+    method: "DELETE",
+    path: "/images",
+    operation: "removeImage",
+    summary: "Removes an image that no sandbox is made of",
+    query: ImageQuery,
+    status: 204,
+    response: "nothing",
+    errors: [...store, "image_not_found", "image_invalid", "in_use"],
+  },
+  {
+    method: "GET",
+    path: "/images/inspect",
+    operation: "getImage",
+    summary: "One image; no registry is asked",
+    query: ImageQuery,
+    status: 200,
+    response: ImageInfo,
+    errors: [...store, "image_not_found", "image_invalid"],
+  },
+  {
+    method: "POST",
+    path: "/images/pull",
+    operation: "pullImage",
+    summary: "Fetches an image, with its progress as server-sent events; given up when the client goes away",
+    request: PullImage,
+    status: 200,
+    response: "events",
+    errors: [...store, "image_not_found", "image_invalid", "image_pull_failed", "no_space", "cancelled"],
+  },
+  {
+    method: "POST",
+    path: "/images/build",
+    operation: "buildImage",
+    summary: "Builds an image of the tar in the body, as a pull does; given up when the client goes away",
+    query: BuildQuery,
+    request: "bytes",
+    status: 200,
+    response: "events",
+    errors: [...store, "image_invalid", "image_build_failed", "too_large", "no_space", "cancelled"],
   },
   {
     method: "GET",

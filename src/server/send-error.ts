@@ -17,9 +17,7 @@ export function sendError(
   status = error.status,
 ): void {
   const stream = http2Stream(response);
-  const isSending = stream
-    ? !stream.endAfterHeaders && !stream.readableEnded
-    : hasBody(request) && !request.complete;
+  const isSending = stillSending(request, response);
   const body = JSON.stringify(errorBody(error));
   response.writeHead(status, {
     "content-type": "application/json",
@@ -34,17 +32,33 @@ export function sendError(
   // Over HTTP/2 the answer can be whole while the request is not; then only this request ends, not the connection.
   if (stream) response.end(body);
   else response.write(body);
-  const end = () => {
-    clearTimeout(timer);
+  void discardBody(request, response).then(() => {
     if (!stream) response.end();
-  };
-  const timer = setTimeout(() => {
-    stream?.close(constants.NGHTTP2_NO_ERROR);
-    end();
-  }, DISCARD_MS);
-  request.once("end", end);
-  request.once("close", end);
-  request.resume();
+  });
+}
+
+/** Reads what the client still sends of its body, for a moment, and throws it away. */
+export function discardBody(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  if (!stillSending(request, response)) return Promise.resolve();
+  const stream = http2Stream(response);
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      resolve();
+    };
+    const timer = setTimeout(() => {
+      stream?.close(constants.NGHTTP2_NO_ERROR);
+      end();
+    }, DISCARD_MS);
+    request.once("end", end);
+    request.once("close", end);
+    request.resume();
+  });
+}
+
+function stillSending(request: IncomingMessage, response: ServerResponse): boolean {
+  const stream = http2Stream(response);
+  return stream ? !stream.endAfterHeaders && !stream.readableEnded : hasBody(request) && !request.complete;
 }
 
 function hasBody({ headers }: IncomingMessage): boolean {

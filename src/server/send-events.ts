@@ -8,6 +8,13 @@ import { writableOf } from "./outgoing.ts";
 /** Keeps proxies from closing a stream on which nothing happens. */
 const KEEPALIVE_MS = 15_000;
 
+export interface EventsOptions {
+  /** So long, in milliseconds, is the first event waited for before the status is sent: a failure until then has its own. */
+  firstMs?: number;
+  /** Done before the last byte is sent. */
+  beforeEnd?: () => Promise<void>;
+}
+
 /**
  * Server-sent events: one `data:` line of JSON each. A failure is one `event: error` with an error body, then the end.
  */
@@ -15,12 +22,14 @@ export async function sendEvents(
   outgoing: ServerResponse,
   events: AsyncIterable<unknown>,
   log: Logger,
+  { firstMs, beforeEnd }: EventsOptions = {},
 ): Promise<void> {
   const stream = writableOf(outgoing);
   const source = events[Symbol.asyncIterator]();
   // Asked for before anything is sent, so that the watch is on its way when the client hears from us.
   let next = source.next();
   next.catch(() => undefined);
+  if (firstMs !== undefined) await settledWithin(next, firstMs);
   outgoing.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
   outgoing.write(": watching\n\n");
   const keepalive = setInterval(() => outgoing.write(":\n\n"), KEEPALIVE_MS);
@@ -37,6 +46,20 @@ export async function sendEvents(
     }
   } finally {
     clearInterval(keepalive);
+    await beforeEnd?.();
     outgoing.end();
+  }
+}
+
+/** Resolves when it is settled or the time is up; rejects when it has failed by then. */
+async function settledWithin(work: Promise<unknown>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  try {
+    await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }

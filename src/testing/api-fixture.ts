@@ -14,13 +14,15 @@ export interface ApiFixture {
 
 export type ShellRequest = Partial<ExecRequest> & { args?: readonly string[] };
 
-export type ApiAbility = "pause" | "limits" | "volumes" | "binds";
+export type ApiAbility = "pause" | "limits" | "images" | "volumes" | "binds";
 
 export interface ApiContext {
   test: DefineTest;
   /** The first of these that the subject lacks. */
   unless: (...abilities: ApiAbility[]) => ApiAbility | undefined;
   fixture: () => ApiFixture;
+  /** An image that can be pulled, and that nobody else has here. */
+  pullable: string | undefined;
   /** Ends the sandbox's first process from outside, as the kernel would. */
   killGuest: (pid: number) => void;
   /** Makes it hang. */

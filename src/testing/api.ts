@@ -6,6 +6,7 @@ import { testApiExec } from "./api-exec.ts";
 import { testApiExecStream } from "./api-exec-stream.ts";
 import { testApiFiles } from "./api-files.ts";
 import { type ApiAbility, type ApiContext, type ApiFixture, apiFixture } from "./api-fixture.ts";
+import { testApiImages } from "./api-images.ts";
 import { testApiLifecycle } from "./api-lifecycle.ts";
 import { testApiLogs } from "./api-logs.ts";
 import { testApiPause } from "./api-pause.ts";
@@ -20,6 +21,11 @@ export interface ApiSuiteOptions extends SuiteOptions {
   lacks?: readonly ApiAbility[];
   /** Fields of every sandbox that the suite makes, such as `image` or `runtime`. The image needs a POSIX shell and perl. */
   defaults?: CreateSandbox;
+  /**
+   * A reference that can be pulled, such as of a registry on this machine, for tests that pull it and remove it. Without one
+   * these are skipped by name.
+   */
+  pullable?: string;
   /** How to end a sandbox's first process from outside; default: SIGKILL to the pid, which must be of this host. */
   killGuest?: (pid: number) => void;
   /** How to make it hang; default: SIGSTOP to the pid. */
@@ -48,6 +54,7 @@ export function testApi(
       test,
       fixture: () => fixture,
       killGuest: options.killGuest ?? ((pid) => void process.kill(pid, "SIGKILL")),
+      pullable: options.pullable,
       unless: (...abilities) => abilities.find((ability) => options.lacks?.includes(ability)),
       freezeGuest: options.freezeGuest ?? ((pid) => void process.kill(pid, "SIGSTOP")),
     };
@@ -74,6 +81,7 @@ export function testApi(
     testApiPause(context);
     testApiUpdate(context);
     testApiPrune(context);
+    testApiImages(context);
     testApiVolumes(context);
     testApiBinds(context);
     testApiExec(context);

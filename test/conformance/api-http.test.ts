@@ -5,16 +5,20 @@ import { silentLogger } from "../../src/lib/log.ts";
 import { openFakeRuntime } from "../../src/runtimes/fake/runtime.ts";
 import { createServer } from "../../src/server/server.ts";
 import { testApi } from "../../src/testing/index.ts";
+import { withImages } from "../engine/support/image-store.ts";
 import { tempDir } from "../engine/support/temp-dir.ts";
+import { imageTests } from "./support/image-tests.ts";
 
 const KEY = "a key for the conformance suite";
 
 /** The real engine behind the real server; `connect` says which of its entrances the client takes. */
 async function serveEngine(
   connect: (at: { url: string; socket: string }) => { url: string; apiKey?: string },
+  { images = false } = {},
 ) {
   const dir = tempDir();
-  const runtime = await openFakeRuntime({ stateDir: dir.path, ownerId: "testhttp", log: silentLogger });
+  const fake = await openFakeRuntime({ stateDir: dir.path, ownerId: "testhttp", log: silentLogger });
+  const runtime = images ? withImages(fake, join(dir.path, "images")).runtime : fake;
   const engine = await openEngine({
     stateDir: dir.path,
     runtimes: { fake: runtime },
@@ -35,6 +39,11 @@ async function serveEngine(
   };
 }
 
-const fakeLacks = { lacks: ["pause", "limits"] } as const;
+const fakeLacks = { lacks: ["pause", "limits", "images"] } as const;
 testApi("over HTTP with a key", () => serveEngine(({ url }) => ({ url, apiKey: KEY })), fakeLacks);
 testApi("over the Unix socket", () => serveEngine(({ socket }) => ({ url: `unix:${socket}` })), fakeLacks);
+testApi(
+  "over HTTP, on a runtime with images",
+  () => serveEngine(({ url }) => ({ url, apiKey: KEY }), { images: true }),
+  { lacks: ["pause", "limits"], pullable: "registry.test/tiny:1", only: imageTests },
+);

@@ -180,6 +180,25 @@ export function createHostApi(): HostApi {
         }
       },
     },
+    images: {
+      list: async () => [],
+      get: async (reference) => ({ reference, id: "i", runtime: "test" }),
+      async pull({ reference }, { onProgress } = {}) {
+        info("box");
+        onProgress?.({ layer: "l1", status: "downloading", current: 1, total: 2 });
+        return { reference, id: "i", runtime: "test" };
+      },
+      async build({ tag }, context, { onProgress } = {}) {
+        info("box");
+        let size = 0;
+        for await (const chunk of context) {
+          size += chunk.length;
+          onProgress?.({ line: `${size} bytes` });
+        }
+        return { reference: tag, id: "i", runtime: "test", size };
+      },
+      remove: async () => {},
+    },
     volumes: {
       create: async ({ name, labels = {} }) => ({ name, labels, runtime: "test" }),
       get: async (name) => ({ name, labels: {}, runtime: "test" }),

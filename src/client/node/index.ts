@@ -1,10 +1,12 @@
 import type { SandboxApi } from "../../contracts/api.ts";
 import { createClient } from "../client.ts";
 import { type ConnectOptions, type SandboxHandle, sandboxEntry } from "../sandbox.ts";
+import type { PackOptions } from "./pack-directory.ts";
 import { defaultUrl } from "./target.ts";
 import { createNodeTransport } from "./transport.ts";
 
 export * from "../exports.ts";
+export type { PackOptions } from "./pack-directory.ts";
 
 export interface NodeClientOptions {
   /** `http://…`, `https://…` or `unix:/path`; default: `WARREN_URL`, else the socket of this user's own engine. */
@@ -31,6 +33,15 @@ export function createNodeClient(options: NodeClientOptions = {}): SandboxApi {
     ...(apiKey ? { apiKey } : {}),
     ...(options.onConnection ? { onConnection: options.onConnection } : {}),
   });
+}
+
+/**
+ * The context of a build: a directory as a tar, without what its `.dockerignore` names. Read when it is iterated; its modules are
+ * loaded then.
+ */
+export async function* packDirectory(path: string, options?: PackOptions): AsyncGenerator<Uint8Array> {
+  const { packDirectory: read } = await import("./pack-directory.ts");
+  yield* read(path, options);
 }
 
 /** One client, and so one pool of connections, for all handles of one server. */

@@ -85,17 +85,20 @@ function send(target: Target, agent: Agent, call: TransportRequest): Promise<Tra
   });
 }
 
-/** Sends the chunks as fast as the server takes them; stops when it has answered without waiting for the rest. */
+/**
+ * Sends the chunks as fast as the server takes them; stops when it has refused them without waiting for the rest. A success that
+ * begins before all was sent, as a build's does, goes on while they are.
+ */
 async function upload(request: ClientRequest, body: AsyncIterable<Uint8Array>): Promise<void> {
-  let answered = false;
-  request.once("response", () => {
-    answered = true;
+  let refused = false;
+  request.once("response", ({ statusCode = 0 }) => {
+    refused = statusCode >= 400;
   });
   for await (const chunk of body) {
-    if (answered || request.destroyed) return;
+    if (refused || request.destroyed) return;
     if (!request.write(chunk)) await drained(request);
   }
-  if (!answered) request.end();
+  if (!refused) request.end();
 }
 
 function drained(request: ClientRequest): Promise<void> {

@@ -1,4 +1,5 @@
 import type { ReadFileOptions, WriteFileOptions } from "../../contracts/files.ts";
+import { guarded } from "../../lib/guarded.ts";
 import { bodyBytes } from "../body.ts";
 import { checkPath, PathQuery, ReadQuery, WatchQuery, WriteQuery } from "../query.ts";
 import { ChmodRequest, RenameRequest } from "../routes.ts";
@@ -70,29 +71,4 @@ async function download(call: Call, attachment: boolean): Promise<typeof sent> {
     ...(attachment ? { attachmentPath: path } : {}),
   });
   return sent;
-}
-
-/**
- * Keeps the reason why reading a body failed: `too_large` must reach the client as such, and not as the failure of the
- * write that it ended.
- */
-function guarded(source: AsyncIterable<Uint8Array>) {
-  let failure: { error: unknown } | undefined;
-  return {
-    bytes: (async function* () {
-      try {
-        yield* source;
-      } catch (error) {
-        failure = { error };
-        throw error;
-      }
-    })(),
-    async during<T>(work: Promise<T>): Promise<T> {
-      try {
-        return await work;
-      } catch (error) {
-        throw failure ? failure.error : error;
-      }
-    },
-  };
 }

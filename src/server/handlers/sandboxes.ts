@@ -1,6 +1,6 @@
 import { errorBody, WarrenError } from "../../contracts/errors.ts";
 import { CreateSandbox, ExtendRequest, UpdateSandbox } from "../../contracts/sandbox.ts";
-import { ListSandboxesQuery, PruneQuery, rawQuery, StopQuery, WaitQuery } from "../query.ts";
+import { ListSandboxesQuery, PruneQuery, pairsOf, StopQuery, WaitQuery } from "../query.ts";
 import { type Handler, present, reply } from "./handler.ts";
 
 /** den's status for what it does not do; the code is the one for programs. */
@@ -34,7 +34,7 @@ export const sandboxHandlers = {
   },
   async listSandboxes({ api, incoming, query }) {
     query(ListSandboxesQuery);
-    const labels = labelsOf(incoming.url ?? "");
+    const labels = pairsOf(incoming.url ?? "", "label");
     return await api.list(labels ? { labels } : undefined);
   },
   getSandbox: ({ api, id }) => api.get(id),
@@ -66,14 +66,3 @@ export const sandboxHandlers = {
   addPort: refusePorts,
   removePort: refusePorts,
 } satisfies Record<string, Handler>;
-
-function labelsOf(target: string): Record<string, string> | undefined {
-  const pairs = rawQuery(target)
-    .filter(([name]) => name === "label")
-    .map(([, value]): [string, string] => {
-      const equals = value.indexOf("=");
-      if (equals < 1) throw new WarrenError("invalid_request", "label: name=value is needed");
-      return [value.slice(0, equals), value.slice(equals + 1)];
-    });
-  return pairs.length === 0 ? undefined : Object.fromEntries(pairs);
-}
