@@ -1,25 +1,28 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { WarrenError } from "../../contracts/errors.ts";
 import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
 import { refuseWeaknesses } from "../common/known-weaknesses.ts";
+import { maskedPaths, readonlyPaths } from "../common/protected-paths.ts";
 import { ociSeccomp } from "../common/seccomp.ts";
-import { createApiClient } from "../containers/api-client.ts";
+import { type ApiClient, createApiClient } from "../containers/api-client.ts";
+import { describeEndpoint } from "../containers/endpoint.ts";
+import type { Flavor } from "../containers/flavor.ts";
 import { openContainerRuntime } from "../containers/runtime.ts";
 import type { RuntimeFactory } from "../factory.ts";
+import { podmanGuards } from "../podman/guards.ts";
 import { capabilitiesOf } from "./capabilities.ts";
-import { readDaemon } from "./daemon.ts";
+import { type Daemon, readDaemon } from "./daemon.ts";
 import { findDockerEndpoint } from "./find-endpoint.ts";
+import { findReach } from "./find-reach.ts";
 import { probeDocker, weakPrograms } from "./probe.ts";
 
-/** No core file, and no crash handler of the host is fed. The daemon's own limits hold beside it. */
-const rlimits = { core: 1 };
-
-/** @throws WarrenError `runtime_unavailable` when no daemon can be used */
-export const openDockerRuntime: RuntimeFactory = async (options) => {
-  const { stateDir, ownerId, log, strict, docker = {} } = options;
+export const openDockerRuntime: RuntimeFactory = async ({ stateDir, ownerId, log, strict, docker = {} }) => {
   const client = createApiClient(await findDockerEndpoint(docker));
   try {
     const daemon = await readDaemon(client);
     if (strict) for (const program of weakPrograms(daemon)) refuseWeaknesses(program);
-    const seccomp = JSON.stringify(ociSeccomp(linuxCapabilities));
+    await requireNear(client, daemon, stateDir);
     return await openContainerRuntime({
       stateDir,
       ownerId,
@@ -28,8 +31,7 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
         name: "docker",
         client,
         capabilities: capabilitiesOf(daemon),
-        seccomp,
-        rlimits,
+        ...(await guards(daemon, join(stateDir, "docker"))),
         probe: () => probeDocker(client),
         close: async () => {},
       },
@@ -39,3 +41,30 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
     throw error;
   }
 };
+
+async function requireNear(client: ApiClient, daemon: Daemon, stateDir: string): Promise<void> {
+  if ((await findReach(client, daemon, stateDir)) === "socket") return;
+  throw new WarrenError(
+    "runtime_unavailable",
+    `the Docker daemon at ${describeEndpoint(client.endpoint)} does not see this machine's files, so that no sandbox of it can be reached`,
+    { hint: "run warren on the daemon's own machine" },
+  );
+}
+
+async function guards(
+  daemon: Daemon,
+  dir: string,
+): Promise<Pick<Flavor, "seccomp" | "securityOptions" | "hostConfig" | "rlimits">> {
+  if (daemon.isPodman) {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    return await podmanGuards(dir);
+  }
+  return {
+    seccomp: JSON.stringify(ociSeccomp(linuxCapabilities)),
+    // A Docker of its time masks less.
+    hostConfig: { MaskedPaths: maskedPaths, ReadonlyPaths: readonlyPaths },
+    // Exactly 1 byte also stops the kernel from piping a dump to a handler on the host (core(5)); 0 does not. All others are
+    // the daemon's: it knows what it may give.
+    rlimits: { core: 1 },
+  };
+}
