@@ -1,8 +1,11 @@
 import { ReadStream } from "node:tty";
+import { readEnvironment } from "../app/config.ts";
 import type { SandboxApi } from "../contracts/api.ts";
 import { type SignalName, signals } from "../contracts/constants.ts";
+import { WarrenError } from "../contracts/errors.ts";
 import type { ExecExit, ExecSession, ExecStreamRequest } from "../contracts/exec.ts";
 import { BrokenPipe, EXIT_BROKEN_PIPE, writeFully } from "./output.ts";
+import { explain } from "./report.ts";
 import { rawMode, watchSize } from "./terminal.ts";
 
 export interface Attach {
@@ -58,6 +61,30 @@ export async function runAttached(
   } finally {
     await closeSoon(session);
   }
+}
+
+/** A program in a terminal must know which kind of terminal draws its output. */
+export function terminalType(tty: boolean): Record<string, string> {
+  const { term } = readEnvironment();
+  return tty ? { TERM: term ?? "xterm" } : {};
+}
+
+/** What a command that ended so has our process end with. Says why, where the code alone does not. */
+export async function exitCode(exit: ExecExit, timeout: string | undefined): Promise<number> {
+  if (exit.timed_out) {
+    await explain(
+      new WarrenError("deadline_exceeded", `the command was killed after ${timeout ?? "its timeout"}`),
+    );
+    return 124;
+  }
+  if (exit.oom_killed) {
+    await explain(
+      new WarrenError("no_space", "the command was killed because the sandbox had no memory left", {
+        hint: "create the sandbox with more --memory",
+      }),
+    );
+  }
+  return exit.exit_code;
 }
 
 async function run(session: ExecSession, interactive: boolean): Promise<ExecExit> {

@@ -16,12 +16,20 @@ interface CommandEntry {
   needsEngineCode?(args: readonly string[]): boolean;
 }
 
+/** As docker does, so that it can't be taken for an exit code of the command that was run. */
+const EXIT_RUN_FAILURE = 125;
+
 /** Every command. Only the one that runs is loaded. */
 export const commands: Record<string, CommandEntry> = {
   serve: {
     summary: "serve the REST API over TCP",
     load: () => import("./commands/serve.ts"),
     needsEngineCode: () => true,
+  },
+  run: {
+    summary: "run a command in a sandbox of its own, and remove that when it has ended",
+    load: () => import("./commands/run.ts"),
+    failureCode: EXIT_RUN_FAILURE,
   },
   create: { summary: "create a sandbox and print its id", load: () => import("./commands/create.ts") },
   ls: { summary: "list sandboxes", load: () => import("./commands/ls.ts") },
@@ -32,8 +40,7 @@ export const commands: Record<string, CommandEntry> = {
   exec: {
     summary: "run a command in a sandbox",
     load: () => import("./commands/exec.ts"),
-    // As docker does, so that it can't be taken for an exit code of the command.
-    failureCode: 125,
+    failureCode: EXIT_RUN_FAILURE,
   },
   start: { summary: "start stopped sandboxes", load: () => import("./commands/start.ts") },
   stop: { summary: "stop sandboxes; their files stay", load: () => import("./commands/stop.ts") },

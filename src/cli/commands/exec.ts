@@ -1,12 +1,8 @@
 import type { Command } from "commander";
-import { readEnvironment } from "../../app/config.ts";
-import { WarrenError } from "../../contracts/errors.ts";
-import type { ExecExit } from "../../contracts/exec.ts";
 import { connectionNotice } from "../connection-notice.ts";
-import { runAttached } from "../exec-session.ts";
+import { exitCode, runAttached, terminalType } from "../exec-session.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
 import { collect, parseEnvironment, readEnvFile, seconds } from "../options.ts";
-import { explain } from "../report.ts";
 
 interface ExecOptions {
   interactive?: boolean;
@@ -66,27 +62,4 @@ export function define(command: Command, context: CliContext): void {
     );
     process.exitCode = await exitCode(exit, options.timeout);
   });
-}
-
-/** A program in a terminal must know which kind of terminal draws its output. */
-function terminalType(tty: boolean): Record<string, string> {
-  const { term } = readEnvironment();
-  return tty ? { TERM: term ?? "xterm" } : {};
-}
-
-async function exitCode(exit: ExecExit, timeout: string | undefined): Promise<number> {
-  if (exit.timed_out) {
-    await explain(
-      new WarrenError("deadline_exceeded", `the command was killed after ${timeout ?? "its timeout"}`),
-    );
-    return 124;
-  }
-  if (exit.oom_killed) {
-    await explain(
-      new WarrenError("no_space", "the command was killed because the sandbox had no memory left", {
-        hint: "create the sandbox with more --memory",
-      }),
-    );
-  }
-  return exit.exit_code;
 }

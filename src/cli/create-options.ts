@@ -1,0 +1,94 @@
+import type { Command } from "commander";
+import type { CreateSandbox } from "../contracts/sandbox.ts";
+import {
+  bytes,
+  collect,
+  expirySeconds,
+  isolationLevel,
+  nanoCpus,
+  parseEnvironment,
+  parseLabels,
+  parseTmpfs,
+  readEnvFile,
+  wholeNumber,
+} from "./options.ts";
+
+/** What a sandbox is to be: the options of every command that makes one. */
+export interface CreateOptions {
+  image?: string;
+  name?: string;
+  env?: string[];
+  envFile?: string[];
+  workdir?: string;
+  user?: string;
+  memory?: string;
+  cpus?: string;
+  pids?: string;
+  unlimited?: boolean;
+  timeout: string;
+  readOnly?: boolean;
+  tmpfs?: string[];
+  label?: string[];
+  network?: string;
+  runtime?: string;
+  isolation?: string;
+}
+
+export function addCreateOptions(command: Command): Command {
+  return command
+    .option(
+      "--image <image>",
+      "`host`, a root filesystem directory or tar, or an image such as debian:12 (default: host)",
+    )
+    .option("--name <name>", "name, unique among sandboxes")
+    .option(
+      "-e, --env <NAME=value>",
+      "environment variable; NAME alone passes on yours (repeatable)",
+      collect,
+    )
+    .option("--env-file <file>", "file with a NAME=value on each line (repeatable)", collect)
+    .option("-w, --workdir <path>", "working directory of commands; made if missing")
+    .option("-u, --user <user>", "user of commands: name, uid or uid:gid")
+    .option("-m, --memory <size>", "most memory, swap included, such as 512m")
+    .option("--cpus <cores>", "most processor time, in cores, such as 1.5")
+    .option("--pids <number>", "most processes and threads")
+    .option("--unlimited", "no limits but those named here, instead of the engine's defaults")
+    .option("--timeout <duration>", "time until it expires and is removed, such as 30m, or `never`", "never")
+    .option("--read-only", "read-only root filesystem; /tmp, /run, /var/tmp and home can be written")
+    .option(
+      "--tmpfs <path:size>",
+      "memory filesystem, such as /x:64m or /x:64m:ro,noexec (repeatable)",
+      collect,
+    )
+    .option("-l, --label <key=value>", "label (repeatable)", collect)
+    .option("--network <mode>", "network mode (default: none)")
+    .option("--runtime <name>", "runtime driver (default: the engine's)")
+    .option(
+      "--isolation <level>",
+      "container, or gvisor: a kernel of its own in user space (default: container)",
+    );
+}
+
+export function createRequest(options: CreateOptions): CreateSandbox {
+  const env = parseEnvironment([...(options.envFile ?? []).flatMap(readEnvFile), ...(options.env ?? [])]);
+  const tmpfs = options.tmpfs?.map(parseTmpfs);
+  return {
+    // A developer's sandbox must not vanish over lunch, so the server's default expiry is not used.
+    timeout: expirySeconds(options.timeout),
+    ...(options.image === undefined ? {} : { image: options.image }),
+    ...(options.name === undefined ? {} : { name: options.name }),
+    ...(Object.keys(env).length === 0 ? {} : { env }),
+    ...(options.workdir === undefined ? {} : { workdir: options.workdir }),
+    ...(options.user === undefined ? {} : { user: options.user }),
+    ...(options.memory === undefined ? {} : { memory: bytes(options.memory) }),
+    ...(options.cpus === undefined ? {} : { cpu: nanoCpus(options.cpus) }),
+    ...(options.pids === undefined ? {} : { pid_limit: wholeNumber(options.pids) }),
+    ...(options.unlimited ? { unlimited: true } : {}),
+    ...(options.readOnly ? { readonly_fs: true } : {}),
+    ...(tmpfs === undefined ? {} : { storage: { tmpfs } }),
+    ...(options.label === undefined ? {} : { labels: parseLabels(options.label) }),
+    ...(options.network === undefined ? {} : { network_mode: options.network }),
+    ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
+    ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),
+  };
+}
