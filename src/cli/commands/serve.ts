@@ -42,7 +42,7 @@ export function define(command: Command): void {
     )
     .option(
       "--runtime <name>",
-      "runtime driver of sandboxes that name none: oci, or fake, which isolates nothing (default: WARREN_RUNTIME, else oci)",
+      "runtime driver of sandboxes that name none: oci, podman, docker, or fake, which isolates nothing (default: WARREN_RUNTIME, else oci)",
     )
     .option(
       "--runtimes <names>",
