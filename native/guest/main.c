@@ -199,6 +199,8 @@ static bool start_main(const struct options *o) {
   extern char **environ;
   if (o->main_argv == NULL) return true;
   if (!main_log_open()) return false;
+  // Where the host has not done it. What can't be made shows when the command is to be started there.
+  make_directories(o->main_cwd, 0755);
   pid_t pid = fork();
   if (pid < 0) return false;
   if (pid == 0) {

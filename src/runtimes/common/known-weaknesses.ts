@@ -2,7 +2,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { ProbeFinding } from "../../contracts/runtime.ts";
 
 /** What has published weaknesses: programs that run containers, and the daemon above them. */
-type ProgramName = "crun" | "runc" | "runsc" | "docker";
+type ProgramName = "crun" | "runc" | "runsc" | "docker" | "podman";
 
 export interface ProgramVersion {
   name: ProgramName;
@@ -60,6 +60,9 @@ const weaknesses: Record<ProgramName, readonly Weakness[]> = {
     { cve: "CVE-2026-41568", what: "race on mount points at a copy", fixed: ["29.5.1"] },
     { cve: "CVE-2026-42306", what: "race on mounts at a copy", fixed: ["29.5.1"] },
   ],
+  // https://github.com/containers/podman/security/advisories. Left out: what concerns builds, `kube play`, exports of volumes and
+  // hosts in FIPS mode, and CVE-2026-55686 (an image's working directory that is a link), which Podman is never asked to make.
+  podman: [{ cve: "CVE-2022-27649", what: "inheritable capabilities", fixed: ["4.0.3"] }],
 };
 
 /** CVE numbers of the published escapes that this version has. Empty for a version that can't be read: nothing is known. */
@@ -101,6 +104,7 @@ const fixes: Record<ProgramName, string> = {
   crun: "use crun 1.4.4 or newer",
   runsc: "use a newer runsc",
   docker: "use Docker 29.5.1 or newer",
+  podman: "use Podman 4.0.3 or newer",
 };
 
 interface Version {

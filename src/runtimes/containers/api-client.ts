@@ -2,7 +2,7 @@ import { Agent, request as httpRequest, type IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { type ErrorCode, WarrenError } from "../../contracts/errors.ts";
-import { cancelled } from "../../lib/signals.ts";
+import { cancelled, throwIfAborted } from "../../lib/signals.ts";
 import { describeEndpoint, type Endpoint, openConnection, unreachable } from "./endpoint.ts";
 
 /** The newest API that this client was written for (Docker 27). Older engines are spoken to in theirs. */
@@ -58,7 +58,12 @@ export interface ApiClient {
   close(): void;
 }
 
-export function createApiClient(endpoint: Endpoint): ApiClient {
+export interface ApiClientOptions {
+  /** Brings a service back that has gone. What is safe to ask twice is then asked again, once. */
+  revive?(): Promise<void>;
+}
+
+export function createApiClient(endpoint: Endpoint, { revive }: ApiClientOptions = {}): ApiClient {
   const agent = new EndpointAgent(endpoint);
   let version: Promise<string> | undefined;
 
@@ -71,22 +76,37 @@ export function createApiClient(endpoint: Endpoint): ApiClient {
     return version;
   };
 
-  const send = async (request: ApiRequest, upgrade = false): Promise<Answer> =>
+  const sendOnce = async (request: ApiRequest, upgrade: boolean): Promise<Answer> =>
     open(agent, endpoint, `${await prefix()}${request.path}${encodeQuery(request.query)}`, request, upgrade);
+
+  /** Again with a service that was brought back, if nobody can have begun to do it, or doing it twice changes nothing. */
+  const withRevival = async <T>(request: ApiRequest, task: () => Promise<T>): Promise<T> => {
+    try {
+      return await task();
+    } catch (error) {
+      if (!revive || !isRepeatable(error, request)) throw error;
+      await revive();
+      throwIfAborted(request.signal);
+      return await task();
+    }
+  };
+  const send = (request: ApiRequest, upgrade = false): Promise<Answer> =>
+    withRevival(request, () => sendOnce(request, upgrade));
 
   return {
     endpoint,
-    async json(request) {
-      const answer = await send(request);
-      try {
-        const text = (await readAll(answer.message, MAX_JSON_BYTES)).toString("utf8");
-        return text.trim() === "" ? undefined : parseJson(text);
-      } catch (error) {
-        throw answer.explain(error);
-      } finally {
-        answer.done();
-      }
-    },
+    json: (request) =>
+      withRevival(request, async () => {
+        const answer = await sendOnce(request, false);
+        try {
+          const text = (await readAll(answer.message, MAX_JSON_BYTES)).toString("utf8");
+          return text.trim() === "" ? undefined : parseJson(text);
+        } catch (error) {
+          throw answer.explain(error);
+        } finally {
+          answer.done();
+        }
+      }),
     async stream(request) {
       const answer = await send(request);
       answer.message.once("close", answer.done);
@@ -103,6 +123,17 @@ export function createApiClient(endpoint: Endpoint): ApiClient {
     },
     close: () => agent.destroy(),
   };
+}
+
+/** Failures of requests of which not one byte has left us. */
+const unsent = new WeakSet<WarrenError>();
+
+function isRepeatable(error: unknown, { method = "GET", body }: ApiRequest): boolean {
+  if (!(error instanceof WarrenError && error.code === "runtime_unavailable")) return false;
+  // A stream that was read from is not there a second time.
+  if (body !== undefined && Symbol.asyncIterator in body) return false;
+  // What is gone already counts as removed.
+  return unsent.has(error) || method === "GET" || method === "HEAD" || method === "DELETE";
 }
 
 /** A failure as ours: `codes` say what an answer's status means here; 5xx and all others are `runtime_failed`. */
@@ -130,7 +161,8 @@ export function engineWords(text: string): string {
 class EndpointAgent extends Agent {
   readonly #endpoint: Endpoint;
   constructor(endpoint: Endpoint) {
-    super({ keepAlive: true, maxFreeSockets: 8, timeout: 30_000 });
+    // A new connection to a Unix socket costs little, and tells at once that its service has gone: nothing was sent then.
+    super({ keepAlive: endpoint.kind !== "unix", maxFreeSockets: 8, timeout: 30_000 });
     this.#endpoint = endpoint;
   }
 
@@ -245,10 +277,16 @@ function open(
       clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
     };
+    let isConnected = false;
+    outgoing.once("socket", () => {
+      isConnected = true;
+    });
     const explain = (error: unknown): unknown => {
       if (why) return why;
-      if (error instanceof WarrenError || error instanceof EngineRefusal) return error;
-      return unreachable(endpoint, error as Error);
+      if (error instanceof EngineRefusal) return error;
+      const failure = error instanceof WarrenError ? error : unreachable(endpoint, error as Error);
+      if (!isConnected) unsent.add(failure);
+      return failure;
     };
     const fail = (error: unknown) => {
       done();

@@ -1,30 +1,26 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { capabilities, GUEST_DIR, guestArgs } from "../common/guest-program.ts";
-import type { Flavor } from "./flavor.ts";
+import type { ApiRequest } from "./api-client.ts";
+import type { ContainerOptions } from "./flavor.ts";
 import { limitConfig } from "./limits.ts";
 
 /** Where the guest listens, inside. */
 export const GUEST_SOCKET_DIR = `${GUEST_DIR}/run`;
 export const GUEST_SOCKET = "guest.sock";
 /** /dev/shm: Docker's default. */
-const SHM_BYTES = 64 * 1024 * 1024;
+export const SHM_BYTES = 64 * 1024 * 1024;
 
-export interface ContainerOptions {
-  spec: RuntimeSpec;
-  labels: Record<string, string>;
-  /** Of the engine's machine: holds the guest program, and a directory `run` to mount on. */
-  guestDir: string;
-  /** Of the engine's machine: where the guest makes its socket. */
-  socketDir: string;
-  /** The engine's own name of each volume. */
-  volumeName(name: string): string;
-  flavor: Pick<Flavor, "seccomp" | "securityOptions" | "hostConfig" | "rlimits" | "capabilities">;
-  /** Such as `keep-id`; absent: the engine's default. */
-  userNamespace?: string;
+/** What a container runs. */
+export function guestCommand(spec: RuntimeSpec): string[] {
+  return guestArgs(spec, ["--listen", `${GUEST_SOCKET_DIR}/${GUEST_SOCKET}`]);
 }
 
-/** The body of `POST /containers/create`. */
-export function containerConfig(options: ContainerOptions): object {
+/** As Docker takes it. */
+export function createRequest(name: string, options: ContainerOptions): ApiRequest {
+  return { method: "POST", path: "/containers/create", query: { name }, body: containerConfig(options) };
+}
+
+function containerConfig(options: ContainerOptions): object {
   const { spec, flavor } = options;
   return {
     Image: spec.image.id,
@@ -34,7 +30,7 @@ export function containerConfig(options: ContainerOptions): object {
     // The guest is root; commands become whoever they shall be.
     User: "0:0",
     WorkingDir: spec.workdir,
-    Entrypoint: guestArgs(spec, ["--listen", `${GUEST_SOCKET_DIR}/${GUEST_SOCKET}`]),
+    Entrypoint: guestCommand(spec),
     Cmd: [],
     Tty: false,
     OpenStdin: false,
@@ -50,7 +46,7 @@ export function containerConfig(options: ContainerOptions): object {
       SecurityOpt: ["no-new-privileges", `seccomp=${flavor.seccomp}`, ...(flavor.securityOptions ?? [])],
       Privileged: false,
       ShmSize: SHM_BYTES,
-      Tmpfs: Object.fromEntries(spec.tmpfs.map((mount) => [mount.path, tmpfsOptions(mount)])),
+      Tmpfs: Object.fromEntries(spec.tmpfs.map((mount) => [mount.path, tmpfsOptions(mount).join(",")])),
       Mounts: [
         { Type: "bind", Source: options.guestDir, Target: GUEST_DIR, ReadOnly: true },
         { Type: "bind", Source: options.socketDir, Target: GUEST_SOCKET_DIR },
@@ -72,7 +68,7 @@ export function containerConfig(options: ContainerOptions): object {
   };
 }
 
-function tmpfsOptions(mount: RuntimeSpec["tmpfs"][number]): string {
+export function tmpfsOptions(mount: RuntimeSpec["tmpfs"][number]): string[] {
   return [
     mount.readonly ? "ro" : "rw",
     mount.exec ? "exec" : "noexec",
@@ -80,5 +76,5 @@ function tmpfsOptions(mount: RuntimeSpec["tmpfs"][number]): string {
     "nodev",
     `mode=${mount.mode.toString(8).padStart(4, "0")}`,
     `size=${mount.sizeBytes}`,
-  ].join(",");
+  ];
 }

@@ -1,5 +1,5 @@
 import type { Capabilities, ProbeReport, RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
-import type { ApiClient } from "./api-client.ts";
+import type { ApiClient, ApiRequest } from "./api-client.ts";
 
 /** Where engines differ. */
 export interface Flavor {
@@ -15,6 +15,8 @@ export interface Flavor {
   readonly hostConfig?: object;
   /** By setrlimit(2)'s names in lower case. */
   readonly rlimits: Readonly<Record<string, number>>;
+  /** Makes a container of this name. Default: as Docker does. */
+  createRequest?(name: string, options: ContainerOptions): ApiRequest;
   /** `HostConfig.UsernsMode` for this sandbox; undefined: the engine's default. */
   userNamespace?(spec: RuntimeSpec): Promise<string | undefined>;
   /** New limits of a container that runs on another machine. Default: as Docker does. */
@@ -23,4 +25,20 @@ export interface Flavor {
   removeTree?(path: string): Promise<void>;
   /** Lets go of helpers. */
   close(): Promise<void>;
+}
+
+export interface ContainerOptions {
+  spec: RuntimeSpec;
+  labels: Record<string, string>;
+  /** Of the engine's machine: holds the guest program, and a directory `run` to mount on. */
+  guestDir: string;
+  /** Of the engine's machine: where the guest makes its socket. */
+  socketDir: string;
+  /** Of the engine's machine: /etc/hosts of this sandbox, where the engine makes none. */
+  hostsFile: string;
+  /** The engine's own name of each volume. */
+  volumeName(name: string): string;
+  flavor: Flavor;
+  /** Such as `keep-id`; absent: the engine's default. */
+  userNamespace?: string;
 }

@@ -13,9 +13,9 @@ import { copyGuest } from "../common/guest-program.ts";
 import { readCgroupHost } from "../oci/cgroup.ts";
 import type { ContainerState } from "./answers.ts";
 import { EngineRefusal, engineFailure } from "./api-client.ts";
-import { containerConfig } from "./container-config.ts";
+import { createRequest } from "./container-config.ts";
 import { createContainers, isPaused, lives } from "./containers.ts";
-import type { Flavor } from "./flavor.ts";
+import type { ContainerOptions, Flavor } from "./flavor.ts";
 import { createImages } from "./images.ts";
 import { limitChanges, refuseLimits } from "./limits.ts";
 import { createLocalGroups } from "./local-groups.ts";
@@ -204,22 +204,19 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       onStep("container.made-directory");
       try {
         const userNamespace = await flavor.userNamespace?.(spec);
-        const body = containerConfig({
+        const name = containers.nameOf(spec.id);
+        const container: ContainerOptions = {
           spec,
           labels: { "warren.owner": ownerId, "warren.id": spec.id },
           guestDir,
           socketDir: dirs.socketDir(spec.id),
+          hostsFile: dirs.hostsFile(spec.id),
           volumeName: (volume) => `warren-${ownerId}-${volume}`,
           flavor,
           ...(userNamespace === undefined ? {} : { userNamespace }),
-        });
+        };
         // Not to be given up half way: the engine would go on, and nobody would know when it is done.
-        await client.json({
-          method: "POST",
-          path: "/containers/create",
-          query: { name: containers.nameOf(spec.id) },
-          body,
-        });
+        await client.json((flavor.createRequest ?? createRequest)(name, container));
         onStep("container.created");
         throwIfAborted(signal);
       } catch (error) {
@@ -248,9 +245,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
         }
         await greet(id, signal);
         onStep("container.greeted");
-        if (spec.tmpfs.some((mount) => !mount.readonly && spec.workdir.startsWith(`${mount.path}/`))) {
-          await guestOf(id).mkdir(spec.workdir, { parents: true });
-        }
+        if (spec.workdir !== "/") await guestOf(id).mkdir(spec.workdir, { parents: true });
         throwIfAborted(signal);
         return { pid: container.State.Pid ?? 0 };
       } catch (error) {

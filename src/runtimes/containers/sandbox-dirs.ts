@@ -1,5 +1,15 @@
 import { constants } from "node:fs";
-import { chmod, type FileHandle, mkdir, open, readdir, realpath, rename, rm } from "node:fs/promises";
+import {
+  chmod,
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  realpath,
+  rename,
+  rm,
+  writeFile,
+} from "node:fs/promises";
 import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
@@ -15,6 +25,8 @@ export interface SandboxDirs {
   shared: string;
   /** Where the guest of this sandbox makes its socket. */
   socketDir(id: string): string;
+  /** Its /etc/hosts. */
+  hostsFile(id: string): string;
   /** Throws when it exists. */
   create(spec: RuntimeSpec): Promise<void>;
   /** With the limits that it has now. */
@@ -55,6 +67,7 @@ export async function openSandboxDirs(
     return join(sandboxes, id);
   };
   const socketDir = (id: string) => join(dirOf(id), "run");
+  const hostsFile = (id: string) => join(dirOf(id), "hosts");
   const specFile = (id: string) => join(dirOf(id), "spec.json");
   const limitsFile = (id: string) => join(dirOf(id), "limits.json");
   const remove = async (path: string) => {
@@ -68,6 +81,7 @@ export async function openSandboxDirs(
     root,
     shared,
     socketDir,
+    hostsFile,
     async create(spec) {
       const dir = dirOf(spec.id);
       await mkdir(dir, { mode: 0o700 }).catch((cause: NodeJS.ErrnoException) => {
@@ -75,6 +89,8 @@ export async function openSandboxDirs(
         throw new WarrenError("sandbox_wrong_state", `the sandbox ${spec.id} exists already`);
       });
       await makeDir(socketDir(spec.id), 0o777);
+      // Those inside must be able to read it, and reach it by its mount only.
+      await writeFile(hostsFile(spec.id), hosts(spec.hostname), { mode: 0o644 });
       await writeAtomically(specFile(spec.id), JSON.stringify(spec));
     },
     async readSpec(id) {
@@ -104,6 +120,10 @@ export async function openSandboxDirs(
       if (isSandboxId(id)) await remove(dirOf(id));
     },
   };
+}
+
+function hosts(hostname: string): string {
+  return `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${hostname}\n`;
 }
 
 async function removeOwn(path: string): Promise<void> {

@@ -1,75 +1,170 @@
 import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir, open, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
+import { readText, writeAtomically } from "../../lib/files.ts";
 import { lastWords } from "../../lib/last-words.ts";
+import {
+  isAlive,
+  type ProcessIdentity,
+  readProcess,
+  signalProcess,
+  waitForEnd,
+} from "../../lib/processes.ts";
+import { createSingleFlight } from "../../lib/single-flight.ts";
 import { type Endpoint, openConnection } from "../containers/endpoint.ts";
 
 /** How long Podman's service may take to listen: it opens its storage first. */
 const START_TIMEOUT_MS = 20_000;
 /** Seconds without a request after which a service ends by itself, should its engine have been killed. */
 const IDLE_S = 60;
-const LAST_WORDS_MS = 100;
-const MAX_COMPLAINT_BYTES = 16_384;
+/** It answers what it has begun before it ends. */
+const END_TIMEOUT_MS = 15_000;
+/** sun_path of unix(7), its final NUL excluded. */
+const MAX_SOCKET_PATH = 107;
 
+/** A service of our own, which ends with us, or by itself after us. */
 export interface PodmanService {
-  endpoint: Endpoint;
-  /** Ends it, when it is ours. */
+  readonly endpoint: Endpoint;
+  /** Starts it again when it has gone, once for all who ask. Throws `runtime_unavailable`. */
+  revive(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** A service of our own, that ends with us. */
-export async function startService(dir: string): Promise<PodmanService> {
+export interface ServiceOptions {
+  /** Absolute; ours alone. */
+  dir: string;
+  /** Of Podman. */
+  env: Readonly<Record<string, string>>;
+  /** Seconds; for tests. */
+  idleS?: number;
+}
+
+const Identity = z.object({ pid: z.number().int().positive(), startTime: z.number().int().positive() });
+
+export async function openService({ dir, env, idleS = IDLE_S }: ServiceOptions): Promise<PodmanService> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
-  const path = join(dir, "api.sock");
+  const path = join(dir, "api");
+  const record = join(dir, "service.json");
+  if (Buffer.byteLength(path) > MAX_SOCKET_PATH) {
+    throw new WarrenError("runtime_unavailable", `the path of Podman's socket would be too long: ${path}`, {
+      hint: `it may take ${MAX_SOCKET_PATH} bytes; choose a shorter state directory`,
+    });
+  }
   const endpoint: Endpoint = { kind: "unix", path };
-  await rm(path, { force: true });
-  const child = spawn("podman", ["system", "service", `--time=${IDLE_S}`, `unix://${path}`], {
-    stdio: ["ignore", "ignore", "pipe"],
+  const flight = createSingleFlight<void>();
+  let isClosed = false;
+  let current: ProcessIdentity | undefined;
+
+  const end = async (service: ProcessIdentity): Promise<void> => {
+    if (!signalProcess(service, "SIGTERM") || (await waitForEnd(service, END_TIMEOUT_MS))) return;
+    // Its process group: a rootless Podman is two processes.
+    if (isAlive(service)) process.kill(-service.pid, "SIGKILL");
+    await waitForEnd(service, END_TIMEOUT_MS);
+  };
+
+  const start = async (): Promise<void> => {
+    if (isClosed) throw new WarrenError("runtime_unavailable", "podman's service was closed");
+    if (current && isAlive(current)) {
+      if (await answers(endpoint)) return;
+      await end(current);
+    }
+    await rm(path, { force: true });
+    current = await spawnService(path, env, idleS, async (identity) => {
+      current = identity;
+      await writeAtomically(record, JSON.stringify(identity));
+    });
+  };
+
+  // What an engine that was killed has begun is over, one way or the other, when its service is: then all of it is seen.
+  const former = Identity.safeParse(await readRecord(record));
+  if (former.success && (await isService(former.data, path))) await end(former.data);
+  await flight.run("start", start);
+  return {
+    endpoint,
+    revive: () => flight.run("start", start),
+    async close() {
+      isClosed = true;
+      await flight.close();
+      if (current) await end(current);
+      await Promise.all([path, record].map((file) => rm(file, { force: true })));
+    },
+  };
+}
+
+/** Resolves when it listens. `onSpawn` is told of the process first, so that it can be found whatever comes. */
+async function spawnService(
+  path: string,
+  env: Readonly<Record<string, string>>,
+  idleS: number,
+  onSpawn: (identity: ProcessIdentity) => Promise<void>,
+): Promise<ProcessIdentity> {
+  // A file: a service that lives on must not die of a pipe that nobody reads.
+  const log = await open(join(path, "../service.log"), "w", 0o600);
+  const child = spawn("podman", ["system", "service", `--time=${idleS}`, `unix://${path}`], {
+    stdio: ["ignore", "ignore", log.fd],
     detached: true,
-  });
-  let complaint = Buffer.alloc(0);
-  child.stderr.on("data", (chunk: Buffer) => {
-    complaint = Buffer.concat([complaint, chunk]).subarray(-MAX_COMPLAINT_BYTES);
-  });
-  let ended: string | undefined;
-  const gone = new Promise<void>((resolve) => {
-    child.once("error", (error) => {
-      ended = error.message;
-      resolve();
-    });
-    child.once("exit", async () => {
-      // Its last words may come after it, and what a rootless Podman leaves running for each user holds the pipe open.
-      await Promise.race([once(child, "close"), sleep(LAST_WORDS_MS)]);
-      child.stderr.destroy();
-      ended ??= lastWords(complaint);
-      resolve();
-    });
+    env,
   });
   child.unref();
-  const close = async () => {
-    if (ended === undefined) child.kill("SIGTERM");
-    await gone;
-    await rm(path, { force: true });
-  };
+  let ended: NodeJS.ErrnoException | true | undefined;
+  child.once("error", (error) => {
+    ended = error;
+  });
+  child.once("exit", () => {
+    ended ??= true;
+  });
+  await log.close();
+  const startTime = child.pid === undefined ? undefined : readProcess(child.pid)?.startTime;
+  const identity = child.pid !== undefined && startTime !== undefined && { pid: child.pid, startTime };
+  if (identity) await onSpawn(identity);
   const deadline = performance.now() + START_TIMEOUT_MS;
+  const endpoint: Endpoint = { kind: "unix", path };
   for (;;) {
+    if (identity && (await answers(endpoint))) return identity;
     if (ended !== undefined) {
-      throw new WarrenError("runtime_unavailable", `podman's service could not be started: ${ended}`, {
-        hint: "podman info tells more; without podman: apt-get install podman",
+      if (ended === true) throw notStarted(lastWords(await readFile(join(path, "../service.log"))));
+      if (ended.code !== "ENOENT") throw notStarted(ended.message);
+      throw new WarrenError("runtime_unavailable", "podman is not installed", {
+        hint: "apt-get install podman",
       });
     }
-    const connection = await openConnection(endpoint).catch(() => undefined);
-    if (connection) {
-      connection.destroy();
-      return { endpoint, close };
-    }
     if (performance.now() > deadline) {
-      await close();
-      throw new WarrenError("runtime_unavailable", "podman's service does not answer");
+      if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+      throw notStarted("it does not answer");
     }
     await sleep(10);
+  }
+}
+
+function notStarted(why: string): WarrenError {
+  return new WarrenError("runtime_unavailable", `podman's service could not be started: ${why}`, {
+    hint: "`podman info` tells more",
+  });
+}
+
+async function answers(endpoint: Endpoint): Promise<boolean> {
+  try {
+    (await openConnection(endpoint)).destroy();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** True while exactly that process lives, and is what it was. */
+async function isService(identity: ProcessIdentity, path: string): Promise<boolean> {
+  if (!isAlive(identity)) return false;
+  const args = ((await readText(`/proc/${identity.pid}/cmdline`).catch(() => undefined)) ?? "").split("\0");
+  return args.includes("service") && args.includes(`unix://${path}`);
+}
+
+async function readRecord(path: string): Promise<unknown> {
+  try {
+    return JSON.parse((await readText(path)) ?? "null");
+  } catch {
+    return undefined;
   }
 }
