@@ -6,6 +6,7 @@
 //                after it, tree.c kills all that it started
 //   group.c      the cgroups whose limits hold for commands, and not for the guest
 //   mainlog.c    what the main command wrote last, and the LOGS request
+//   accept.c     connections of programs inside that the host takes: their way out
 //   files.c path.c write.c remove.c watch.c dial.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
 #define WARREN_GUEST_H
@@ -25,8 +26,9 @@ enum {
   FD_PROC = 3, // /proc as it was at start-up: a later mount over it changes nothing
   FD_CONTROL = 4, // messages to PID 1
   FD_CONN = 5, // a handler's connection
-  FD_FIRST = 6, // cgroup.procs of where commands begin; see group.c
-  FD_LIMITED = 7, // and, from here on, of where those that go on belong
+  FD_PROXY = 6, // where programs inside ask for a way out; see accept.c
+  FD_FIRST = 7, // cgroup.procs of where commands begin; see group.c
+  FD_LIMITED = 8, // and, from here on, of where those that go on belong
 };
 
 enum {
@@ -51,6 +53,7 @@ enum request_type {
   REQ_CHMOD = 0x17,
   REQ_WATCH = 0x18,
   REQ_DIAL = 0x20,
+  REQ_ACCEPT = 0x21,
   IN_DATA = 0x40,
   IN_EOF = 0x41,
   IN_RESIZE = 0x42,
@@ -248,6 +251,14 @@ void do_write(struct fields *f);
 void do_remove(struct fields *f);
 void do_watch(struct fields *f);
 void do_dial(struct fields *f);
+/// Moves bytes between FD_CONN and this connection until both directions have ended.
+void relay(int remote);
+
+// ---- accept.c
+
+/// Listens on this port of 127.0.0.1, as FD_PROXY. False with errno.
+bool proxy_listen(uint16_t port);
+void do_accept(struct fields *f);
 void do_spawn(struct fields *f);
 void do_logs(struct fields *f);
 

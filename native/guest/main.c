@@ -20,7 +20,7 @@ enum {
   MAX_WAITERS = 64,
   BACKLOG = 4096, // as the kernel's own limit
   REFUSALS = 64, // in one go, before anything else is looked at
-  FD_LOW = 10, // PID 1's own descriptors start here, above the fixed ones
+  FD_LOW = 12, // PID 1's own descriptors start here, above the fixed ones
   DEFAULT_GRACE_MS = 2000,
   TICK_MS = 10, // how often a shutdown looks whether all have gone
   FLUSH_MS = 200, // for handlers to send their last frames
@@ -32,6 +32,7 @@ struct options {
   int group_limited[MAX_LIMITED];
   size_t group_limited_count;
   bool receives;
+  long proxy_port; // 0: none
   const char *listen;
   const char *main_cwd;
   const char *main_user;
@@ -93,6 +94,9 @@ static bool parse_options(int argc, char **argv, struct options *o) {
       if (end == value || *end != 0 || fd < 0 || fd > 65535 || fd == STDOUT_FILENO || fd == STDERR_FILENO) return false;
       o->fd = (int)fd;
       o->receives = true;
+    } else if (strcmp(argv[i], "--proxy-port") == 0) {
+      o->proxy_port = strtol(value, &end, 10);
+      if (end == value || *end != 0 || o->proxy_port < 1 || o->proxy_port > 65535) return false;
     } else if (strcmp(argv[i], "--listen") == 0) o->listen = value;
     else if (strcmp(argv[i], "--main-cwd") == 0) o->main_cwd = value;
     else if (strcmp(argv[i], "--main-user") == 0) o->main_user = value;
@@ -151,6 +155,7 @@ static bool arrange_descriptors(const struct options *o) {
   close_from(parked + 1);
   open_proc();
   if (!groups_keep(first, limited, o->group_limited_count)) return false;
+  if (o->proxy_port != 0 && !proxy_listen((uint16_t)o->proxy_port)) return false;
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
   g.control = fcntl(pair[0], F_DUPFD_CLOEXEC, FD_LOW);
@@ -485,8 +490,8 @@ int main(int argc, char **argv) {
   struct options o;
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
-      "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N]... | --listen PATH | --receive N) [--main-cwd DIR] "
-      "[--main-user USER] [-- argv...]\n";
+      "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N]... | --listen PATH | --receive N) [--proxy-port N] "
+      "[--main-cwd DIR] [--main-user USER] [-- argv...]\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }
   // Nobody without CAP_SYS_PTRACE may read our memory or take our descriptors.

@@ -77,6 +77,7 @@ static void answer(unsigned type, struct fields *f) {
     case REQ_CHMOD: do_chmod(f); break;
     case REQ_WATCH: do_watch(f); break;
     case REQ_DIAL: do_dial(f); break;
+    case REQ_ACCEPT: do_accept(f); break;
     default: send_error(FD_CONN, ENOSYS, "a request of an unknown type"); break;
   }
 }

@@ -30,6 +30,8 @@ export interface CreateOptions {
   tmpfs?: string[];
   label?: string[];
   network?: string;
+  networkAllow?: string[];
+  networkDeny?: string[];
   runtime?: string;
   isolation?: string;
 }
@@ -61,7 +63,13 @@ export function addCreateOptions(command: Command): Command {
       collect,
     )
     .option("-l, --label <key=value>", "label (repeatable)", collect)
-    .option("--network <mode>", "network mode (default: none)")
+    .option("--network <mode>", "none, or filtered: what rules allow (default: none, or filtered with rules)")
+    .option(
+      "--network-allow <rule>",
+      "what it may reach, such as example.com:443, *.example.com or 10.0.0.0/8 (repeatable)",
+      collect,
+    )
+    .option("--network-deny <rule>", "what it may not reach, whatever is allowed (repeatable)", collect)
     .option("--runtime <name>", "runtime driver (default: the engine's)")
     .option(
       "--isolation <level>",
@@ -88,7 +96,16 @@ export function createRequest(options: CreateOptions): CreateSandbox {
     ...(tmpfs === undefined ? {} : { storage: { tmpfs } }),
     ...(options.label === undefined ? {} : { labels: parseLabels(options.label) }),
     ...(options.network === undefined ? {} : { network_mode: options.network }),
+    ...networkRules(options),
     ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
     ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),
   };
+}
+
+function networkRules({
+  networkAllow: allow,
+  networkDeny: deny,
+}: CreateOptions): Pick<CreateSandbox, "network"> {
+  if (!allow && !deny) return {};
+  return { network: { ...(allow ? { allow } : {}), ...(deny ? { deny } : {}) } };
 }

@@ -2,6 +2,7 @@ import type { Health, SandboxApi, VersionInfo, WaitResult } from "../contracts/a
 import { WarrenError } from "../contracts/errors.ts";
 import type { ExecResult } from "../contracts/exec.ts";
 import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
+import type { NetworkDecision } from "../contracts/network.ts";
 import type { PruneResult, SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
 import type { VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { openExecSession } from "./exec-session.ts";
@@ -66,6 +67,12 @@ export function createClient({
         onConnection,
         signal: options?.signal,
       }),
+    network: {
+      set: async (id, rules) => http.json<SandboxInfo>("PUT", at(id, "/network"), { json: rules }),
+      explain: async (id, host, port) =>
+        http.json<NetworkDecision>("GET", at(id, "/network/explain"), { query: { host, port } }),
+      decisions: async (id) => http.json<NetworkDecision[]>("GET", at(id, "/network/decisions")),
+    },
     files: {
       async read(id, path, options = {}) {
         const { offset, length, signal } = options;

@@ -2,6 +2,7 @@ import type { ExecRequest, ExecResult, ExecSession, ExecStreamRequest } from "./
 import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOptions } from "./files.ts";
 import type { BuildImage, ImageFilter, ImageInfo, PullImage } from "./images.ts";
 import type { LogOptions, LogStream } from "./logs.ts";
+import type { NetworkDecision, NetworkRules } from "./network.ts";
 import type { ProgressOptions } from "./runtime.ts";
 import type {
   CreateSandbox,
@@ -107,6 +108,16 @@ export interface FilesApi {
   ): AsyncIterable<WatchEvent>;
 }
 
+/** Network of sandboxes with the mode `filtered`; of others all of these throw `unsupported`. */
+export interface NetworkApi {
+  /** Takes the place of all rules at once. Connections that the new ones don't allow are ended. */
+  set(id: string, rules: NetworkRules): Promise<SandboxInfo>;
+  /** What the rules say of a connection, without making it; a name is not looked up. */
+  explain(id: string, host: string, port: number): Promise<NetworkDecision>;
+  /** The last ones that were taken since the sandbox or its engine started, the oldest first. */
+  decisions(id: string): Promise<NetworkDecision[]>;
+}
+
 /**
  * What Warren does, whichever way in. Engine and HTTP client both implement it, and `testApi()` runs against both.
  * `id` is a full id, a unique prefix of one of at least 4 characters, or a name. Every failure is a `WarrenError`.
@@ -139,6 +150,7 @@ export interface SandboxApi {
   execStream(id: string, request: ExecStreamRequest, options?: CallOptions): Promise<ExecSession>;
   readonly files: FilesApi;
   readonly images: ImagesApi;
+  readonly network: NetworkApi;
   readonly volumes: VolumesApi;
   /**
    * Removes the stopped sandboxes of one runtime, and none that runs, is paused, being created or in error. One that can't

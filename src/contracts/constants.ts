@@ -36,3 +36,6 @@ export const EXEC_FRAME_COST = 256;
 
 /** Close code of a client that leaves a connection which it takes for dead, and comes back to its command on another. */
 export const EXEC_CLOSE_RETURNING = 4000;
+
+/** Where a sandbox with filtered network reaches its proxy: a port of 127.0.0.1, HTTP and SOCKS5. */
+export const EGRESS_PROXY_PORT = 3128;

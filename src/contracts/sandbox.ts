@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { isolations, NO_EXPIRY } from "./constants.ts";
-import { PortMapping } from "./network.ts";
+import { NetworkRules, PortMapping } from "./network.ts";
 import { MountInfo, StorageConfig } from "./storage.ts";
 
 /** den's four states and `paused`. `error` is a sandbox that failed to start or was lost. */
@@ -82,7 +82,10 @@ export const CreateSandbox = z
       .optional()
       .meta({ description: "Root filesystem is read-only; /tmp, /run, /var/tmp and home are tmpfs" }),
     writable_rootfs: z.boolean().optional().meta({ description: "den's word; false means readonly_fs" }),
-    network_mode: z.string().max(32).optional().meta({ description: "`none` is the default" }),
+    network_mode: z.string().max(32).optional().meta({
+      description: "`none` is the default; `filtered` is the default where `network` has rules",
+    }),
+    network: NetworkRules.optional().meta({ description: "Whom a sandbox with filtered network may reach" }),
     ports: z.array(PortMapping).max(256).optional(),
     labels: z.record(CString.max(256), CString.max(4096)).optional(),
     storage: StorageConfig.optional(),
@@ -156,6 +159,7 @@ export const SandboxInfo = z
     pid_limit: z.number().int().optional(),
     readonly_fs: z.boolean().optional(),
     network_mode: z.string().optional(),
+    network: NetworkRules.optional(),
     isolation: Isolation.optional(),
     workdir: z.string().optional(),
     user: z.string().optional(),

@@ -3,6 +3,7 @@ import type { Capabilities, Runtime, RuntimeLimits, RuntimeSpec } from "../contr
 import type { CreateSandbox, CreateSandboxParsed, Isolation, UpdateSandbox } from "../contracts/sandbox.ts";
 import type { EngineConfig } from "./config.ts";
 import { withMounts } from "./mounts.ts";
+import { type AdmittedNetwork, admitNetwork } from "./network.ts";
 import type { Runtimes } from "./runtimes.ts";
 import { tmpfsMounts } from "./tmpfs.ts";
 
@@ -34,6 +35,7 @@ export interface Admitted {
   readonlyRoot: boolean;
   tmpfs: RuntimeSpec["tmpfs"];
   mounts: RuntimeSpec["mounts"];
+  network: AdmittedNetwork;
   limits: RuntimeLimits;
   /** Absent: never expires. */
   timeoutS: number | undefined;
@@ -72,12 +74,14 @@ export function admit(request: CreateSandboxParsed, runtime: Runtime, config: En
     throw refuse("user: must be a name, uid or uid:gid");
   }
   const isolation = request.isolation ?? "container";
+  const network = admitNetwork(request, runtime);
   const tmpfs = tmpfsMounts(request.storage?.tmpfs ?? [], readonlyRoot);
   return {
     request,
     runtime,
     isolation,
     readonlyRoot,
+    network,
     ...withMounts(tmpfs, request.storage),
     limits: limitsFor(request, isolation, runtime.capabilities, config),
     timeoutS: effectiveTimeout(request.timeout, config.defaultTimeoutS),
@@ -99,14 +103,6 @@ function refuseWhatIsNotThereYet(request: CreateSandboxParsed): void {
   }
   if (request.disk_limit) {
     throw unsupported("disk_limit", "disk limits are not supported yet", "leave disk_limit out");
-  }
-  const mode = request.network_mode ?? "";
-  if (mode !== "" && mode !== "none") {
-    throw unsupported(
-      "network_mode",
-      `${JSON.stringify(mode)} is not supported yet`,
-      'leave it out, or give "none"',
-    );
   }
 }
 

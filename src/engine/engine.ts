@@ -14,6 +14,7 @@ import { parseInput } from "../lib/parse.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { defaultConfig, type EngineConfig } from "./config.ts";
 import { type Core, currentInfo, refuseWhenClosing } from "./core.ts";
+import { createEgressManager } from "./egress/manager.ts";
 import { createEventBus, type SandboxEvents } from "./events.ts";
 import { createExecs } from "./exec.ts";
 import { featuresWith } from "./features.ts";
@@ -111,7 +112,8 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     onStep,
   };
   const logs = createLogCollector(core, options.stateDir);
-  const supervisor = createSupervisor(core, logs);
+  const egress = createEgressManager(core);
+  const supervisor = createSupervisor(core, logs, egress);
   const lifecycle = createLifecycle(core, supervisor, logs);
   const reaper = createReaper(core, lifecycle.expire);
   const execs = createExecs(core);
@@ -150,6 +152,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
       }
     }
     supervisor.close();
+    egress.close();
     await core.mutex.idle();
     await logs.close();
     await runtimes.close();
@@ -230,6 +233,20 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     execStream: (id, request, { signal } = {}) => execs.execStream(id, request, signal),
     files: createFiles(core),
     images,
+    network: {
+      async set(id, rules) {
+        open();
+        return await egress.set(id, rules);
+      },
+      async explain(id, host, port) {
+        open();
+        return egress.explain(id, host, port);
+      },
+      async decisions(id) {
+        open();
+        return egress.decisions(id);
+      },
+    },
     volumes: createVolumes(core, lifecycle.remove),
     async prune(options = {}) {
       open();

@@ -29,6 +29,7 @@ export function sandboxInfo(record: SandboxRecord): SandboxInfo {
     pid_limit: spec?.limits.pids || undefined,
     readonly_fs: spec?.readonlyRoot,
     network_mode: spec?.network,
+    network: record.network,
     isolation: spec?.isolation,
     workdir: spec?.workdir,
     user: spec?.user,

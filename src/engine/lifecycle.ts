@@ -249,6 +249,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
       state: "creating",
       request,
       createdAt: clock.now(),
+      ...(admitted.network.rules ? { network: admitted.network.rules } : {}),
     };
     const stored = table.add(record);
     stored.catch(() => {}); // its turn, in which it is awaited, may come later

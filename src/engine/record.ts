@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { NetworkRules } from "../contracts/network.ts";
 import type { RuntimeSpec } from "../contracts/runtime.ts";
 import { CreateSandbox, Isolation } from "../contracts/sandbox.ts";
 import { sandboxStates } from "./states.ts";
@@ -76,6 +77,8 @@ export const SandboxRecord = z.object({
   pid: z.number().int().optional(),
   exitCode: z.number().int().optional(),
   oomKilled: z.boolean().optional(),
+  /** Of filtered network, as they are now. */
+  network: NetworkRules.optional(),
   error: z.string().optional(),
 });
 export type SandboxRecord = z.infer<typeof SandboxRecord>;

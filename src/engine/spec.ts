@@ -1,5 +1,6 @@
 import type { PreparedImage, RuntimeSpec } from "../contracts/runtime.ts";
 import type { Admitted } from "./admission.ts";
+import { proxyEnvironment } from "./network.ts";
 
 /**
  * What a runtime is told: the request, the image's own defaults where it is silent, and ours where both are.
@@ -16,14 +17,14 @@ export function runtimeSpec(
   return {
     id,
     image,
-    env: { ...image.env, ...request.env },
+    env: { ...image.env, ...proxyEnvironment(admitted.network.mode), ...request.env },
     // An image is a stranger's: a relative directory in it means nothing.
     workdir: request.workdir ?? (image.workdir?.startsWith("/") ? image.workdir : "/"),
     ...(request.cmd === undefined ? {} : { cmd: request.cmd }),
     ...(user === "" ? {} : { user }),
     hostname: request.name ?? id,
     labels: request.labels ?? {},
-    network: "none",
+    network: admitted.network.mode,
     isolation: admitted.isolation,
     readonlyRoot: admitted.readonlyRoot,
     tmpfs: admitted.tmpfs,

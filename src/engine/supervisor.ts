@@ -1,6 +1,7 @@
 import { WarrenError } from "../contracts/errors.ts";
 import type { GuestExit } from "../guest/types.ts";
 import { announce, asWarrenError, type Core, guestOf, runtimeOf } from "./core.ts";
+import type { EgressManager } from "./egress/manager.ts";
 import type { LogCollector } from "./logs/collector.ts";
 import type { SandboxRecord } from "./record.ts";
 import { isUnavailable } from "./runtimes.ts";
@@ -36,7 +37,7 @@ export interface Supervisor {
   close(): void;
 }
 
-export function createSupervisor(core: Core, logs: LogCollector): Supervisor {
+export function createSupervisor(core: Core, logs: LogCollector, egress: EgressManager): Supervisor {
   const { table, mutex, log, clock, config } = core;
   const watches = createWatches();
   const retries = new Map<string, { cancel(): void }>();
@@ -44,11 +45,13 @@ export function createSupervisor(core: Core, logs: LogCollector): Supervisor {
   return {
     watch(record) {
       logs.follow(record);
+      egress.follow(record);
       if (record.state === "paused") lookLater(record);
       else follow(record, 0);
     },
     async unwatch(id) {
       forget(id);
+      egress.forget(id);
       await watches.finish(id, 0);
     },
     stop,
@@ -173,6 +176,7 @@ export function createSupervisor(core: Core, logs: LogCollector): Supervisor {
   async function stop(record: SandboxRecord, graceMs: number, why: RecordPatch = {}): Promise<SandboxRecord> {
     const { id } = record;
     forget(id);
+    egress.forget(id);
     // With what is known of the end already: `stopping` shows as stopped, and a client reads the exit code then.
     table.update(id, { state: "stopping", ...why });
     try {

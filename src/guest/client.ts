@@ -1,6 +1,6 @@
 import type { Connect } from "./connection.ts";
 import { brokenProtocol } from "./decoder.ts";
-import { dial } from "./dial.ts";
+import { accept, dial } from "./dial.ts";
 import { encodeFrame } from "./encoder.ts";
 import { type ErrnoOverrides, linuxErrno } from "./errors.ts";
 import { readStat, toFileInfo } from "./file-info.ts";
@@ -142,5 +142,6 @@ export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeo
     },
     watch: (path, options) => watch(connect, path, options, { ...answer, signal: options.signal }),
     dial: (port, options = {}) => dial(connect, port, options, answer),
+    accept: (signal) => accept(connect, signal, answer),
   };
 }

@@ -1,5 +1,6 @@
 import type { Duplex } from "node:stream";
 import { WarrenError } from "../contracts/errors.ts";
+import { cancelled } from "../lib/signals.ts";
 import { type Connect, connectInTime } from "./connection.ts";
 import { brokenProtocol } from "./decoder.ts";
 import { encodeFrame } from "./encoder.ts";
@@ -40,11 +41,39 @@ export async function dial(
   }
 }
 
+/**
+ * The next connection that a program inside makes to the guest's proxy port, as raw bytes; each direction ends by itself. Waits
+ * for as long as there is none.
+ */
+export async function accept(
+  connect: Connect,
+  signal: AbortSignal,
+  limits: { answerTimeoutMs: number },
+): Promise<Duplex> {
+  const socket = await connectInTime(connect, { ...limits, signal });
+  socket.allowHalfOpen = true;
+  const onAbort = () => void socket.destroy();
+  signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    socket.write(encodeFrame(requests.accept).finish());
+    const { type, payload } = await readFrame(socket);
+    if (type === replies.error) throw errnoError(parseError(payload).errno, "the sandbox's proxy port");
+    if (type !== replies.ok || payload.length > 0) throw brokenProtocol(`frame ${type} to one who accepts`);
+    return socket;
+  } catch (error) {
+    socket.on("error", () => {}).destroy();
+    throw signal.aborted ? cancelled(signal) : error;
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
 /** Takes one frame and not a byte more, without making the stream flow. */
-function readFrame(socket: Duplex, timeoutMs: number): Promise<{ type: number; payload: Buffer }> {
+function readFrame(socket: Duplex, timeoutMs?: number): Promise<{ type: number; payload: Buffer }> {
   return new Promise((resolve, reject) => {
     let header: Buffer | null = null;
-    const timer = setTimeout(() => settle(guestSilent(timeoutMs)), timeoutMs);
+    const timer =
+      timeoutMs === undefined ? undefined : setTimeout(() => settle(guestSilent(timeoutMs)), timeoutMs);
     function settle(result: Error | { type: number; payload: Buffer }): void {
       clearTimeout(timer);
       socket.off("readable", onReadable).off("end", onEnd).off("close", onEnd).off("error", onError);

@@ -26,6 +26,7 @@ export const requests = {
   chmod: 0x17,
   watch: 0x18,
   dial: 0x20,
+  accept: 0x21,
 } as const;
 
 /** What the host sends later on a connection. */

@@ -99,6 +99,8 @@ export interface GuestClient {
   watch(path: string, options: { recursive?: boolean; signal: AbortSignal }): AsyncIterable<WatchEvent>;
   /** A raw connection to a TCP port inside. */
   dial(port: number, options?: { host?: string; timeoutMs?: number }): Promise<Duplex>;
+  /** The next connection of a program inside to the guest's proxy port. Throws `unsupported` when the guest has none. */
+  accept(signal: AbortSignal): Promise<Duplex>;
 }
 
 /** `connect` is the runtime's, bound to one sandbox. */

@@ -134,3 +134,7 @@ function decode(text: string): string {
     });
   }
 }
+export const ExplainQuery = z.object({
+  host: z.string({ error: "host query parameter is required" }).max(1024),
+  port: z.coerce.number({ error: "port query parameter is a number" }).int(),
+});

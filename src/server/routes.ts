@@ -3,7 +3,7 @@ import type { ErrorCode } from "../contracts/errors.ts";
 import { ExecRequest, ExecResult, ExecStreamStart } from "../contracts/exec.ts";
 import { FileInfo } from "../contracts/files.ts";
 import { ImageInfo, PullImage } from "../contracts/images.ts";
-import { PortMapping } from "../contracts/network.ts";
+import { NetworkDecision, NetworkRules, PortMapping } from "../contracts/network.ts";
 import {
   CreateSandbox,
   ExtendRequest,
@@ -17,6 +17,7 @@ import {
 import { CreateVolume, VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import {
   BuildQuery,
+  ExplainQuery,
   ImageQuery,
   ImagesQuery,
   ListSandboxesQuery,
@@ -255,6 +256,35 @@ export const routes = [
     status: 200,
     response: SandboxInfo,
     errors: [...lifecycle, "sandbox_wrong_state", "unsupported"],
+  },
+  {
+    method: "PUT",
+    path: "/sandboxes/:id/network",
+    operation: "setNetwork",
+    summary: "Replaces the rules of filtered network, for open connections too",
+    request: NetworkRules,
+    status: 200,
+    response: SandboxInfo,
+    errors: [...lifecycle, "sandbox_wrong_state", "unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/network/explain",
+    operation: "explainNetwork",
+    summary: "What the rules say of a connection",
+    query: ExplainQuery,
+    status: 200,
+    response: NetworkDecision,
+    errors: ["sandbox_not_found", "unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/network/decisions",
+    operation: "networkDecisions",
+    summary: "The last connections that were asked for, the oldest first",
+    status: 200,
+    response: z.array(NetworkDecision),
+    errors: ["sandbox_not_found", "unsupported"],
   },
   {
     method: "POST",

@@ -9,6 +9,7 @@ import { type ApiAbility, type ApiContext, type ApiFixture, apiFixture } from ".
 import { testApiImages } from "./api-images.ts";
 import { testApiLifecycle } from "./api-lifecycle.ts";
 import { testApiLogs } from "./api-logs.ts";
+import { testApiNetwork } from "./api-network.ts";
 import { testApiPause } from "./api-pause.ts";
 import { testApiPrune } from "./api-prune.ts";
 import { testApiReality } from "./api-reality.ts";
@@ -87,5 +88,6 @@ export function testApi(
     testApiExec(context);
     testApiExecStream(context);
     testApiFiles(context);
+    testApiNetwork(context);
   });
 }

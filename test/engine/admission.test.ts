@@ -7,7 +7,7 @@ import { runtimeSpec } from "../../src/engine/spec.ts";
 import { parseInput } from "../../src/lib/parse.ts";
 
 const everything: Capabilities = {
-  networkModes: ["none"],
+  networkModes: ["none", "filtered"],
   limits: ["memory", "cpu", "pids"],
   readonlyRoot: true,
   tmpfs: true,

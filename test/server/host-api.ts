@@ -116,6 +116,11 @@ export function createHostApi(): HostApi {
       info(id);
       return start(running, request.cmd, request.env, request.stdin === true, options?.signal);
     },
+    network: {
+      set: async (id, network) => ({ ...info(id), network }),
+      explain: async (id, host, port) => ({ ...info(id), host, port, allowed: false, reason: "none" }),
+      decisions: async (id) => [info(id)].slice(1) as never[],
+    },
     files: {
       async read(id, path, { offset = 0, length } = {}) {
         info(id);

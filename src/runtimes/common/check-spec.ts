@@ -20,7 +20,7 @@ const insideReserved = /^\/(proc|sys|dev|\.warren)\//;
  */
 export function checkSpec(spec: RuntimeSpec): void {
   if (!isSandboxId(spec.id)) invalid(`${JSON.stringify(spec.id)} can't be a sandbox id`);
-  if (spec.network !== "none") {
+  if (spec.network !== "none" && spec.network !== "filtered") {
     throw new WarrenError("unsupported", `there is no network mode ${spec.network} yet`, {
       hint: "use network_mode none",
     });

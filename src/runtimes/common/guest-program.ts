@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { chmod, copyFile, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
+import { EGRESS_PROXY_PORT } from "../../contracts/constants.ts";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { isGone, makeDir, statOrUndefined } from "../../lib/files.ts";
@@ -30,11 +31,16 @@ const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
 
 /** `connections` tells the guest where they come from. */
 export function guestArgs(spec: RuntimeSpec, connections: readonly string[]): string[] {
-  const args = [GUEST_PROGRAM, ...connections];
+  const args = [GUEST_PROGRAM, ...connections, ...proxyArgs(spec)];
   if (!spec.cmd) return args;
   args.push("--main-cwd", spec.workdir);
   if (spec.user !== undefined && spec.user !== "") args.push("--main-user", spec.user);
   return [...args, "--", ...spec.cmd];
+}
+
+/** Filtered network is a sandbox without one, in which the guest listens for those who want out. */
+export function proxyArgs({ network }: Pick<RuntimeSpec, "network">): string[] {
+  return network === "filtered" ? ["--proxy-port", String(EGRESS_PROXY_PORT)] : [];
 }
 
 /**

@@ -3,7 +3,7 @@ import type { Daemon } from "./daemon.ts";
 
 /** What Docker can do at best; its daemon's settings and its host narrow it. */
 export const dockerCapabilities: Capabilities = {
-  networkModes: ["none"],
+  networkModes: ["none", "filtered"],
   limits: ["memory", "cpu", "pids"],
   readonlyRoot: true,
   tmpfs: true,

@@ -8,6 +8,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import { type ProcessIdentity, readProcess, signalProcess } from "../../lib/processes.ts";
+import { proxyArgs } from "../common/guest-program.ts";
 import { type Layout, type Run, writeJson } from "./layout.ts";
 import { hostMounts } from "./rootfs.ts";
 
@@ -47,7 +48,16 @@ export async function launch(layout: Layout, spec: RuntimeSpec, marker: string):
   try {
     child = spawn(
       "bwrap",
-      ["--args", String(fd.args), "--", "/.warren/guest", "--fd", String(fd.listener), ...mainCommand(spec)],
+      [
+        "--args",
+        String(fd.args),
+        "--",
+        "/.warren/guest",
+        "--fd",
+        String(fd.listener),
+        ...proxyArgs(spec),
+        ...mainCommand(spec),
+      ],
       {
         argv0: marker,
         detached: true,

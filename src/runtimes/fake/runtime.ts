@@ -30,7 +30,7 @@ const KILL_TIMEOUT_MS = 10_000;
 const SHUTDOWN_SLACK_MS = 1_000;
 
 const capabilities: Capabilities = {
-  networkModes: ["none"],
+  networkModes: ["none", "filtered"],
   limits: [],
   readonlyRoot: true,
   tmpfs: true,

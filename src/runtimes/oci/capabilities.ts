@@ -3,7 +3,7 @@ import type { Capabilities } from "../../contracts/runtime.ts";
 
 /** What the driver can do at best: as root, with cgroups and with runsc. Where it runs narrows it. */
 export const ociCapabilities: Capabilities = {
-  networkModes: ["none"],
+  networkModes: ["none", "filtered"],
   limits: ["memory", "cpu", "pids"],
   readonlyRoot: true,
   tmpfs: true,

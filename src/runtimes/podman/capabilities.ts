@@ -3,7 +3,7 @@ import type { PodmanInfo } from "./info.ts";
 
 /** What Podman can do at best; where it runs narrows it. */
 export const podmanCapabilities: Capabilities = {
-  networkModes: ["none"],
+  networkModes: ["none", "filtered"],
   limits: ["memory", "cpu", "pids"],
   readonlyRoot: true,
   tmpfs: true,

@@ -1,6 +1,7 @@
 import { errorBody, WarrenError } from "../../contracts/errors.ts";
+import { NetworkRules } from "../../contracts/network.ts";
 import { CreateSandbox, ExtendRequest, UpdateSandbox } from "../../contracts/sandbox.ts";
-import { ListSandboxesQuery, PruneQuery, pairsOf, StopQuery, WaitQuery } from "../query.ts";
+import { ExplainQuery, ListSandboxesQuery, PruneQuery, pairsOf, StopQuery, WaitQuery } from "../query.ts";
 import { type Handler, present, reply } from "./handler.ts";
 
 /** den's status for what it does not do; the code is the one for programs. */
@@ -57,6 +58,14 @@ export const sandboxHandlers = {
     const { timeout } = await json(ExtendRequest);
     return await api.extend(id, timeout);
   },
+  async setNetwork({ api, id, json }) {
+    return await api.network.set(id, await json(NetworkRules));
+  },
+  explainNetwork({ api, id, query }) {
+    const { host, port } = query(ExplainQuery);
+    return api.network.explain(id, host, port);
+  },
+  networkDecisions: ({ api, id }) => api.network.decisions(id),
   prune: ({ api, query }) => api.prune(present(query(PruneQuery))),
   sandboxStats: ({ api, id }) => api.stats(id),
   systemStats: ({ api }) => api.systemStats(),

@@ -1,0 +1,144 @@
+import type { Duplex } from "node:stream";
+import { createHttpProxy } from "./http-proxy.ts";
+import { compilePolicy, type Decision, type EgressPolicy } from "./policy.ts";
+import type { Resolve } from "./resolver.ts";
+import { readSocksRequest, SOCKS_VERSION, socksReplies, socksReply } from "./socks.ts";
+import { agrees, flow, peek } from "./tunnel.ts";
+import { createUpstream, type EgressEvent, type Opened } from "./upstream.ts";
+
+export interface EgressRules {
+  allow: readonly string[];
+  deny: readonly string[];
+}
+
+export interface EgressOptions {
+  rules: EgressRules;
+  resolve: Resolve;
+  onDecision: (event: EgressEvent) => void;
+  /** Connections at one time. Default 1024. */
+  most?: number;
+}
+
+/** The way out of one sandbox. */
+export interface Egress {
+  /** Serves one connection of a client inside, which speaks HTTP or SOCKS5 as to a proxy. Its errors are its own. */
+  serve(client: Duplex): void;
+  /** Serves one that believes to be connected to this host and port. */
+  serveDirect(client: Duplex, host: string, port: number): void;
+  /** Takes the place of the rules, for open connections too. */
+  replace(rules: EgressRules): void;
+  explain(host: string, port: number): Decision;
+  close(): void;
+}
+
+/** How long a client may take until its first byte. */
+const FIRST_BYTE_TIMEOUT_MS = 60_000;
+const HTTP_PORT = 80;
+
+/** @throws WarrenError `invalid_request` for a rule that can't be read */
+export function createEgress(options: EgressOptions): Egress {
+  let policy: EgressPolicy = compilePolicy(options.rules);
+  const upstream = createUpstream({
+    policy: () => policy,
+    resolve: options.resolve,
+    onDecision: options.onDecision,
+    most: options.most ?? 1024,
+  });
+  const http = createHttpProxy({
+    upstream,
+    onTunnel: (client, opened, port) => tunnel(client, opened, port),
+  });
+
+  /** The server may speak at once; what the client says first is looked at before the server hears of it. */
+  const tunnel = (client: Duplex, opened: Extract<Opened, { outcome: "open" }>, port: number) => {
+    const { socket, host } = opened;
+    const answers = flow(socket, client);
+    void peek(client).then((first) => {
+      // Whoever speaks to this port in clear text speaks HTTP, however oddly it begins.
+      if (first.kind === "http" || (first.kind === "other" && port === HTTP_PORT)) {
+        // Each of its requests is checked for where it goes, on connections of its own.
+        answers.stop();
+        socket.destroy();
+        return http.serve(client, { host: host.kind === "name" ? host.name : bracket(host.address), port });
+      }
+      if (first.kind === "tls" && !agrees(host, first.serverName)) {
+        options.onDecision({
+          host: first.serverName?.replace(/[^\x21-\x7e]/g, "?") ?? "",
+          port,
+          allowed: false,
+          reason: `the TLS server name is not the host that the connection was made for`,
+        });
+        socket.destroy();
+        client.destroy();
+        return;
+      }
+      flow(client, socket);
+    });
+  };
+
+  const direct = async (
+    client: Duplex,
+    host: string,
+    port: number,
+    granted: () => void,
+    refused: (opened: Opened) => void,
+  ) => {
+    const opened = await upstream.open(host, port);
+    if (opened.outcome !== "open") return refused(opened);
+    if (client.destroyed) return void opened.socket.destroy();
+    granted();
+    tunnel(client, opened, port);
+  };
+
+  const socks = async (client: Duplex) => {
+    const request = await readSocksRequest(client);
+    if (!request) return;
+    await direct(
+      client,
+      request.host,
+      request.port,
+      () => client.write(socksReply(socksReplies.ok)),
+      (opened) =>
+        client.end(socksReply(opened.outcome === "denied" ? socksReplies.denied : socksReplies.unreachable)),
+    );
+  };
+
+  return {
+    serve(client) {
+      client.on("error", () => {}); // it is the client's loss
+      const timer = setTimeout(() => client.destroy(), FIRST_BYTE_TIMEOUT_MS);
+      client.once("close", () => clearTimeout(timer));
+      client.once("readable", () => {
+        clearTimeout(timer);
+        const first: Buffer | null = client.read();
+        if (!first?.length) return void client.destroy();
+        client.unshift(first);
+        if (first[0] === SOCKS_VERSION) void socks(client);
+        else http.serve(client);
+      });
+    },
+    serveDirect(client, host, port) {
+      client.on("error", () => {});
+      void direct(
+        client,
+        host,
+        port,
+        () => {},
+        () => client.destroy(),
+      );
+    },
+    replace(rules) {
+      policy = compilePolicy(rules);
+      upstream.enforce();
+    },
+    explain: (host, port) => policy.decide(host, port),
+    close() {
+      http.close();
+      upstream.close();
+    },
+  };
+}
+
+function bracket(address: string): string {
+  return address.includes(":") ? `[${address}]` : address;
+}

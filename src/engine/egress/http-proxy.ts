@@ -1,0 +1,323 @@
+import {
+  Agent,
+  createServer,
+  request as httpRequest,
+  type IncomingMessage,
+  type RequestOptions,
+  type ServerResponse,
+  STATUS_CODES,
+} from "node:http";
+import type { Duplex } from "node:stream";
+import { parseHost } from "./host-name.ts";
+import { splice } from "./tunnel.ts";
+import type { Opened, Upstream } from "./upstream.ts";
+
+/** Of a request's or an answer's head. */
+const MAX_HEADER_BYTES = 32_768;
+/** Until a client has sent a request's head: what trickles in slower is no request. */
+const HEADERS_TIMEOUT_MS = 30_000;
+const KEEP_ALIVE_MS = 60_000;
+
+/** Where a client's requests go, when that was settled before its first one. */
+export interface Destination {
+  host: string;
+  port: number;
+}
+
+export interface HttpProxy {
+  /** Serves a client that begins with a request; with `fixed`, as if it were that server. */
+  serve(client: Duplex, fixed?: Destination): void;
+  close(): void;
+}
+
+export interface HttpProxyOptions {
+  upstream: Upstream;
+  /** Takes over a client to which a tunnel was granted. */
+  onTunnel: (client: Duplex, opened: Extract<Opened, { outcome: "open" }>, port: number) => void;
+}
+
+/**
+ * A forward proxy (RFC 9110, 7.6): CONNECT, requests in absolute form, and upgrades. Node's parser, in its strict mode, says what
+ * a request is: what it takes for ambiguous (two lengths, folded lines) never gets here.
+ */
+export function createHttpProxy({ upstream, onTunnel }: HttpProxyOptions): HttpProxy {
+  const destinations = new WeakMap<Duplex, Destination>();
+  const agent = new UpstreamAgent(upstream);
+  const server = createServer(
+    {
+      maxHeaderSize: MAX_HEADER_BYTES,
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      // A body takes as long as it takes.
+      requestTimeout: 0,
+      keepAliveTimeout: KEEP_ALIVE_MS,
+      insecureHTTPParser: false,
+      requireHostHeader: true,
+    },
+    (request, response) => forward(request, response),
+  );
+
+  const targetOf = (request: IncomingMessage): Target | Refusal => {
+    if (countOf(request, "host") > 1) return refuse(400, "a request has one Host");
+    const fixed = destinations.get(request.socket);
+    return fixed ? originTarget(request, fixed) : absoluteTarget(request);
+  };
+
+  const forward = (request: IncomingMessage, response: ServerResponse) => {
+    const target = targetOf(request);
+    if ("status" in target) return answer(response, target);
+    const outgoing = httpRequest(outgoingOptions(request, target, agent));
+    outgoing.once("response", (incoming) => {
+      response.writeHead(
+        incoming.statusCode ?? 502,
+        incoming.statusMessage ?? "",
+        endToEnd(incoming.rawHeaders),
+      );
+      incoming.pipe(response);
+      incoming.once("error", () => response.destroy());
+    });
+    outgoing.once("upgrade", (_incoming, socket) => {
+      // Nobody asked for it.
+      socket.destroy();
+      answer(response, refuse(502, "the server changes the protocol unasked"));
+    });
+    outgoing.once("error", (error) => answer(response, refusalOf(error)));
+    response.once("close", () => {
+      if (!response.writableFinished) outgoing.destroy();
+    });
+    request.pipe(outgoing);
+    request.once("error", () => outgoing.destroy());
+  };
+
+  server.on("connect", (request, client: Duplex, head: Buffer) => {
+    client.on("error", () => {});
+    if (head.length > 0) client.unshift(head);
+    const authority = parseAuthority(request.url ?? "");
+    if (!authority?.port || destinations.has(client)) {
+      return endWith(client, refuse(400, "CONNECT needs host:port"));
+    }
+    const { host, port } = authority;
+    if (countOf(request, "host") > 1 || !sameAuthority(request.headers.host, authority, port)) {
+      return endWith(client, refuse(400, "Host is not what CONNECT asks for"));
+    }
+    void upstream.open(host, port).then((opened) => {
+      if (opened.outcome !== "open") return endWith(client, refusalFor(opened));
+      if (client.destroyed) return opened.socket.destroy();
+      client.write("HTTP/1.1 200 Connection established\r\n\r\n");
+      onTunnel(client, opened, port);
+    });
+  });
+
+  server.on("upgrade", (request, client: Duplex, head: Buffer) => {
+    client.on("error", () => {});
+    const target = targetOf(request);
+    if ("status" in target) return endWith(client, target);
+    const { headers, ...options } = outgoingOptions(request, target, agent);
+    const outgoing = httpRequest({
+      ...options,
+      headers: [...headers, "connection", "Upgrade", "upgrade", request.headers.upgrade ?? ""],
+    });
+    outgoing.once("upgrade", (incoming, socket, first) => {
+      client.write(headOf(incoming, ["connection", "Upgrade", "upgrade", incoming.headers.upgrade ?? ""]));
+      if (first.length > 0) socket.unshift(first);
+      if (head.length > 0) client.unshift(head);
+      splice(client, socket);
+    });
+    outgoing.once("response", (incoming) => {
+      client.write(headOf(incoming, ["connection", "close"]));
+      incoming.pipe(client);
+    });
+    outgoing.once("error", (error) => endWith(client, refusalOf(error)));
+    client.once("close", () => outgoing.destroy());
+    outgoing.end();
+  });
+
+  server.on("clientError", (_error, client: Duplex) =>
+    endWith(client, refuse(400, "this is no HTTP request")),
+  );
+
+  return {
+    serve(client, fixed) {
+      if (fixed) destinations.set(client, fixed);
+      server.emit("connection", client);
+    },
+    close() {
+      server.closeAllConnections();
+      server.close();
+      agent.destroy();
+    },
+  };
+}
+
+interface Target extends Destination {
+  /** Origin form. */
+  path: string;
+  /** Of the Host field. */
+  authority: string;
+}
+
+interface Refusal {
+  status: number;
+  reason: string;
+}
+
+class RefusedError extends Error {
+  readonly refusal: Refusal;
+  constructor(refusal: Refusal) {
+    super(refusal.reason);
+    this.refusal = refusal;
+  }
+}
+
+/** Keeps connections to the servers that a sandbox talks to, each of them decided on when it was opened. */
+class UpstreamAgent extends Agent {
+  readonly #upstream: Upstream;
+  constructor(upstream: Upstream) {
+    super({ keepAlive: true, maxFreeSockets: 16, timeout: KEEP_ALIVE_MS });
+    this.#upstream = upstream;
+  }
+
+  override createConnection(
+    options: RequestOptions,
+    callback?: (error: Error | null, stream: Duplex) => void,
+  ): undefined {
+    const nothing = undefined as unknown as Duplex;
+    this.#upstream.open(String(options.host), Number(options.port)).then(
+      (opened) =>
+        opened.outcome === "open"
+          ? callback?.(null, opened.socket)
+          : callback?.(new RefusedError(refusalFor(opened)), nothing),
+      (error: Error) => callback?.(error, nothing),
+    );
+    return undefined;
+  }
+}
+
+function absoluteTarget(request: IncomingMessage): Target | Refusal {
+  const match = /^http:\/\/([^/?#]*)(.*)$/i.exec(request.url ?? "");
+  if (!match) {
+    return /^https:/i.test(request.url ?? "")
+      ? refuse(400, "https goes through CONNECT")
+      : refuse(400, "a proxy is asked for whole URLs");
+  }
+  const [, text = "", rest = ""] = match;
+  const authority = parseAuthority(text);
+  // User and password before the host are a way to hide where a request goes.
+  if (!authority) return refuse(400, "the URL has no host that can be read");
+  const { host, port = 80 } = authority;
+  if (!sameAuthority(request.headers.host, authority, 80)) {
+    return refuse(400, "Host is not the host of the URL");
+  }
+  return { host, port, authority: text, path: rest.startsWith("/") ? rest : `/${rest}` };
+}
+
+function originTarget(request: IncomingMessage, fixed: Destination): Target | Refusal {
+  const path = request.url ?? "";
+  if (!path.startsWith("/") && path !== "*") return refuse(400, "this connection leads to one server");
+  const authority = request.headers.host ?? "";
+  if (!sameAuthority(authority, fixed, 80))
+    return refuse(403, "Host is not what this connection was made for");
+  return { ...fixed, path, authority };
+}
+
+/** `host`, `host:port`, `[v6]:port`. */
+function parseAuthority(text: string): { host: string; port?: number } | undefined {
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^:@/?#[\]\s]+)(?::(\d{1,5}))?$/.exec(text);
+  const host = match?.[1];
+  if (host === undefined || !parseHost(host)) return undefined;
+  if (match?.[2] === undefined) return { host };
+  const port = Number(match[2]);
+  return port >= 1 && port <= 65_535 ? { host, port } : undefined;
+}
+
+function sameAuthority(
+  text: string | undefined,
+  { host, port }: { host: string; port?: number },
+  defaultPort: number,
+): boolean {
+  const other = parseAuthority(text ?? "");
+  if (!other) return false;
+  const same = JSON.stringify(parseHost(other.host)) === JSON.stringify(parseHost(host));
+  return same && (other.port ?? defaultPort) === (port ?? defaultPort);
+}
+
+function outgoingOptions(request: IncomingMessage, target: Target, agent: Agent) {
+  return {
+    agent,
+    method: request.method ?? "GET",
+    host: target.host,
+    port: target.port,
+    path: target.path,
+    setHost: false,
+    insecureHTTPParser: false,
+    maxHeaderSize: MAX_HEADER_BYTES,
+    headers: ["host", target.authority, ...endToEnd(request.rawHeaders, ["host"])],
+  };
+}
+
+/** RFC 9110, 7.6.1, and what only a proxy is told. */
+const hopByHop = [
+  "connection",
+  "keep-alive",
+  "proxy-authenticate",
+  "proxy-authorization",
+  "proxy-connection",
+  "te",
+  "trailer",
+  "upgrade",
+];
+
+/** Names and values in turn, without those that are for the next hop only. */
+function endToEnd(raw: readonly string[], more: readonly string[] = []): string[] {
+  const dropped = new Set([...hopByHop, ...more]);
+  for (let i = 0; i < raw.length; i += 2) {
+    if (raw[i]?.toLowerCase() !== "connection") continue;
+    for (const name of (raw[i + 1] ?? "").split(",")) dropped.add(name.trim().toLowerCase());
+  }
+  // How a body ends is not for a sender's Connection field to take away.
+  for (const kept of ["content-length", "transfer-encoding"]) dropped.delete(kept);
+  return raw.filter((_text, i) => !dropped.has((raw[i - (i % 2)] ?? "").toLowerCase()));
+}
+
+function countOf(request: IncomingMessage, name: string): number {
+  return request.rawHeaders.filter((text, i) => i % 2 === 0 && text.toLowerCase() === name).length;
+}
+
+function headOf(incoming: IncomingMessage, more: readonly string[]): string {
+  const fields = [...endToEnd(incoming.rawHeaders), ...more];
+  const lines = [`HTTP/1.1 ${incoming.statusCode} ${incoming.statusMessage}`];
+  for (let i = 0; i < fields.length; i += 2) lines.push(`${fields[i]}: ${fields[i + 1]}`);
+  return `${lines.join("\r\n")}\r\n\r\n`;
+}
+
+function refuse(status: number, reason: string): Refusal {
+  return { status, reason };
+}
+
+function refusalFor(opened: Exclude<Opened, { outcome: "open" }>): Refusal {
+  return opened.outcome === "denied"
+    ? refuse(403, `blocked by the sandbox's network policy: ${opened.reason}`)
+    : refuse(502, opened.reason);
+}
+
+function refusalOf(error: Error): Refusal {
+  return error instanceof RefusedError ? error.refusal : refuse(502, "the server has gone");
+}
+
+function answer(response: ServerResponse, { status, reason }: Refusal): void {
+  if (response.headersSent) {
+    response.destroy();
+    return;
+  }
+  const body = `${reason}\n`;
+  response.writeHead(status, { "content-type": "text/plain", "content-length": Buffer.byteLength(body) });
+  response.end(body);
+}
+
+function endWith(client: Duplex, { status, reason }: Refusal): void {
+  if (client.destroyed || !client.writable) return;
+  const body = `${reason}\n`;
+  client.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: text/plain\r\nconnection: close\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
+}
