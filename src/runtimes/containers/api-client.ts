@@ -1,4 +1,4 @@
-import { Agent, request as httpRequest, type IncomingMessage } from "node:http";
+import { Agent, type ClientRequest, request as httpRequest, type IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { type ErrorCode, WarrenError } from "../../contracts/errors.ts";
@@ -176,6 +176,22 @@ class EndpointAgent extends Agent {
     );
     return undefined;
   }
+
+  // Connections stay half open when the engine closes its end, as hijacked ones must: an idle one would be taken for a good one.
+  override keepSocketAlive(socket: Duplex): boolean {
+    socket.once("end", destroyThis);
+    // The types say that it gives nothing back.
+    return super.keepSocketAlive(socket) as unknown as boolean;
+  }
+
+  override reuseSocket(socket: Duplex, request: ClientRequest): void {
+    socket.removeListener("end", destroyThis);
+    super.reuseSocket(socket, request);
+  }
+}
+
+function destroyThis(this: Duplex): void {
+  this.destroy();
 }
 
 interface Answer {

@@ -17,7 +17,8 @@ import { findDockerEndpoint } from "./find-endpoint.ts";
 import { findReach } from "./find-reach.ts";
 import { probeDocker, weakPrograms } from "./probe.ts";
 
-export const openDockerRuntime: RuntimeFactory = async ({ stateDir, ownerId, log, strict, docker = {} }) => {
+export const openDockerRuntime: RuntimeFactory = async (options) => {
+  const { stateDir, ownerId, log, strict, onStep, docker = {} } = options;
   const client = createApiClient(await findDockerEndpoint(docker));
   try {
     const daemon = await readDaemon(client);
@@ -27,6 +28,7 @@ export const openDockerRuntime: RuntimeFactory = async ({ stateDir, ownerId, log
       stateDir,
       ownerId,
       log,
+      ...(onStep === undefined ? {} : { onStep }),
       flavor: {
         name: "docker",
         client,

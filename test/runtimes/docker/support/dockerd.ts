@@ -147,7 +147,8 @@ async function majorVersion(): Promise<number> {
 
 /** `mounts`: pairs of a file and what it takes the place of. */
 async function spawnDaemon(home: string, mounts: readonly string[]): Promise<ChildProcess> {
-  const script = `while [ $# -gt 1 ]; do mount --bind "$1" "$2" || exit 1; shift 2; done
+  const script = `/bin/busybox ip link set lo up || exit 1
+    while [ $# -gt 1 ]; do mount --bind "$1" "$2" || exit 1; shift 2; done
     exec ${DOCKERD} --config-file "$1"`;
   await using log = await open(join(home, "dockerd.log"), "a");
   // Each replaces itself by the next, so the pid is the daemon's.
