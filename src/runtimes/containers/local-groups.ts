@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { accessSync, constants, readFileSync } from "node:fs";
 import type { RuntimeLimits, RuntimeStats } from "../../contracts/runtime.ts";
 import { readText } from "../../lib/files.ts";
 import { processNumbers } from "../common/process-numbers.ts";
@@ -15,12 +15,12 @@ import { GUEST_SOCKET_DIR } from "./container-config.ts";
 export interface LocalGroups {
   /** Takes note of what the engine says of a sandbox's container; called each time that it was asked. */
   note(id: string, container: ContainerState | undefined): void;
-  /** True for one that has a cgroup of its own here. */
-  has(id: string): boolean;
   oomKills(id: string): number | undefined;
   /** Undefined when neither its cgroup nor its processes are of this machine. */
   stats(id: string, container: ContainerState): Promise<RuntimeStats | undefined>;
-  /** Of one that `has` a group; throws as `LiveLimits.apply`. */
+  /** True for one that has a cgroup of its own here whose limits we may change. An ordinary user may use an engine that is root. */
+  mayChange(id: string): boolean;
+  /** Of one that we `mayChange`; throws as `LiveLimits.apply`. */
   apply(id: string, limits: RuntimeLimits): Promise<void>;
 }
 
@@ -49,7 +49,6 @@ export function createLocalGroups(host: CgroupHost): LocalGroups {
       const path = Id === undefined || pid <= 0 ? undefined : groupPath(host, pid, Id);
       if (path !== undefined && Id !== undefined) groups.set(id, { container: Id, pid, path });
     },
-    has: (id) => groups.has(id),
     oomKills: (id) => (groups.has(id) ? files.oomKills(id) : undefined),
     async stats(id, { State: { Pid: pid = 0 } }) {
       const numbers = groups.has(id)
@@ -58,6 +57,16 @@ export function createLocalGroups(host: CgroupHost): LocalGroups {
           ? await processNumbers(pid)
           : undefined;
       return numbers && { ...numbers, ...(await networkBytes(pid)) };
+    },
+    mayChange(id) {
+      if (!groups.has(id)) return false;
+      try {
+        const limit = host.version === 1 ? "memory.limit_in_bytes" : "memory.max";
+        accessSync(files.file("memory", id, limit), constants.W_OK);
+        return true;
+      } catch {
+        return false;
+      }
     },
     apply: (id, wanted) => limits.apply(id, wanted),
   };

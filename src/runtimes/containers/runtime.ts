@@ -158,9 +158,12 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
 
   /** What a container runs with is what it was created with, in the engine's eyes; and no engine knows all of our limits. */
   const applyLimits = async (id: string, limits: RuntimeLimits): Promise<void> => {
-    if (groups.has(id)) return await groups.apply(id, limits);
+    if (groups.mayChange(id)) return await groups.apply(id, limits);
     if (limits.memoryHighBytes) {
-      throw new WarrenError("unsupported", `${name} can't enforce a soft memory limit on another machine`);
+      throw new WarrenError(
+        "unsupported",
+        `${name} can't enforce a soft memory limit, and we may not change the sandbox's cgroup`,
+      );
     }
     const body = limitChanges(limits);
     await (flavor.updateLimits?.(containers.nameOf(id), limits) ??

@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { mkdir, mkdtemp, open, readFile, rm, rmdir, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, open, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { get } from "node:http";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -59,6 +59,8 @@ export async function startDockerd(options: DockerdOptions = {}): Promise<Docker
   if (noDockerd) throw new Error(noDockerd);
   const home = options.home ?? (await mkdtemp(join(tmpdir(), "wdockerd-")));
   await mkdir(home, { recursive: true });
+  // A daemon that remaps ids must be able to pass as any of them.
+  await chmod(home, 0o711);
   const socket = join(home, "docker.sock");
   const url = `unix://${socket}`;
   const cgroup = `warren-${basename(home)}`;
