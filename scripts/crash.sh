@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 need_node
-need_programs crun=crun runc=runc umoci=umoci skopeo=skopeo gcc=gcc make=make /bin/busybox=busybox-static
+need_programs crun=crun runc=runc umoci=umoci skopeo=skopeo buildah=buildah gcc=gcc make=make /bin/busybox=busybox-static
 [ "$(id -u)" = 0 ] || fail "this creates real sandboxes and needs root so far" "sudo scripts/crash.sh"
 mend_hybrid_cgroups
 install_node_modules

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 need_node
-need_programs gcc=gcc make=make musl-gcc=musl-tools crun=crun runc=runc skopeo=skopeo umoci=umoci \
+need_programs gcc=gcc make=make musl-gcc=musl-tools crun=crun runc=runc skopeo=skopeo umoci=umoci buildah=buildah \
   /usr/include/seccomp.h=libseccomp-dev bwrap=bubblewrap docker-registry=docker-registry tmux=tmux shellcheck=shellcheck \
   setpriv=util-linux newuidmap=uidmap /bin/busybox=busybox-static /usr/sbin/dockerd=docker.io docker=docker.io openssl=openssl curl=curl mkfs.ext4=e2fsprogs \
   podman=podman

@@ -87,6 +87,9 @@ export const steps = [
   "image.oci-unpacked",
   "image.oci-made",
   "image.oci-named",
+  "image.build-begun",
+  "image.build-built",
+  "image.unnamed",
 
   // Runtimes whose sandboxes are containers of an engine
   "container.swept",

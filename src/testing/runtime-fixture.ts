@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
-import type { Runtime, RuntimeSpec, VolumeStore } from "../contracts/runtime.ts";
+import type { ImageStore, Runtime, RuntimeSpec, VolumeStore } from "../contracts/runtime.ts";
 import type { Isolation } from "../contracts/sandbox.ts";
 import { createGuestClient } from "../guest/client.ts";
 import type { GuestClient } from "../guest/types.ts";
@@ -19,6 +19,10 @@ export interface RuntimeFixture {
   volumes(): VolumeStore;
   /** A name that nobody has. A volume of this name is removed after the test. */
   volumeName(): string;
+  /** The runtime's images by name. Fails where there are none. */
+  images(): ImageStore;
+  /** A name that nobody has. An image of this name is removed after the test. */
+  imageName(): string;
   /** Removes what the test has made. */
   clean(): Promise<void>;
 }
@@ -56,6 +60,7 @@ export function runtimeFixture(
 ): RuntimeFixture {
   const made = new Set<string>();
   const volumesMade = new Set<string>();
+  const imagesMade = new Set<string>();
   const guest = (id: string) => createGuestClient(() => runtime.connect(id));
   const spec = async (patch: Partial<RuntimeSpec> = {}): Promise<RuntimeSpec> => {
     const id = newId();
@@ -90,6 +95,15 @@ export function runtimeFixture(
       volumesMade.add(name);
       return name;
     },
+    images() {
+      if (!runtime.images.store) throw new Error(`the runtime ${runtime.name} has no images by name`);
+      return runtime.images.store;
+    },
+    imageName() {
+      const name = `wtest-${randomBytes(6).toString("hex")}/tiny:1`;
+      imagesMade.add(name);
+      return name;
+    },
     async box(patch) {
       const wanted = await spec(patch);
       await runtime.create(wanted);
@@ -103,6 +117,10 @@ export function runtimeFixture(
       const names = [...volumesMade];
       volumesMade.clear();
       await Promise.all(names.map((name) => runtime.volumes?.remove(name)));
+      // Those that were built last first: they may stand on others.
+      const tags = [...imagesMade].reverse();
+      imagesMade.clear();
+      for (const tag of tags) await runtime.images.store?.remove(tag);
     },
   };
 }

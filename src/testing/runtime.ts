@@ -15,6 +15,7 @@ import {
   type RuntimeFixture,
   runtimeFixture,
 } from "./runtime-fixture.ts";
+import { testImageStore } from "./runtime-images.ts";
 import { testInside } from "./runtime-inside.ts";
 import { testLimits } from "./runtime-limits.ts";
 import { testMounts } from "./runtime-mounts.ts";
@@ -87,6 +88,7 @@ export function testRuntime(
     testInside(context);
     testLimits(context);
     testMounts(context);
+    testImageStore(context);
   });
 }
 

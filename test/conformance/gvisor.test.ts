@@ -43,7 +43,6 @@ function define(): void {
     },
     {
       isolation: "gvisor",
-      lacks: ["imageStore"],
       leftovers: (id) => opened.leftovers(id),
       ...(process.env.WARREN_LONG === "1"
         ? {}

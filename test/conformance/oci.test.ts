@@ -10,6 +10,6 @@ for (const program of ociPrograms) {
       opened = await openTestRuntime(program);
       return { runtime: opened.runtime, close: opened.close };
     },
-    { lacks: ["imageStore"], leftovers: (id) => opened.leftovers(id) },
+    { leftovers: (id) => opened.leftovers(id) },
   );
 }

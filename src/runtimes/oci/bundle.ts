@@ -36,6 +36,8 @@ export interface BundleOptions {
   groups?: Pick<GroupPlan, "guestArgs" | "outer">;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
+  /** For building images: it has the host's network. */
+  isBuilder?: boolean;
 }
 
 /** The config.json of one sandbox, for crun and runc. */
@@ -51,7 +53,7 @@ export function bundleConfig(options: BundleOptions & { program: ContainerProgra
       args: options.args ?? guestArgs(spec, ["--fd", "3", ...(options.groups?.guestArgs ?? [])]),
     },
     // What else is mounted is there already: the launcher does it.
-    mounts: systemMounts(),
+    mounts: systemMounts(options),
     annotations: {
       ...basics.annotations,
       ...(bpf === undefined ? {} : { "run.oci.seccomp_bpf_data": bpf }),
@@ -60,7 +62,8 @@ export function bundleConfig(options: BundleOptions & { program: ContainerProgra
       ...basics.linux,
       namespaces: [
         { type: "user", path: options.userNamespace },
-        ...["pid", "mount", "network", "ipc", "uts", "cgroup"].map((type) => ({ type })),
+        ...["pid", "mount", "ipc", "uts", "cgroup"].map((type) => ({ type })),
+        ...(options.isBuilder ? [] : [{ type: "network" }]),
       ],
       maskedPaths,
       readonlyPaths,
@@ -115,8 +118,8 @@ export function processLimits(hard: ProcessLimits): ProcessLimits {
   };
 }
 
-function systemMounts(): object[] {
-  return [
+function systemMounts({ isBuilder }: BundleOptions): object[] {
+  const mounts = [
     { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
     {
       destination: "/dev",
@@ -150,6 +153,8 @@ function systemMounts(): object[] {
       options: ["nosuid", "noexec", "nodev", "relatime", "ro"],
     },
   ];
+  // sysfs belongs to a network namespace, and that is the host's then.
+  return mounts.filter(({ destination }) => !isBuilder || !destination.startsWith("/sys"));
 }
 
 function resources({ spec, groups, swapController, isRootless }: BundleOptions): object {

@@ -13,7 +13,7 @@ export const ociCapabilities: Capabilities = {
   snapshots: false,
   isolation: isolations,
   images: ["host", "directory", "tar", "oci"],
-  imageStore: false,
+  imageStore: true,
   volumes: true,
   binds: true,
 };

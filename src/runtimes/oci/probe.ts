@@ -307,13 +307,14 @@ async function hostFindings(host: CgroupHost): Promise<ProbeFinding[]> {
     });
   }
   for (const [program, purpose] of [
-    ["skopeo", "pull"],
-    ["umoci", "unpack"],
+    ["skopeo", "from registries can't be pulled"],
+    ["umoci", "from registries can't be unpacked"],
+    ["buildah", "can't be built"],
   ] as const) {
     if (await findProgram(program)) continue;
     findings.push({
       level: "warning",
-      message: `${program} is missing: images from registries can't be ${purpose}ed`,
+      message: `${program} is missing: images ${purpose}`,
       fix: `apt-get install ${program}`,
     });
   }

@@ -22,8 +22,9 @@ import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
 import { readHardLimits } from "../common/process-limits.ts";
 import { processNumbers } from "../common/process-numbers.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
-import { prepareSeccomp, type Seccomp } from "../common/seccomp.ts";
+import { prepareSeccomp } from "../common/seccomp.ts";
 import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
+import { builderFilter, buildSpec, isBuildId, type OpenBuildBox } from "./build-box.ts";
 import { ociCapabilities } from "./capabilities.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
 import { createFreezer } from "./freezer.ts";
@@ -118,25 +119,46 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     removeSandbox: (id) => turns.run(id, () => remove(id)),
   });
   const outside = createOutside({ launcher, stateDir, volumePath: volumes.path });
+  const openBuildBox: OpenBuildBox = async (signal) => {
+    const spec = buildSpec(cgroupHost.limits);
+    const { id } = spec;
+    const end = async () => {
+      await lifecycle.finish(id);
+      for (const dir of await store.dirs(id)) await trash.discard(dir);
+    };
+    try {
+      const sandbox = { spec, lower: await images.lower(spec.image.id, { asUser: false, signal }) };
+      await store.create(sandbox, { asUser: false });
+      await lifecycle.start({
+        program: await prober.program(),
+        seccomp: await getBuildSeccomp(),
+        sandbox,
+        binds: await images.binds(spec.image.id),
+        paths: layout.sandbox(id),
+        isBuilder: true,
+      });
+      const guest = guestOf(id);
+      await guest.hello();
+      return { guest, [Symbol.asyncDispose]: end };
+    } catch (error) {
+      await end();
+      throw noSpace(error);
+    }
+  };
   const images = createImages({
     launcher,
     dir: layout.images,
     stateDir,
     discard: trash.discard,
     onStep,
+    openBuildBox,
     own,
     copiesDirectories: userIds !== undefined,
     host: { emptyDir: shared.emptyDir, emptyFile: shared.emptyFile, used: store.lowers },
   });
 
-  let seccomp: Promise<Seccomp> | undefined;
-  const getSeccomp = () => {
-    seccomp ??= prepareSeccomp(linuxCapabilities).catch((error: unknown) => {
-      seccomp = undefined;
-      throw error;
-    });
-    return seccomp;
-  };
+  const getSeccomp = once(() => prepareSeccomp(linuxCapabilities));
+  const getBuildSeccomp = once(() => prepareSeccomp(builderFilter));
   const prober = createProber({
     options,
     layout,
@@ -167,8 +189,8 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
   onStep("oci.swept");
   const relayed = new Set<string>();
   for (const id of await store.list()) {
-    if (isProbeId(id)) {
-      // An earlier engine was killed while it probed.
+    if (isProbeId(id) || isBuildId(id)) {
+      // An earlier engine was killed while it probed, or built an image.
       await lifecycle.finish(id);
       for (const dir of await store.dirs(id)) await trash.discard(dir);
       continue;
@@ -253,13 +275,14 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       },
     },
     probe: prober.probe,
-    images: { ensure: images.ensure },
+    images: { ensure: images.ensure, store: images.store },
     async create(spec, { signal } = {}) {
       checkSpec(spec);
       checkLimits(cgroupHost, spec.limits);
       await prober.program(spec.isolation);
       using _volumes = await volumes.hold(volumesOf(spec));
       await outside.check(spec.mounts);
+      using _image = images.hold(spec.image.id);
       const asUser = isRootTheUser(spec, userIds !== undefined);
       const lower = await images.lower(spec.image.id, { asUser, signal });
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
@@ -370,7 +393,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       }
       const all = await Promise.all(
         [...found]
-          .filter((id) => !isProbeId(id))
+          .filter((id) => !isProbeId(id) && !isBuildId(id))
           .sort()
           .map(inspect),
       );
@@ -413,6 +436,18 @@ function inTurns(turns: KeyedMutex, runtime: Runtime): Runtime {
     resume: (id) => turns.run(id, () => runtime.resume(id)),
     updateLimits: (id, limits) => turns.run(id, () => runtime.updateLimits(id, limits)),
     remove: (id) => turns.run(id, () => runtime.remove(id)),
+  };
+}
+
+/** Done at the first call, and again after a failure. */
+function once<T>(task: () => Promise<T>): () => Promise<T> {
+  let result: Promise<T> | undefined;
+  return () => {
+    result ??= task().catch((error: unknown) => {
+      result = undefined;
+      throw error;
+    });
+    return result;
   };
 }
 

@@ -5,16 +5,14 @@ import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { VolumeStore } from "../../contracts/runtime.ts";
 import type { OnStep } from "../../contracts/steps.ts";
-import { type VolumeInfo, VolumeName } from "../../contracts/volumes.ts";
+import { type VolumeInfo, VolumeName, type VolumeUsage } from "../../contracts/volumes.ts";
 import { makeDir, noSpace, readJson, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { createHolds } from "./holds.ts";
 import type { Launcher } from "./launcher-client.ts";
-import { needProgram } from "./programs.ts";
+import { treeSize } from "./tree-size.ts";
 
 /** A directory gets its real name last, so one without this prefix is complete. No volume's name begins with a dot. */
 const HALF_MADE = ".new-";
-/** Millions of files on a slow disk. */
-const USAGE_TIMEOUT_MS = 600_000;
 
 const Record = z.object({
   version: z.literal(1),
@@ -117,17 +115,10 @@ export function createVolumes(options: VolumesOptions): Volumes {
       });
     },
     async diskUsage(prefix) {
-      const du = await needProgram("du", "the size of a volume");
-      const usage: { name: string; runtime: string; size: number }[] = [];
+      const usage: VolumeUsage[] = [];
       for (const name of await names(prefix)) {
-        const { output } = await launcher.run({
-          argv: [du, "--summarize", "--block-size=1", "--one-file-system", "--", path(name)],
-          as: "namespace-root",
-          timeoutMs: USAGE_TIMEOUT_MS,
-        });
-        // It complains of files that vanish meanwhile, and says the sum all the same, last.
-        const size = /(?:^|\n)(\d+)\t[^\n]*\n$/.exec(output.toString("latin1"))?.[1];
-        if (size !== undefined) usage.push({ name, runtime: "oci", size: Number(size) });
+        const size = await treeSize(launcher, path(name));
+        if (size !== undefined) usage.push({ name, runtime: "oci", size });
         else if (await statOrUndefined(path(name))) {
           throw new WarrenError("runtime_failed", `the size of the volume ${name} can't be told`);
         }

@@ -46,13 +46,13 @@ export interface EngineProcess {
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 
 /** The program of `startEngine`, in one file: it starts sooner, and holds no file of ours open. */
-export async function buildEngine(): Promise<string> {
+export async function buildEngine(name: "engine" | "builder" = "engine"): Promise<string> {
   const dir = join(root, "dist/test");
   mkdirSync(dir, { recursive: true });
-  const draft = join(dir, `crash-engine.${process.pid}.mjs`);
+  const draft = join(dir, `crash-${name}.${process.pid}.mjs`);
   await build({
     absWorkingDir: root,
-    entryPoints: ["test/crash/support/engine-main.ts"],
+    entryPoints: [`test/crash/support/${name}-main.ts`],
     outfile: draft,
     bundle: true,
     platform: "node",
@@ -64,7 +64,7 @@ export async function buildEngine(): Promise<string> {
       js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);',
     },
   });
-  const program = join(dir, "crash-engine.mjs");
+  const program = join(dir, `crash-${name}.mjs`);
   renameSync(draft, program);
   return program;
 }

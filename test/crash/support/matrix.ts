@@ -9,7 +9,13 @@ const isLong = process.env.WARREN_LONG === "1";
 export const TIMEOUT_MS = isLong ? 60 * 60_000 : 240_000;
 
 /** Where a step is reached: in what a client does, or in an engine that opens: the first one, any, or one after a reboot. */
-export type Place = ScenarioName | "first opening" | "opening" | "opening after a reboot" | "containers";
+export type Place =
+  | ScenarioName
+  | "first opening"
+  | "opening"
+  | "opening after a reboot"
+  | "containers"
+  | "building";
 
 /** For each step the place where the short form kills at it. The type asks for a line for each new one. */
 export const places: Record<Step, Place> = {
@@ -110,6 +116,10 @@ export const places: Record<Step, Place> = {
   "volume.made": "volumes",
   "launcher.checkOutside.sent": "volumes",
   "launcher.checkOutside.answered": "volumes",
+
+  "image.build-begun": "building",
+  "image.build-built": "building",
+  "image.unnamed": "building",
 
   "close.begun": "close",
   "close.idle": "close",

@@ -17,7 +17,7 @@ for (const program of ociPrograms) {
     },
     {
       leftovers: (id) => opened.leftovers(id),
-      lacks: ["imageStore", ...(hasCgroups ? [] : (["memory", "cpu", "pids", "pause"] as const))],
+      lacks: hasCgroups ? [] : ["memory", "cpu", "pids", "pause"],
     },
   );
 }

@@ -64,6 +64,11 @@ function parseRegistry(text: string): ImageReference {
   return { kind: "registry", name: `${host}/${path}${suffix}`, insecure: isLoopback(host) };
 }
 
+/** A canonical name as people write it: `docker.io/library/debian:12` is `debian:12`. */
+export function familiarName(name: string): string {
+  return name.replace(/^docker\.io\/(library\/(?=[^/]+$))?/, "");
+}
+
 /** Only a registry on this very machine is spoken to without TLS. */
 function isLoopback(host: string): boolean {
   const name = host.replace(/:\d+$/, "");

@@ -1,21 +1,29 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
-import type { PreparedImage } from "../../../contracts/runtime.ts";
+import type { ImageStore, PreparedImage } from "../../../contracts/runtime.ts";
 import type { OnStep } from "../../../contracts/steps.ts";
 import { isGone, statOrUndefined } from "../../../lib/files.ts";
 import { createSingleFlight } from "../../../lib/single-flight.ts";
 import { parseReference } from "../../common/images/reference.ts";
+import type { OpenBuildBox } from "../build-box.ts";
+import { createHolds } from "../holds.ts";
 import type { Launcher, ReadonlyBind } from "../launcher-client.ts";
 import type { Own } from "../sandbox-store.ts";
 import { ensureCopiedDirectory } from "./copied-directory.ts";
 import { ensureDirectory, missing, resolveDirectory } from "./directory.ts";
 import { createHostImage, type HostImageOptions } from "./host.ts";
-import { ensureOci, ociRootfs } from "./oci.ts";
+import { ensureOci, imageDir, knownNames, ociRootfs } from "./oci.ts";
+import { createImageStore } from "./store.ts";
 import { ensureTar } from "./tar.ts";
 import { createUserViews } from "./user-view.ts";
 
 export interface Images {
+  store: ImageStore;
+  /**
+   * Until it is disposed nobody removes this image. Throws `in_use` when it is being removed.
+   */
+  hold(imageId: string): Disposable;
   ensure(reference: string, options?: { signal?: AbortSignal }): Promise<PreparedImage>;
   /**
    * The lower layer for a new sandbox of this image. `asUser`: one in which root is the user who runs us, which may have to be
@@ -40,6 +48,7 @@ export interface ImagesOptions {
   /** True where ids can't be mapped on mounts, so that directories of the host are copied to be images. */
   copiesDirectories: boolean;
   onStep: OnStep;
+  openBuildBox: OpenBuildBox;
   host: Omit<HostImageOptions, "dir" | "stateDir" | "discard" | "own" | "onStep">;
 }
 
@@ -51,8 +60,28 @@ export function createImages(options: ImagesOptions): Images {
   const ociDir = join(dir, "oci");
   const copyDir = join(dir, "copy");
   const views = createUserViews({ launcher, dir: join(dir, "user"), discard });
+  const closing = new AbortController();
+  const running = new Set<Promise<unknown>>();
+  const holds = createHolds("image");
+  const store = createImageStore({
+    launcher,
+    dir: ociDir,
+    discard,
+    onStep,
+    openBox: options.openBuildBox,
+    closing: closing.signal,
+    async isUsed(digest) {
+      const rootfs = ociRootfs(ociDir, digest);
+      const used = await options.host.used();
+      return used.has(rootfs) || used.has(views.pathOf(rootfs));
+    },
+    alone: (digest, task) => holds.alone(digest, task),
+    forget: (digest) => views.forget(ociRootfs(ociDir, digest)),
+  });
 
   return {
+    store: tracked(store),
+    hold: (imageId) => holds.hold([imageId]),
     async ensure(reference, { signal } = {}) {
       const wanted = parseReference(reference);
       if (wanted.kind === "host") {
@@ -106,6 +135,7 @@ export function createImages(options: ImagesOptions): Images {
       }
       const used = await options.host.used();
       await views.sweep(used);
+      await sweepUnnamed(ociDir, discard, (rootfs) => used.has(rootfs) || used.has(views.pathOf(rootfs)));
       if (!(await statOrUndefined(copyDir))) return;
       // Each change of a directory made another.
       for (const name of await readdir(copyDir)) {
@@ -113,9 +143,22 @@ export function createImages(options: ImagesOptions): Images {
       }
     },
     async close() {
+      closing.abort();
+      await Promise.allSettled(running);
       await Promise.all([flights.close(), views.close(), host.idle()]);
     },
   };
+
+  /** What is under way when the runtime is closed is waited for. */
+  function tracked({ pull, build, ...rest }: ImageStore): ImageStore {
+    const track = <T>(task: Promise<T>): Promise<T> => {
+      running.add(task);
+      const done = () => running.delete(task);
+      task.then(done, done);
+      return task;
+    };
+    return { ...rest, pull: (...args) => track(pull(...args)), build: (...args) => track(build(...args)) };
+  }
 
   async function plainLower(id: string): Promise<string> {
     if (id === "host") return host.skeleton();
@@ -132,6 +175,19 @@ export function createImages(options: ImagesOptions): Images {
     if (/^tar:[0-9a-f]{64}$/.test(id)) return join(tarDir, id.slice("tar:".length), "rootfs");
     if (/^sha256:[0-9a-f]{64}$/.test(id)) return ociRootfs(ociDir, id);
     return undefined;
+  }
+}
+
+/** Unpacked images that a crash left without a name, or that lost their last one while a sandbox stood on them. */
+async function sweepUnnamed(
+  dir: string,
+  discard: (path: string) => Promise<void>,
+  isUsed: (rootfs: string) => boolean,
+): Promise<void> {
+  const named = new Set((await knownNames(dir)).map(({ digest }) => imageDir(dir, digest)));
+  for (const name of (await statOrUndefined(dir)) ? await readdir(dir) : []) {
+    const path = join(dir, name);
+    if (/^[0-9a-f]{64}$/.test(name) && !named.has(path) && !isUsed(join(path, "rootfs"))) await discard(path);
   }
 }
 

@@ -15,6 +15,8 @@ import { type TarOptions, unpackTar } from "./tar.ts";
 export interface UserViews {
   /** The copy of this root filesystem, which is made at the first call. */
   of(lower: string, signal?: AbortSignal): Promise<string>;
+  /** Where it is, or would be. */
+  pathOf(lower: string): string;
   /** Discards the copy, where there is one. */
   forget(lower: string): Promise<void>;
   /** Discards what an earlier engine was making, and copies of what is gone, but for those in use. */
@@ -53,6 +55,7 @@ export function createUserViews(options: Omit<TarOptions, "onStep">): UserViews 
 
   return {
     of: (lower, signal) => flights.run(lower, (own) => make(lower, own), signal),
+    pathOf: (lower) => join(home(lower), "rootfs"),
     forget: (lower) => discard(home(lower)),
     async sweep(used) {
       for (const name of (await statOrUndefined(dir)) ? await readdir(dir) : []) {
