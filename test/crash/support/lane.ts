@@ -72,9 +72,15 @@ export class Lane implements AsyncDisposable {
     return engine;
   }
 
+  /** The engine that runs: only one can use the state directory. */
+  async #running(): Promise<EngineProcess> {
+    return this.#engine?.isAlive() ? this.#engine : await this.recover();
+  }
+
   /** The steps of a scenario whose engine is killed at its end. */
   async trace(name: ScenarioName): Promise<Step[]> {
-    const engine = await this.recover();
+    const engine = await this.#running();
+    await this.clean(engine);
     await engine.arm("trace");
     await scenarios[name](this.world.actions(engine.api), { engine, dir: this.dir, stateDir: this.stateDir });
     await this.kill(engine);
@@ -84,7 +90,7 @@ export class Lane implements AsyncDisposable {
 
   /** Kills the engine at the point of a scenario, and lets the next one recover. False when it never gets there. */
   async crash(name: ScenarioName, point: Point): Promise<boolean> {
-    const engine = this.#engine?.isAlive() ? this.#engine : await this.recover();
+    const engine = await this.#running();
     await this.clean(engine);
     await engine.arm(point);
     const scenario: Scenario = scenarios[name];
@@ -144,7 +150,7 @@ export class Lane implements AsyncDisposable {
 
   /** Ends the engine as a service manager does, without sandboxes, and expects that nothing is left of any of them. */
   async finish(): Promise<void> {
-    const engine = this.#engine?.isAlive() ? this.#engine : await this.recover();
+    const engine = await this.#running();
     await this.clean(engine);
     engine.kill("SIGTERM");
     const { code } = await engine.ended;

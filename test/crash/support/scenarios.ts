@@ -47,7 +47,7 @@ export const scenarios = {
     await actions.remove("tar");
   },
   async oci(actions, { dir }) {
-    await actions.create("oci", { image: `oci:${ociLayout(dir)}:tag` });
+    await actions.create("oci", { image: `oci:${ociImage(dir)}` });
     await actions.remove("oci");
   },
   /** A start that fails, since the image is away, and one that works again. */
@@ -112,16 +112,24 @@ function tarImage(dir: string): string {
   return path;
 }
 
-function ociLayout(dir: string): string {
+/** One that is not there yet, whatever earlier engines have kept. */
+function ociImage(dir: string): string {
   const layout = join(dir, "layout");
-  if (existsSync(layout)) return layout;
-  const umoci = (...args: string[]) => execFileSync("umoci", args, { stdio: "pipe" });
-  const image = `${layout}:tag`;
-  const bundle = join(dir, "bundle");
+  const base = `${layout}:base`;
+  if (!existsSync(layout)) makeLayout(layout, base, join(dir, "bundle"));
+  const tag = `tag-${process.hrtime.bigint()}`;
+  umoci("config", "--image", base, "--tag", tag, "--config.label", `tag=${tag}`);
+  return `${layout}:${tag}`;
+}
+
+function umoci(...args: string[]): void {
+  execFileSync("umoci", args, { stdio: "pipe" });
+}
+
+function makeLayout(layout: string, image: string, bundle: string): void {
   umoci("init", "--layout", layout);
   umoci("new", "--image", image);
   umoci("unpack", "--image", image, bundle);
   rootDirectory(join(bundle, "rootfs"));
   umoci("repack", "--image", image, bundle);
-  return layout;
 }

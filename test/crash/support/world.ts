@@ -1,6 +1,7 @@
 import type { SandboxApi } from "../../../src/contracts/api.ts";
 import type { WarrenError } from "../../../src/contracts/errors.ts";
 import type { CreateSandbox, SandboxInfo } from "../../../src/contracts/sandbox.ts";
+import { defaultConfig } from "../../../src/engine/config.ts";
 
 /** A sandbox as its owner believes it to be. */
 export interface Box {
@@ -19,8 +20,9 @@ export class World {
   /** By box and path: what a file may hold. */
   readonly files = new Map<string, Map<string, (string | undefined)[]>>();
 
+  /** Of those that there are, or may be. */
   names(): string[] {
-    return [...this.boxes.keys()];
+    return [...this.boxes].filter(([, possible]) => possible.some(Boolean)).map(([name]) => name);
   }
 
   /** Does what a client does, and notes what may have become of it. */
@@ -29,10 +31,11 @@ export class World {
       name: string,
       after: (before: Box) => Box | undefined,
       call: () => Promise<T>,
+      cutShort: (before: Box) => Box = (box) => box,
     ) => {
       const before = this.boxes.get(name) ?? [undefined];
       const later = before.map((box) => box && after(box));
-      this.boxes.set(name, [...before, ...later]);
+      this.boxes.set(name, [...before, ...before.map((box) => box && cutShort(box)), ...later]);
       const result = await call();
       this.boxes.set(name, later);
       return result;
@@ -43,7 +46,7 @@ export class World {
         this.files.set(name, new Map());
         const box: Box = {
           status: "running",
-          memory: request.memory ?? 0,
+          memory: request.memory ?? defaultConfig().defaultMemoryBytes,
           hasMain: request.cmd !== undefined,
         };
         this.boxes.set(name, [undefined, box]);
@@ -60,6 +63,8 @@ export class World {
           name,
           (box) => ({ ...box, status: "running" }),
           () => api.start(name),
+          // Whatever kept it from running before is forgotten by then.
+          (box) => ({ ...box, status: "stopped" }),
         ),
       failToStart: async (name) => {
         const before = this.boxes.get(name) ?? [undefined];
