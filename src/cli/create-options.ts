@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { CreateSandbox } from "../contracts/sandbox.ts";
+import { parseMount, parseVolume, storageOf } from "./mounts.ts";
 import {
   bytes,
   collect,
@@ -28,6 +29,8 @@ export interface CreateOptions {
   timeout: string;
   readOnly?: boolean;
   tmpfs?: string[];
+  volume?: string[];
+  mount?: string[];
   label?: string[];
   network?: string;
   networkAllow?: string[];
@@ -62,6 +65,16 @@ export function addCreateOptions(command: Command): Command {
       "memory filesystem, such as /x:64m or /x:64m:ro,noexec (repeatable)",
       collect,
     )
+    .option(
+      "-v, --volume <src:dst[:ro]>",
+      "volume by its name, or directory or file of the engine's machine by its path (repeatable)",
+      collect,
+    )
+    .option(
+      "--mount <type=...>",
+      "the same for paths with colons: type=bind,source=/path,target=/path,readonly (repeatable)",
+      collect,
+    )
     .option("-l, --label <key=value>", "label (repeatable)", collect)
     .option("--network <mode>", "none, or filtered: what rules allow (default: none, or filtered with rules)")
     .option(
@@ -77,9 +90,10 @@ export function addCreateOptions(command: Command): Command {
     );
 }
 
-export function createRequest(options: CreateOptions): CreateSandbox {
+/** `isLocal`: the engine is on this machine, so that relative paths mean something to it. */
+export function createRequest(options: CreateOptions, isLocal: boolean): CreateSandbox {
   const env = parseEnvironment([...(options.envFile ?? []).flatMap(readEnvFile), ...(options.env ?? [])]);
-  const tmpfs = options.tmpfs?.map(parseTmpfs);
+  const storage = storageRequest(options, isLocal);
   return {
     // A developer's sandbox must not vanish over lunch, so the server's default expiry is not used.
     timeout: expirySeconds(options.timeout),
@@ -93,13 +107,22 @@ export function createRequest(options: CreateOptions): CreateSandbox {
     ...(options.pids === undefined ? {} : { pid_limit: wholeNumber(options.pids) }),
     ...(options.unlimited ? { unlimited: true } : {}),
     ...(options.readOnly ? { readonly_fs: true } : {}),
-    ...(tmpfs === undefined ? {} : { storage: { tmpfs } }),
+    ...(storage === undefined ? {} : { storage }),
     ...(options.label === undefined ? {} : { labels: parseLabels(options.label) }),
     ...(options.network === undefined ? {} : { network_mode: options.network }),
     ...networkRules(options),
     ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
     ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),
   };
+}
+
+function storageRequest(
+  { volume = [], mount = [], tmpfs }: CreateOptions,
+  isLocal: boolean,
+): CreateSandbox["storage"] {
+  const mounts = [...volume.map(parseVolume), ...mount.map(parseMount)];
+  if (mounts.length === 0 && tmpfs === undefined) return undefined;
+  return { ...(tmpfs === undefined ? {} : { tmpfs: tmpfs.map(parseTmpfs) }), ...storageOf(mounts, isLocal) };
 }
 
 function networkRules({

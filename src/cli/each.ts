@@ -2,10 +2,10 @@ import { print } from "./output.ts";
 import { EXIT_FAILURE, explain } from "./report.ts";
 
 /**
- * Does the same to several sandboxes, side by side, and prints the id of each in the order given. One that fails is
+ * Does the same to several things, side by side, and prints what comes of each in the order given. One that fails is
  * explained and does not keep the others from it; the exit code then is 1.
  */
-export async function forEachSandbox(
+export async function forEachNamed(
   ids: readonly string[],
   action: (id: string) => Promise<string>,
 ): Promise<void> {

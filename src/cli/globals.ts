@@ -85,6 +85,12 @@ export function resolveTarget(options: GlobalOptions): Target {
   };
 }
 
+/** True unless the server is spoken to over TCP, and may be on another machine. */
+export function isLocal(command: Command): boolean {
+  const { url } = resolveTarget(command.optsWithGlobals<GlobalOptions>());
+  return url === undefined || url.startsWith("unix:");
+}
+
 /** The API that a command works with. Starts this machine's engine when none runs and no server was named. */
 export async function connectApi(
   command: Command,

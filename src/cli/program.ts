@@ -58,6 +58,16 @@ export const commands: Record<string, CommandEntry> = {
   extend: { summary: "move a sandbox's expiry", load: () => import("./commands/extend.ts") },
   rm: { summary: "remove sandboxes with everything in them", load: () => import("./commands/rm.ts") },
   cp: { summary: "copy files into a sandbox or out of it", load: () => import("./commands/cp.ts") },
+  prune: { summary: "remove stopped sandboxes", load: () => import("./commands/prune.ts") },
+  image: {
+    summary: "pull, build, list and remove images",
+    load: () => import("./commands/image.ts"),
+    needsEngineCode: (args) => args.includes("build"),
+  },
+  volume: {
+    summary: "create, list and remove volumes, and see what they take",
+    load: () => import("./commands/volume.ts"),
+  },
   stats: { summary: "show what sandboxes use", load: () => import("./commands/stats.ts") },
   doctor: {
     summary: "check what this machine can do",
@@ -92,6 +102,11 @@ export async function runCli(context: CliContext): Promise<number> {
         () => 0,
         (failure) => report(failure, failureCode),
       );
+    }
+    if (error instanceof CommanderError && error.code === "commander.help") {
+      // A command that only has subcommands, and none was given.
+      await writeFully(2, output.err);
+      return EXIT_USAGE;
     }
     return report(error instanceof CommanderError ? usageError(error, name) : error, failureCode);
   }
@@ -138,10 +153,11 @@ function captureOutput(program: Command, output: { out: string; err: string }): 
       output.err += text;
     },
   };
-  program.configureOutput(streams);
-  for (const command of program.commands) {
+  const capture = (command: Command) => {
     command.configureOutput(streams);
-  }
+    command.commands.forEach(capture);
+  };
+  capture(program);
 }
 
 function usageError(error: CommanderError, name: string | undefined): UsageError {

@@ -4,11 +4,14 @@ import { buildProgram, commands } from "./program.ts";
 /** The help of every command as Markdown, for docs/cli.md. */
 export async function commandReference(): Promise<string> {
   const program = await buildProgram({ mainFile: "warren", args: [] }, Object.keys(commands));
-  const all: [string, Command][] = [
-    ["warren", program],
-    ...program.commands.map((command): [string, Command] => [`warren ${command.name()}`, command]),
-  ];
-  return all.map(([title, command]) => section(title, command)).join("\n");
+  return all("warren", program)
+    .map(([title, command]) => section(title, command))
+    .join("\n");
+}
+
+/** The command and those below it, each with all its words. */
+function all(title: string, command: Command): [string, Command][] {
+  return [[title, command], ...command.commands.flatMap((sub) => all(`${title} ${sub.name()}`, sub))];
 }
 
 function section(title: string, command: Command): string {

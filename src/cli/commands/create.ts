@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { addCreateOptions, type CreateOptions, createRequest } from "../create-options.ts";
-import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
+import { addGlobalOptions, type CliContext, connectApi, isLocal } from "../globals.ts";
 import { print } from "../output.ts";
 import { json, safe } from "../render.ts";
 import { UsageError } from "../report.ts";
@@ -13,7 +13,7 @@ export function define(command: Command, context: CliContext): void {
   addCreateOptions(command).option("--json", "print the sandbox as JSON");
   addGlobalOptions(command).action(async (cmd: string[], options: CreateOptions & { json?: boolean }) => {
     const request = {
-      ...createRequest(options),
+      ...createRequest(options, isLocal(command)),
       ...(cmd.length > 0 ? { cmd: mainCommand(cmd, context.args) } : {}),
     };
     const api = await connectApi(command, context);

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { SandboxApi } from "../../contracts/api.ts";
 import { WarrenError } from "../../contracts/errors.ts";
-import { forEachSandbox } from "../each.ts";
+import { forEachNamed } from "../each.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
 import { UsageError } from "../report.ts";
 
@@ -23,7 +23,7 @@ export function define(command: Command, context: CliContext): void {
     const all = options.all ? (await api.list()).map((sandbox) => sandbox.id) : ids;
     // Between our list and our call, one may have expired.
     const missingOk = options.force || options.all;
-    await forEachSandbox(all, (id) => remove(api, id, missingOk));
+    await forEachNamed(all, (id) => remove(api, id, missingOk));
   });
 }
 

@@ -7,7 +7,7 @@ import type { CreateSandbox } from "../../contracts/sandbox.ts";
 import { connectionNotice } from "../connection-notice.ts";
 import { addCreateOptions, type CreateOptions, createRequest } from "../create-options.ts";
 import { exitCode, runAttached, terminalType } from "../exec-session.ts";
-import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
+import { addGlobalOptions, type CliContext, connectApi, isLocal } from "../globals.ts";
 import { seconds } from "../options.ts";
 import { print, say } from "../output.ts";
 import { safe } from "../render.ts";
@@ -47,7 +47,7 @@ export function define(command: Command, context: CliContext): void {
       "Warren itself.",
   );
   addGlobalOptions(command).action(async (cmd: string[], options: RunOptions) => {
-    const request = createRequest(options);
+    const request = createRequest(options, isLocal(command));
     if (options.detach) return await runDetached(command, context, { ...request, cmd }, options);
     if (options.rm && options.keep) throw new UsageError("--rm and --keep exclude each other");
     process.exitCode = await run(command, context, request, cmd, options);

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { forEachSandbox } from "../each.ts";
+import { forEachNamed } from "../each.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
 import { seconds } from "../options.ts";
 
@@ -13,7 +13,7 @@ export function define(command: Command, context: CliContext): void {
     const request =
       grace === undefined ? {} : { timeoutMs: Math.min(Math.round(grace * 1000), LONGEST_GRACE_MS) };
     const api = await connectApi(command, context);
-    await forEachSandbox(ids, async (id) => (await api.stop(id, request)).id);
+    await forEachNamed(ids, async (id) => (await api.stop(id, request)).id);
   });
 }
 
