@@ -13,10 +13,13 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
+import { createServer as createHttpServer, request as httpRequest } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { ImageProgress } from "../../../src/contracts/images.ts";
+import { buildContext } from "../../../src/testing/build-context.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { eventually } from "../../../src/testing/wait.ts";
 import { openTestRuntime, type TestRuntime } from "./support/open.ts";
@@ -244,6 +247,128 @@ describe("an image from a registry", () => {
     const error = await expectFailure(ensure(`${name}:3`), "image_pull_failed");
     expect(error.message).toMatch(/connection refused/);
     expect(error.hint).toBeTruthy();
+  });
+});
+
+describe("the store of images, with a registry", () => {
+  let registry: Registry;
+  let name = "";
+  const images = () => made.runtime.images.store as NonNullable<typeof made.runtime.images.store>;
+  beforeAll(async () => {
+    registry = await startRegistry(join(base, "store-registry"));
+    name = `127.0.0.1:${registry.port}/store/tiny`;
+    push(`${buildImage(join(base, "store-layout"))}:tag`, `${name}:1`);
+  }, 120_000);
+  afterAll(() => registry.stop());
+
+  it("pulls anew, and tells each blob and the end", async () => {
+    expect(await images().inspect(`${name}:1`)).toBeUndefined();
+    const heard: ImageProgress[] = [];
+    const image = await images().pull(`${name}:1`, { onProgress: (progress) => void heard.push(progress) });
+    expect(image).toMatchObject({ reference: `${name}:1`, runtime: "oci", size: expect.any(Number) });
+    const blobs = heard.filter((progress) => "layer" in progress);
+    // Two layers at least, a configuration and a manifest.
+    expect(blobs.length).toBeGreaterThanOrEqual(4);
+    for (const blob of blobs) {
+      expect(blob).toMatchObject({ layer: expect.stringMatching(/^[0-9a-f]{12}$/), status: "copied" });
+      expect(blob).toHaveProperty("current", (blob as { total?: number }).total);
+    }
+    expect(heard).toContainEqual({ line: `unpacking ${name}:1` });
+    const before = registry.log().length;
+    expect(await images().pull(`${name}:1`)).toEqual(image);
+    expect(registry.log().length).toBeGreaterThan(before);
+    await images().remove(`${name}:1`);
+    expect(await images().list(name)).toEqual([]);
+    await expectFailure(images().pull(`${name}:none`), "image_not_found");
+  });
+
+  it("needs the credentials that the registry asks for, and finds those of skopeo login", async () => {
+    const secret = "hunter2-of-the-test";
+    const asked = createHttpServer((request, response) => {
+      const wanted = `Basic ${Buffer.from(`user:${secret}`).toString("base64")}`;
+      if (request.headers.authorization !== wanted) {
+        response.writeHead(401, { "www-authenticate": 'Basic realm="test"' }).end();
+        return;
+      }
+      const { method, url, headers } = request;
+      const onward = httpRequest(
+        { port: registry.port, host: "127.0.0.1", method, path: url, headers },
+        (answer) => {
+          response.writeHead(answer.statusCode ?? 500, answer.headers);
+          answer.pipe(response);
+        },
+      );
+      request.pipe(onward);
+    });
+    asked.listen(0, "127.0.0.1");
+    await once(asked, "listening");
+    const { port } = asked.address() as { port: number };
+    const closed = `127.0.0.1:${port}/store/tiny:1`;
+    const before = process.env.REGISTRY_AUTH_FILE;
+    const authFile = join(base, "auth.json");
+    try {
+      process.env.REGISTRY_AUTH_FILE = authFile;
+      writeFileSync(authFile, "{}");
+      const error = await expectFailure(images().pull(closed), "image_pull_failed");
+      expect(error.hint).toContain("skopeo login");
+      const auth = Buffer.from(`user:${secret}`).toString("base64");
+      writeFileSync(authFile, JSON.stringify({ auths: { [`127.0.0.1:${port}`]: { auth } } }), {
+        mode: 0o600,
+      });
+      expect(await images().pull(closed)).toMatchObject({ reference: closed });
+      await images().remove(closed);
+    } finally {
+      if (before === undefined) delete process.env.REGISTRY_AUTH_FILE;
+      else process.env.REGISTRY_AUTH_FILE = before;
+      asked.closeAllConnections();
+      asked.close();
+    }
+  });
+
+  it("is where a build finds what it starts from", async () => {
+    const tag = "wtest-based/tiny:1";
+    const lines: string[] = [];
+    const dockerfile = `ARG TAG=none
+FROM 127.0.0.1:${registry.port}/store/tiny:\${TAG}
+USER 0
+RUN busybox cat /from-image && busybox stat -c %u:%g /from-image
+`;
+    await images().build({
+      tag,
+      context: buildContext({ dockerfile }),
+      buildArgs: { TAG: "1" },
+      onProgress: (progress) => void ("line" in progress && lines.push(progress.line)),
+    });
+    expect(lines).toEqual(expect.arrayContaining(["in a layer", "9:9"]));
+    expect((await ensure(tag)).env.GREETING).toBe("hello there");
+    await images().remove(tag);
+    const missing = `FROM 127.0.0.1:${registry.port}/store/none:1\n`;
+    await expectFailure(
+      images().build({ tag, context: buildContext({ dockerfile: missing }) }),
+      "image_not_found",
+    );
+    const pinned = `FROM debian@sha256:${"0".repeat(64)}\n`;
+    await expectFailure(
+      images().build({ tag, context: buildContext({ dockerfile: pinned }) }),
+      "unsupported",
+    );
+  }, 120_000);
+
+  it("takes no bytes that are not those of their digest", async () => {
+    const blobs = join(base, "store-registry/docker/registry/v2/blobs/sha256");
+    const files = readdirSync(blobs, { recursive: true, encoding: "utf8" }).filter((file) =>
+      file.endsWith("/data"),
+    );
+    const sizes = files.map((file) => ({ path: join(blobs, file), bytes: readFileSync(join(blobs, file)) }));
+    const [largest] = sizes.sort((a, b) => b.bytes.length - a.bytes.length);
+    const { path, bytes } = largest as (typeof sizes)[number];
+    writeFileSync(path, Buffer.from(bytes).fill(0x55, bytes.length >> 1));
+    const error = await expectFailure(images().pull(`${name}:1`), "image_pull_failed");
+    expect(error.message).toMatch(/digest/i);
+    expect(await images().inspect(`${name}:1`)).toBeUndefined();
+    writeFileSync(path, bytes);
+    await images().pull(`${name}:1`);
+    await images().remove(`${name}:1`);
   });
 });
 

@@ -225,10 +225,15 @@ async function bringBase(name: string, index: number, build: BuildOptions, job: 
   }
   const inside = `${HOME}/base.tar`;
   await guest.writeFile(inside, createReadStream(file));
-  const storage = `vfs@${STORAGE.root}+${STORAGE.runroot}`;
-  const from = `oci-archive:${inside}:image`;
-  const to = `containers-storage:[${storage}]${wanted.name}`;
-  await inBox(guest, ["skopeo", `--policy=${POLICY}`, "copy", "--quiet", from, to]);
+  // buildah gives itself a user namespace with all ids, which skopeo doesn't.
+  const pulled = await inBox(guest, [
+    ...buildah("pull"),
+    `--signature-policy=${POLICY}`,
+    "--quiet",
+    `oci-archive:${inside}:image`,
+  ]);
+  const id = pulled.trim().split("\n").at(-1) ?? "";
+  await inBox(guest, [...buildah("tag"), id, wanted.name]);
   await guest.remove(inside);
 }
 
@@ -281,12 +286,12 @@ async function runBuildah(build: BuildOptions, dockerfile: string, guest: GuestC
   );
 }
 
-/** A tool of which only success matters. */
-async function inBox(guest: GuestClient, argv: readonly string[]): Promise<void> {
+/** What a tool says at its end. */
+async function inBox(guest: GuestClient, argv: readonly string[]): Promise<string> {
   await using session = await guest.spawn({ argv, env: baseEnv, cwd: HOME });
   const words = await lastBytes(session);
   const { exit_code: code } = await session.exit;
-  if (code === 0) return;
+  if (code === 0) return Buffer.from(words).toString("utf8");
   throw new WarrenError("image_build_failed", `${argv[0]} failed in the build: ${lastWords(words)}`);
 }
 
