@@ -63,7 +63,6 @@ function containerConfig(options: ContainerOptions): object {
       RestartPolicy: { Name: "no" },
       ...limitConfig(spec.limits, flavor.capabilities.limits),
       ...flavor.hostConfig,
-      ...(options.userNamespace === undefined ? {} : { UsernsMode: options.userNamespace }),
     },
   };
 }

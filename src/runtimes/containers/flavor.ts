@@ -16,9 +16,7 @@ export interface Flavor {
   /** By setrlimit(2)'s names in lower case. */
   readonly rlimits: Readonly<Record<string, number>>;
   /** Makes a container of this name. Default: as Docker does. */
-  createRequest?(name: string, options: ContainerOptions): ApiRequest;
-  /** `HostConfig.UsernsMode` for this sandbox; undefined: the engine's default. */
-  userNamespace?(spec: RuntimeSpec): Promise<string | undefined>;
+  createRequest?(name: string, options: ContainerOptions): ApiRequest | Promise<ApiRequest>;
   /** New limits of a container that runs on another machine. Default: as Docker does. */
   updateLimits?(container: string, limits: RuntimeLimits): Promise<void>;
   /** Removes a tree in which some files may be of users that only the engine can be. Default: as we can. */
@@ -39,6 +37,4 @@ export interface ContainerOptions {
   /** The engine's own name of each volume. */
   volumeName(name: string): string;
   flavor: Flavor;
-  /** Such as `keep-id`; absent: the engine's default. */
-  userNamespace?: string;
 }

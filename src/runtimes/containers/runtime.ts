@@ -1,11 +1,11 @@
-import { mkdir, stat } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { Runtime, RuntimeLimits, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
+import type { Runtime, RuntimeLimits, RuntimeSandbox } from "../../contracts/runtime.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
-import { isGone, noSpace } from "../../lib/files.ts";
+import { noSpace } from "../../lib/files.ts";
 import type { Logger } from "../../lib/log.ts";
 import { throwIfAborted } from "../../lib/signals.ts";
 import { checkSpec } from "../common/check-spec.ts";
@@ -20,6 +20,7 @@ import { createImages } from "./images.ts";
 import { limitChanges, refuseLimits } from "./limits.ts";
 import { createLocalGroups } from "./local-groups.ts";
 import { openSandboxDirs } from "./sandbox-dirs.ts";
+import { requireSources } from "./sources.ts";
 import { readStats } from "./stats.ts";
 
 /** How long a container may take from its start until its guest answers. */
@@ -170,17 +171,6 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       client.json({ method: "POST", path: pathOf(id, "/update"), body }));
   };
 
-  const requireSources = async ({ mounts }: RuntimeSpec): Promise<void> => {
-    if (client.endpoint.kind !== "unix") return;
-    for (const { type, source } of mounts) {
-      if (type !== "bind") continue;
-      await stat(source).catch((cause: unknown) => {
-        if (!isGone(cause)) return; // what we can't look at the engine may
-        throw new WarrenError("file_not_found", `there is no ${source} to mount`, { cause });
-      });
-    }
-  };
-
   /** Of a create that failed. What can't be taken away now stays listed, so that it is removed later. */
   const undoCreate = async (id: string): Promise<void> => {
     try {
@@ -199,14 +189,13 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     async create(spec, { signal } = {}) {
       checkSpec(spec);
       refuseLimits(name, capabilities, spec.limits);
-      await requireSources(spec);
+      if (client.endpoint.kind === "unix") await requireSources(spec.mounts);
       throwIfAborted(signal);
       await dirs.create(spec).catch((error: unknown) => {
         throw noSpace(error);
       });
       onStep("container.made-directory");
       try {
-        const userNamespace = await flavor.userNamespace?.(spec);
         const name = containers.nameOf(spec.id);
         const container: ContainerOptions = {
           spec,
@@ -216,10 +205,9 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
           hostsFile: dirs.hostsFile(spec.id),
           volumeName: (volume) => `warren-${ownerId}-${volume}`,
           flavor,
-          ...(userNamespace === undefined ? {} : { userNamespace }),
         };
         // Not to be given up half way: the engine would go on, and nobody would know when it is done.
-        await client.json((flavor.createRequest ?? createRequest)(name, container));
+        await client.json(await (flavor.createRequest ?? createRequest)(name, container));
         onStep("container.created");
         throwIfAborted(signal);
       } catch (error) {
@@ -236,7 +224,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       const before = await look(id);
       if (before && lives(before)) return { pid: before.State.Pid ?? 0 };
       refuseLimits(name, capabilities, spec.limits);
-      await requireSources(spec);
+      if (client.endpoint.kind === "unix") await requireSources(spec.mounts);
       try {
         await dirs.clearSocket(id);
         onStep("container.cleared-socket");

@@ -6,6 +6,7 @@ import type { ApiRequest } from "../containers/api-client.ts";
 import { GUEST_SOCKET_DIR, guestCommand, SHM_BYTES, tmpfsOptions } from "../containers/container-config.ts";
 import type { ContainerOptions } from "../containers/flavor.ts";
 import { MAX_PROCESSES } from "../containers/limits.ts";
+import type { IdMapping } from "./id-mapping.ts";
 
 /** Masked too: Podman can't mount these read-only, as the other runtimes do. */
 const alsoMasked = ["/proc/pressure"];
@@ -14,7 +15,7 @@ const alsoMasked = ["/proc/pressure"];
  * In Podman's own API. The compatible one has no options for binds, mistakes a comma in a path for an option, and gives a
  * container the host's /etc/hosts.
  */
-export function createRequest(name: string, options: ContainerOptions): ApiRequest {
+export function createRequest(name: string, options: ContainerOptions, mapping?: IdMapping): ApiRequest {
   const { spec, flavor } = options;
   const able = flavor.capabilities.limits;
   return {
@@ -49,7 +50,7 @@ export function createRequest(name: string, options: ContainerOptions): ApiReque
       pidns: { nsmode: "private" },
       utsns: { nsmode: "private" },
       cgroupns: { nsmode: "private" },
-      ...(options.userNamespace === undefined ? {} : { userns: namespaceOf(options.userNamespace) }),
+      ...(mapping === undefined ? {} : { userns: { nsmode: "private" }, idmappings: mapping }),
       use_image_resolve_conf: true,
       use_image_hosts: true,
       read_only_filesystem: spec.readonlyRoot,
@@ -64,12 +65,6 @@ export function createRequest(name: string, options: ContainerOptions): ApiReque
       ...mounts(options),
     },
   };
-}
-
-/** Such as `keep-id:uid=1000,gid=1000`. */
-function namespaceOf(mode: string): { nsmode: string; value?: string } {
-  const [nsmode = "", value] = mode.split(/:(.*)/s);
-  return value === undefined ? { nsmode } : { nsmode, value };
 }
 
 function resources(

@@ -1,7 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
+import type { RuntimeLimits } from "../../contracts/runtime.ts";
 import { lastWords } from "../../lib/last-words.ts";
 import { run } from "../../lib/run.ts";
 import { CPU_PERIOD_US, cpuQuotaUs } from "../common/cpu-limit.ts";
@@ -16,7 +16,8 @@ import { createRequest } from "./create-request.ts";
 import { serviceEnvironment } from "./environment.ts";
 import { findService } from "./find-service.ts";
 import { podmanGuards } from "./guards.ts";
-import { type PodmanInfo, readInfo } from "./info.ts";
+import { idMapping } from "./id-mapping.ts";
+import { readInfo } from "./info.ts";
 import { probePodman, weakPrograms } from "./probe.ts";
 import { openService } from "./service.ts";
 
@@ -56,8 +57,8 @@ export const openPodmanRuntime: RuntimeFactory = async (options) => {
         client,
         capabilities: capabilitiesOf(info),
         ...(await podmanGuards(dir)),
-        createRequest,
-        ...(info.isRootless ? { userNamespace: (spec) => userNamespace(spec, info, accounts.find) } : {}),
+        createRequest: async (name, container) =>
+          createRequest(name, container, await idMapping(container.spec, info, accounts.find)),
         updateLimits: (container, limits) => updateLimits(client, container, limits),
         ...(removeTree ? { removeTree } : {}),
         probe: () => probePodman(client, uid),
@@ -69,31 +70,6 @@ export const openPodmanRuntime: RuntimeFactory = async (options) => {
     throw error;
   }
 };
-
-/**
- * By default root inside is the user who runs Podman, and so owns what is bound. Where the commands are somebody else's, that
- * one is the user, so that what they make in a project stays its owner's.
- */
-async function userNamespace(
-  { user, image, mounts }: RuntimeSpec,
-  { version }: PodmanInfo,
-  find: (image: string, user: string) => Promise<{ uid: number; gid: number }>,
-): Promise<string | undefined> {
-  if (!user || !mounts.some((mount) => mount.type === "bind")) return undefined;
-  const { uid, gid } = await find(image.id, user);
-  if (uid === 0) return undefined;
-  const [major = 0, minor = 0] = version.split(".").map(Number);
-  if (major < 4 || (major === 4 && minor < 3)) {
-    throw new WarrenError(
-      "unsupported",
-      `Podman ${version} can't give what is bound to another user than root`,
-      {
-        hint: "use Podman 4.3 or newer, or run as root inside",
-      },
-    );
-  }
-  return `keep-id:uid=${uid},gid=${gid}`;
-}
 
 /** Of a container that runs on another machine: here its cgroup is written to. */
 async function updateLimits(client: ApiClient, container: string, limits: RuntimeLimits): Promise<void> {

@@ -31,6 +31,8 @@ export function makeStorage({ image = true }: { image?: boolean } = {}): TestSto
       "[storage]",
       'driver = "overlay"',
       `graphroot = "${dir}/graph"`,
+      // An ordinary user's.
+      `rootless_storage_path = "${dir}/graph"`,
       `runroot = "${dir}/run"`,
     ]),
     CONTAINERS_CONF: conf("containers.conf", [
