@@ -101,7 +101,7 @@ function runCommand(endpoint: Extract<Endpoint, { kind: "command" }>): Duplex {
   const [program, ...args] = endpoint.argv;
   const hint = endpoint.hint?.(undefined);
   const child = spawn(program, args, { stdio: ["pipe", "pipe", "pipe"], detached: true });
-  const stream = Duplex.from({ readable: child.stdout, writable: child.stdin });
+  const stream = asSocket(Duplex.from({ readable: child.stdout, writable: child.stdin }));
   let complaint = Buffer.alloc(0);
   child.stderr.on("data", (chunk: Buffer) => {
     complaint = Buffer.concat([complaint, chunk]).subarray(-MAX_COMPLAINT_BYTES);
@@ -127,4 +127,16 @@ function runCommand(endpoint: Extract<Endpoint, { kind: "command" }>): Duplex {
     }
   });
   return stream;
+}
+
+/** With what Node's HTTP calls of a kept connection. Timeouts are its callers' affair. */
+function asSocket(stream: Duplex): Duplex {
+  const nothing = () => stream;
+  return Object.assign(stream, {
+    setTimeout: nothing,
+    setKeepAlive: nothing,
+    setNoDelay: nothing,
+    ref: nothing,
+    unref: nothing,
+  });
 }
