@@ -85,7 +85,7 @@ describe("warren image", () => {
 
   it("builds of a directory, with its own Dockerfile and arguments", async () => {
     const path = context({
-      Dockerfile: 'COPY note /note\nRUN ["echo", "hello", "${WHO}"]\n',
+      Dockerfile: `COPY note /note\nRUN ["echo", "hello", "\${WHO}"]\n`,
       "other/My.Dockerfile": 'RUN ["echo", "the other"]\n',
       note: "x",
       secret: "x",
