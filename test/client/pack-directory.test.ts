@@ -123,6 +123,17 @@ describe("the tar of a directory", () => {
     expect(bytes).toBe(3000 * 512 + 1024);
   });
 
+  it("leaves no listener behind for each piece of a file", async () => {
+    const path = directory();
+    writeFileSync(join(path, "big"), Buffer.alloc(10_000_000));
+    const warnings: string[] = [];
+    const note = ({ name }: Error) => void warnings.push(name);
+    process.on("warning", note);
+    onTestFinished(() => void process.off("warning", note));
+    for await (const _ of packDirectory(path)) await new Promise((resolve) => setImmediate(resolve));
+    expect(warnings).toEqual([]);
+  });
+
   it("is let go of half way, with all that was open", async () => {
     const path = directory({ "a/b/c/big": "x".repeat(1_000_000), "z/after": "x" });
     const open = () => readdirSync("/proc/self/fd").length;

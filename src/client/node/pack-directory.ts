@@ -125,13 +125,22 @@ async function writeFile(tar: Pack, at: string, path: string): Promise<void> {
     const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(Math.min(left, CHUNK_BYTES)), 0);
     if (bytesRead === 0) throw changed(path);
     left -= bytesRead;
-    if (!sink.write(buffer.subarray(0, bytesRead))) {
-      await new Promise<void>((resolve) => sink.once("drain", resolve).once("close", resolve));
-    }
+    if (!sink.write(buffer.subarray(0, bytesRead))) await drained(sink);
     if (sink.destroyed) break;
   }
   sink.end(null);
   await written.promise;
+}
+
+/** Settles when it takes more, or never will again. */
+function drained(sink: ReturnType<Pack["entry"]>): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      sink.off("drain", done).off("close", done);
+      resolve();
+    };
+    sink.on("drain", done).on("close", done);
+  });
 }
 
 async function writeHeader({ tar, room }: Context, header: Header): Promise<void> {
