@@ -63,8 +63,16 @@ export function makeStorage({ image = true }: { image?: boolean } = {}): TestSto
     dir,
     podman,
     remove() {
-      // Its files may have owners that only Podman can be: it takes them away.
-      podman("system", "reset", "--force");
+      // Its files may have owners that only Podman can be: it takes them away. What its monitors still clean up is in the way.
+      for (let tries = 20; ; tries--) {
+        try {
+          podman("system", "reset", "--force");
+          break;
+        } catch (error) {
+          if (tries === 0) throw error;
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250);
+        }
+      }
       for (const [name, value] of before) {
         if (value === undefined) delete process.env[name];
         else process.env[name] = value;
