@@ -11,7 +11,7 @@ testRuntime(
   },
   {
     image: IMAGE,
-    lacks: ["directory", "volumes", "imageStore"],
+    lacks: ["directory"],
     leftovers: (id) => rig.leftovers(id),
   },
 );

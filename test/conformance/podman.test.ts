@@ -23,6 +23,6 @@ testRuntime(
   },
   {
     image: testImage,
-    lacks: ["directory", "volumes", "imageStore"],
+    lacks: ["directory"],
   },
 );

@@ -17,24 +17,54 @@ export const ContainerState = z.object({
 export type ContainerState = z.infer<typeof ContainerState>;
 
 export const ContainerList = z.array(
-  z.object({ Id: z.string(), Labels: z.record(z.string(), z.string()).nullish() }),
+  z.object({
+    Id: z.string(),
+    /** Docker writes a slash before each. */
+    Names: z.array(z.string()).nullish(),
+    Labels: z.record(z.string(), z.string()).nullish(),
+  }),
 );
 
 export const ImageInspection = z.object({
   Id: z.string(),
   RepoTags: z.array(z.string()).nullish(),
-  Created: z.string().optional(),
+  RepoDigests: z.array(z.string()).nullish(),
+  /** Seconds in a list, RFC 3339 elsewhere. */
+  Created: z.union([z.string(), z.number()]).optional(),
   Size: z.number().optional(),
   Config: z
     .object({
       Env: z.array(z.string()).nullish(),
       WorkingDir: z.string().nullish(),
       User: z.string().nullish(),
+      Entrypoint: z.array(z.string()).nullish(),
       Cmd: z.array(z.string()).nullish(),
+      Labels: z.record(z.string(), z.string()).nullish(),
     })
     .nullish(),
 });
 export type ImageInspection = z.infer<typeof ImageInspection>;
+
+export const ImageList = z.array(ImageInspection.extend({ ParentId: z.string().nullish() }));
+export type ImageList = z.infer<typeof ImageList>;
+
+export const Volume = z.object({
+  Name: z.string(),
+  Labels: z.record(z.string(), z.string()).nullish(),
+  CreatedAt: z.string().nullish(),
+  Mountpoint: z.string().nullish(),
+});
+export type Volume = z.infer<typeof Volume>;
+
+export const VolumeList = z.object({ Volumes: z.array(Volume).nullish() });
+
+export const DiskUsage = z.object({
+  Volumes: z
+    .array(z.object({ Name: z.string(), UsageData: z.object({ Size: z.number() }).nullish() }))
+    .nullish(),
+});
+
+export const EngineInfo = z.object({ DockerRootDir: z.string().nullish() });
 
 export const Stats = z.object({
   pids_stats: z.object({ current: z.number().optional() }).optional(),

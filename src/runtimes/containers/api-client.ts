@@ -309,11 +309,17 @@ function open(
       reject(explain(error));
     };
     outgoing.on("error", fail);
+    const refuse = async (message: IncomingMessage, status: number) => {
+      const error = await refusal(message, status).catch((cause: unknown) => cause);
+      // Else what it doesn't read of a body would be waited for.
+      if (streamed) outgoing.destroy();
+      fail(error);
+    };
     const settle = (message: IncomingMessage, socket?: Duplex) => {
       const status = message.statusCode ?? 0;
       // 304: it is so already. All others would send us to a place that we did not ask for.
       if (status >= 300 && status !== 304) {
-        refusal(message, status).then(fail, fail);
+        void refuse(message, status);
         return;
       }
       // Only its head was awaited; what comes of a stream takes as long as it takes.
@@ -326,8 +332,8 @@ function open(
       settle(message, socket);
     });
     if (!streamed) outgoing.end(json);
-    // An engine that refuses a build answers before it has read the context.
-    else pipeline(streamed, outgoing).catch((error: Error) => outgoing.destroy(error));
+    // When the source fails, the request is given up without an error of its own.
+    else pipeline(streamed, outgoing).catch(fail);
   });
 }
 

@@ -55,6 +55,8 @@ function containerConfig(options: ContainerOptions): object {
           Source: mount.type === "volume" ? options.volumeName(mount.source) : mount.source,
           Target: mount.target,
           ReadOnly: mount.readonly,
+          // Else the first container fills a new volume with what its image has there.
+          ...(mount.type === "volume" ? { VolumeOptions: { NoCopy: true } } : {}),
         })),
       ],
       Ulimits: Object.entries(flavor.rlimits).map(([Name, most]) => ({ Name, Soft: most, Hard: most })),

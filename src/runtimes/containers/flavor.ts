@@ -1,5 +1,6 @@
 import type { Capabilities, ProbeReport, RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
 import type { ApiClient, ApiRequest } from "./api-client.ts";
+import type { BuildService } from "./images/build.ts";
 
 /** Where engines differ. */
 export interface Flavor {
@@ -21,6 +22,10 @@ export interface Flavor {
   updateLimits?(container: string, limits: RuntimeLimits): Promise<void>;
   /** Removes a tree in which some files may be of users that only the engine can be. Default: as we can. */
   removeTree?(path: string): Promise<void>;
+  /** Where closing a build's connection does not end what the build runs: a service for one build. */
+  openBuildService?(): Promise<BuildService>;
+  /** What a program is run with that shall see all files of volumes. Default: it sees what we see. */
+  readonly asOwner?: { argv: readonly string[]; env: Record<string, string> };
   /** Lets go of helpers. */
   close(): Promise<void>;
 }

@@ -16,12 +16,13 @@ import { EngineRefusal, engineFailure } from "./api-client.ts";
 import { createRequest } from "./container-config.ts";
 import { createContainers, isPaused, lives } from "./containers.ts";
 import type { ContainerOptions, Flavor } from "./flavor.ts";
-import { createImages } from "./images.ts";
+import { createImages } from "./images/images.ts";
 import { limitChanges, refuseLimits } from "./limits.ts";
 import { createLocalGroups } from "./local-groups.ts";
 import { openSandboxDirs } from "./sandbox-dirs.ts";
 import { requireSources } from "./sources.ts";
 import { readStats } from "./stats.ts";
+import { createVolumes } from "./volumes.ts";
 
 /** How long a container may take from its start until its guest answers. */
 const START_TIMEOUT_MS = 60_000;
@@ -52,9 +53,10 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   // What is mounted read-only can get no mount point.
   await mkdir(join(guestDir, "run"), { recursive: true, mode: 0o755 });
   const groups = createLocalGroups(await readCgroupHost());
-  const images = createImages(client, name);
+  const images = createImages({ flavor, ownerId, log });
   const containers = createContainers(client, ownerId, groups.note);
   const { look, pathOf } = containers;
+  const volumes = createVolumes({ flavor, ownerId, removeSandbox: (id) => remove(id) });
   const guestOf = (id: string) => createGuestClient(() => dirs.connect(id));
   await containers.sweep();
   onStep("container.swept");
@@ -181,15 +183,27 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     }
   };
 
+  const remove = async (id: string): Promise<void> => {
+    // The engine alone would kill it, which does not end what is frozen.
+    const container = await look(id);
+    if (container && isPaused(container)) await resume(id);
+    await containers.remove(id);
+    onStep("container.removed");
+    await dirs.remove(id);
+    onStep("container.removed-directory");
+  };
+
   return {
     name,
     capabilities,
     probe: flavor.probe,
     images,
+    volumes,
     async create(spec, { signal } = {}) {
       checkSpec(spec);
       refuseLimits(name, capabilities, spec.limits);
       if (client.endpoint.kind === "unix") await requireSources(spec.mounts);
+      await volumes.require(spec.mounts);
       throwIfAborted(signal);
       await dirs.create(spec).catch((error: unknown) => {
         throw noSpace(error);
@@ -203,7 +217,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
           guestDir,
           socketDir: dirs.socketDir(spec.id),
           hostsFile: dirs.hostsFile(spec.id),
-          volumeName: (volume) => `warren-${ownerId}-${volume}`,
+          volumeName: volumes.engineName,
           flavor,
         };
         // Not to be given up half way: the engine would go on, and nobody would know when it is done.
@@ -281,15 +295,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
         throw engineFailure(error, `the limits of sandbox ${id} can't be changed`);
       }
     },
-    async remove(id) {
-      // The engine alone would kill it, which does not end what is frozen.
-      const container = await look(id);
-      if (container && isPaused(container)) await resume(id);
-      await containers.remove(id);
-      onStep("container.removed");
-      await dirs.remove(id);
-      onStep("container.removed-directory");
-    },
+    remove,
     inspect,
     async list() {
       const ids = new Set([...(await dirs.list()), ...(await containers.list())]);
@@ -303,6 +309,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     },
     oomKills: groups.oomKills,
     async close() {
+      await images.close();
       client.close();
       await flavor.close();
     },

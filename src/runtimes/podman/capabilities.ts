@@ -13,9 +13,9 @@ export const podmanCapabilities: Capabilities = {
   pause: true,
   snapshots: false,
   isolation: ["container"],
-  images: ["oci"],
-  imageStore: false,
-  volumes: false,
+  images: ["oci", "tar"],
+  imageStore: true,
+  volumes: true,
   binds: true,
 };
 

@@ -107,7 +107,8 @@ function mounts({ spec, guestDir, socketDir, hostsFile, volumeName }: ContainerO
     volumes: volumes.map((mount) => ({
       Name: volumeName(mount.source),
       Dest: mount.target,
-      Options: ["nosuid", "nodev", access(mount.readonly)],
+      // Else the first container fills a new volume with what its image has there.
+      Options: ["nosuid", "nodev", "nocopy", access(mount.readonly)],
     })),
   };
 }

@@ -11,6 +11,7 @@ import { MAX_PROCESSES } from "../containers/limits.ts";
 import { openContainerRuntime } from "../containers/runtime.ts";
 import type { RuntimeFactory } from "../factory.ts";
 import { createAccounts } from "./accounts.ts";
+import { endFormerBuilds, openBuildService } from "./build-service.ts";
 import { capabilitiesOf } from "./capabilities.ts";
 import { createRequest } from "./create-request.ts";
 import { serviceEnvironment } from "./environment.ts";
@@ -32,6 +33,7 @@ export const openPodmanRuntime: RuntimeFactory = async (options) => {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const found = await findService(process.env, uid);
   const env = await serviceEnvironment(process.env, uid, dir);
+  await endFormerBuilds(dir);
   const service = found ? undefined : await openService({ dir, env });
   const client = createApiClient(
     found ?? (service as NonNullable<typeof service>).endpoint,
@@ -61,6 +63,8 @@ export const openPodmanRuntime: RuntimeFactory = async (options) => {
           createRequest(name, container, await idMapping(container.spec, info, accounts.find)),
         updateLimits: (container, limits) => updateLimits(client, container, limits),
         ...(removeTree ? { removeTree } : {}),
+        openBuildService: () => openBuildService({ dir, env, main: client }),
+        ...(info.isRootless ? { asOwner: { argv: ["podman", "unshare"], env } } : {}),
         probe: () => probePodman(client, uid),
         close,
       },

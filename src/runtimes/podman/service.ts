@@ -25,9 +25,14 @@ const END_TIMEOUT_MS = 15_000;
 /** sun_path of unix(7), its final NUL excluded. */
 const MAX_SOCKET_PATH = 107;
 
+const SOCKET = "api";
+const RECORD = "service.json";
+
 /** A service of our own, which ends with us, or by itself after us. */
 export interface PodmanService {
   readonly endpoint: Endpoint;
+  /** The process that it is now. */
+  readonly process: ProcessIdentity | undefined;
   /** Starts it again when it has gone, once for all who ask. Throws `runtime_unavailable`. */
   revive(): Promise<void>;
   close(): Promise<void>;
@@ -46,8 +51,8 @@ const Identity = z.object({ pid: z.number().int().positive(), startTime: z.numbe
 
 export async function openService({ dir, env, idleS = IDLE_S }: ServiceOptions): Promise<PodmanService> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
-  const path = join(dir, "api");
-  const record = join(dir, "service.json");
+  const path = join(dir, SOCKET);
+  const record = join(dir, RECORD);
   if (Buffer.byteLength(path) > MAX_SOCKET_PATH) {
     throw new WarrenError("runtime_unavailable", `the path of Podman's socket would be too long: ${path}`, {
       hint: `it may take ${MAX_SOCKET_PATH} bytes; choose a shorter state directory`,
@@ -58,18 +63,11 @@ export async function openService({ dir, env, idleS = IDLE_S }: ServiceOptions):
   let isClosed = false;
   let current: ProcessIdentity | undefined;
 
-  const end = async (service: ProcessIdentity): Promise<void> => {
-    if (!signalProcess(service, "SIGTERM") || (await waitForEnd(service, END_TIMEOUT_MS))) return;
-    // Its process group: a rootless Podman is two processes.
-    if (isAlive(service)) process.kill(-service.pid, "SIGKILL");
-    await waitForEnd(service, END_TIMEOUT_MS);
-  };
-
   const start = async (): Promise<void> => {
     if (isClosed) throw new WarrenError("runtime_unavailable", "podman's service was closed");
     if (current && isAlive(current)) {
       if (await answers(endpoint)) return;
-      await end(current);
+      await endService(current);
     }
     await rm(path, { force: true });
     current = await spawnService(path, env, idleS, async (identity) => {
@@ -79,19 +77,35 @@ export async function openService({ dir, env, idleS = IDLE_S }: ServiceOptions):
   };
 
   // What an engine that was killed has begun is over, one way or the other, when its service is: then all of it is seen.
-  const former = Identity.safeParse(await readRecord(record));
-  if (former.success && (await isService(former.data, path))) await end(former.data);
+  const former = await formerService(dir);
+  if (former) await endService(former);
   await flight.run("start", start);
   return {
     endpoint,
+    get process() {
+      return current;
+    },
     revive: () => flight.run("start", start),
     async close() {
       isClosed = true;
       await flight.close();
-      if (current) await end(current);
+      if (current) await endService(current);
       await Promise.all([path, record].map((file) => rm(file, { force: true })));
     },
   };
+}
+
+export async function endService(service: ProcessIdentity): Promise<void> {
+  if (!signalProcess(service, "SIGTERM") || (await waitForEnd(service, END_TIMEOUT_MS))) return;
+  // Its process group: a rootless Podman is two processes.
+  if (isAlive(service)) process.kill(-service.pid, "SIGKILL");
+  await waitForEnd(service, END_TIMEOUT_MS);
+}
+
+/** The one that an engine that was killed has left. */
+export async function formerService(dir: string): Promise<ProcessIdentity | undefined> {
+  const former = Identity.safeParse(await readRecord(join(dir, RECORD)));
+  return former.success && (await isService(former.data, join(dir, SOCKET))) ? former.data : undefined;
 }
 
 /** Resolves when it listens. `onSpawn` is told of the process first, so that it can be found whatever comes. */

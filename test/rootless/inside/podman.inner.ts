@@ -31,8 +31,6 @@ testRuntime(
     image: testImage,
     lacks: [
       "directory",
-      "volumes",
-      "imageStore",
       ...(["memory", "cpu", "pids"] as const).filter((limit) => !limits.includes(limit)),
       ...(canPause ? [] : (["pause"] as const)),
     ],

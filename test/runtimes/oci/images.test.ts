@@ -1,8 +1,6 @@
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { once } from "node:events";
 import {
-  chmodSync,
-  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -22,6 +20,7 @@ import type { ImageProgress } from "../../../src/contracts/images.ts";
 import { buildContext } from "../../../src/testing/build-context.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { eventually } from "../../../src/testing/wait.ts";
+import { buildImage, type Registry, startRegistry } from "../common/support/registry.ts";
 import { openTestRuntime, type TestRuntime } from "./support/open.ts";
 import { busyboxRoot } from "./support/rootfs.ts";
 
@@ -166,7 +165,7 @@ describe("an image from a registry", () => {
     registry = await startRegistry(join(base, "registry"));
     name = `127.0.0.1:${registry.port}/team/tiny`;
     const layout = buildImage(join(base, "layout"));
-    for (const tag of ["1", "2"]) push(`${layout}:tag`, `${name}:${tag}`);
+    for (const tag of ["1", "2"]) registry.push(`${layout}:tag`, `team/tiny:${tag}`);
   }, 120_000);
   afterAll(() => registry.stop());
 
@@ -257,7 +256,7 @@ describe("the store of images, with a registry", () => {
   beforeAll(async () => {
     registry = await startRegistry(join(base, "store-registry"));
     name = `127.0.0.1:${registry.port}/store/tiny`;
-    push(`${buildImage(join(base, "store-layout"))}:tag`, `${name}:1`);
+    registry.push(`${buildImage(join(base, "store-layout"))}:tag`, "store/tiny:1");
   }, 120_000);
   afterAll(() => registry.stop());
 
@@ -397,103 +396,6 @@ function tarEntry(
     7,
   );
   return Buffer.concat([head, data, Buffer.alloc((512 - (data.length % 512)) % 512)]);
-}
-
-interface Registry {
-  port: number;
-  log(): string;
-  stop(): Promise<void>;
-}
-
-async function startRegistry(dir: string): Promise<Registry> {
-  mkdirSync(dir);
-  const port = await freePort();
-  const config = {
-    version: 0.1,
-    log: { accesslog: { disabled: false } },
-    storage: { filesystem: { rootdirectory: dir } },
-    http: { addr: `127.0.0.1:${port}` },
-  };
-  writeFileSync(join(dir, "config.yml"), JSON.stringify(config));
-  const child: ChildProcess = spawn("docker-registry", ["serve", join(dir, "config.yml")], {
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  let log = "";
-  for (const stream of [child.stdout, child.stderr])
-    stream?.on("data", (chunk: Buffer) => (log += chunk.toString()));
-  const ended = once(child, "exit");
-  await eventually(
-    "the registry",
-    async () => (await fetch(`http://127.0.0.1:${port}/v2/`).catch(() => undefined))?.ok === true,
-  );
-  return {
-    port,
-    log: () => log,
-    async stop() {
-      if (child.exitCode === null && child.signalCode === null) child.kill();
-      await ended;
-    },
-  };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-/** An OCI layout with the tag `tag`: busybox in one layer, a file and a whiteout in the next. */
-function buildImage(layout: string): string {
-  const bundle = `${layout}-bundle`;
-  const image = `${layout}:tag`;
-  umoci("init", "--layout", layout);
-  umoci("new", "--image", image);
-  umoci("unpack", "--image", image, bundle);
-  mkdirSync(join(bundle, "rootfs/bin"));
-  copyFileSync("/bin/busybox", join(bundle, "rootfs/bin/busybox"));
-  chmodSync(join(bundle, "rootfs/bin/busybox"), 0o755);
-  symlinkSync("busybox", join(bundle, "rootfs/bin/sh"));
-  writeFileSync(join(bundle, "rootfs/gone"), "x");
-  umoci("repack", "--refresh-bundle", "--image", image, bundle);
-  rmSync(join(bundle, "rootfs/gone"));
-  writeFileSync(join(bundle, "rootfs/from-image"), "in a layer\n");
-  execFileSync("chown", ["9:9", join(bundle, "rootfs/from-image")]);
-  umoci("repack", "--image", image, bundle);
-  const settings = {
-    env: ["PATH=/bin", "GREETING=hello there"],
-    workingdir: ["/work"],
-    user: ["7:8"],
-    entrypoint: ["/bin/entry"],
-    cmd: ["serve"],
-  };
-  const flags = Object.entries(settings).flatMap(([key, values]) =>
-    values.flatMap((value) => [`--config.${key}`, value]),
-  );
-  umoci("config", "--image", image, ...flags);
-  return layout;
-}
-
-function umoci(...args: string[]): void {
-  execFileSync("umoci", args, { stdio: "pipe" });
-}
-
-function push(layoutImage: string, name: string): void {
-  execFileSync(
-    "skopeo",
-    [
-      "copy",
-      "--insecure-policy",
-      "--quiet",
-      "--dest-tls-verify=false",
-      `oci:${layoutImage}`,
-      `docker://${name}`,
-    ],
-    { stdio: "pipe" },
-  );
 }
 
 function commandLines(): string {

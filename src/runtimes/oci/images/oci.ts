@@ -8,6 +8,7 @@ import type { OnStep } from "../../../contracts/steps.ts";
 import { readJson, statOrUndefined, writeAtomically } from "../../../lib/files.ts";
 import { lastWords } from "../../../lib/last-words.ts";
 import { withDiskGuard } from "../../common/images/disk-guard.ts";
+import { pullError } from "../../common/images/pull-error.ts";
 import type { ImageReference } from "../../common/images/reference.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { needProgram } from "../programs.ts";
@@ -237,7 +238,7 @@ export async function skopeoCopy(
     signal: pull.signal,
   });
   if (result.timedOut) throw new WarrenError("image_pull_failed", `pulling ${name} took too long`);
-  if (result.code !== 0) throw pullError(name, lastWords(result.output));
+  if (result.code !== 0) throw pullError(name, lastWords(result.output), "skopeo login");
 }
 
 /** Tells each blob of a layout when it is there: skopeo says nothing of bytes unless it has a terminal. */
@@ -263,23 +264,6 @@ async function tellingBlobs(
   } finally {
     clearInterval(timer);
   }
-}
-
-function pullError(source: string, words: string): WarrenError {
-  // skopeo has one exit code; the registry's own error codes are in its text (distribution spec, "error codes").
-  if (
-    /manifest unknown|name unknown|repository name not known|no descriptor found|no such file|does not exist|unknown blob/i.test(
-      words,
-    )
-  ) {
-    return new WarrenError("image_not_found", `${source} was not found: ${words}`);
-  }
-  const denied = /unauthorized|denied|authentication required|forbidden/i.test(words);
-  return new WarrenError("image_pull_failed", `${source} could not be pulled: ${words}`, {
-    hint: denied
-      ? "check the name; for a private image run `skopeo login` on this host first"
-      : "check the name, and that this host reaches the registry",
-  });
 }
 
 /** The operator's signature policy where there is one; skopeo works with none at all only when it is told so. */
