@@ -1,0 +1,80 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Runtime } from "../../src/contracts/runtime.ts";
+import { openEngine } from "../../src/engine/engine.ts";
+import { silentLogger } from "../../src/lib/log.ts";
+import { openPodmanRuntime } from "../../src/runtimes/podman/runtime.ts";
+import { testApi } from "../../src/testing/index.ts";
+import { IMAGE, openDockerRig } from "../runtimes/docker/support/open.ts";
+import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
+
+/** What an engine builds on a runtime's lifecycle. What goes through the guest alone is the same as on other runtimes. */
+const short = [
+  "is well, and says what it is",
+  "creates a sandbox that runs, and finds it again",
+  "stops and starts with all files kept",
+  "removes once",
+  "runs a command and tells all of it",
+  "gives a terminal that can be resized and interrupted",
+  "kills a command's whole tree at its timeout, and keeps what was said",
+  "keeps the main command's stdout and stderr, apart, also after its end",
+  "follows until a text has come, in parts too, or the time is up",
+  "keeps what was said before a stop and what is said after a start",
+  "stops when its main command ends, and tells its exit code",
+  "tells those who wait of an end without an exit code",
+  "sees that a sandbox was killed, and starts it again with its files",
+  "prunes stopped sandboxes and no others",
+  "lets a sandbox reach what its rules allow, and nothing else",
+  "changes the rules while it runs, and keeps them over stop and start",
+];
+const only =
+  process.env.WARREN_LONG === "1" ? {} : { only: { tests: short, why: "slow: runs with WARREN_LONG=1" } };
+
+async function engineOn(stateDir: string, runtime: Runtime) {
+  const { name } = runtime;
+  return await openEngine({
+    stateDir,
+    runtimes: { [name]: runtime },
+    defaultRuntime: name,
+    log: silentLogger,
+  });
+}
+
+testApi(
+  "engine on podman",
+  async () => {
+    const storage = makeStorage();
+    const stateDir = mkdtempSync(join(tmpdir(), "wpod-"));
+    const engine = await engineOn(
+      stateDir,
+      await openPodmanRuntime({ stateDir, ownerId: "t1", log: silentLogger }),
+    );
+    return {
+      api: engine,
+      close: async () => {
+        await engine.close();
+        rmSync(stateDir, { recursive: true, force: true });
+        storage.remove();
+      },
+    };
+  },
+  { defaults: { image: testImage }, ...only },
+);
+
+testApi(
+  "engine on docker",
+  async () => {
+    const rig = await openDockerRig();
+    const engine = await engineOn(rig.stateDir, rig.runtime);
+    return {
+      api: engine,
+      close: async () => {
+        await engine.close();
+        await rig.reopen();
+        await rig.close();
+      },
+    };
+  },
+  { defaults: { image: IMAGE }, ...only },
+);
