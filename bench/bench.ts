@@ -12,7 +12,9 @@ import { limitsPhase } from "./phases/limits.ts";
 import type { Phase } from "./phases/phase.ts";
 import { Recorder, type Results } from "./results.ts";
 import type { Subject } from "./subject.ts";
+import { dockerBacking, ociBacking, podmanBacking } from "./subjects/backing.ts";
 import { bubblewrap } from "./subjects/bubblewrap.ts";
+import { sharedDockerd } from "./subjects/dockerd.ts";
 import { docker, podman } from "./subjects/engine-cli.ts";
 import { bareOci } from "./subjects/oci-bare.ts";
 import { warrenHttp, warrenSdk } from "./subjects/warren.ts";
@@ -54,17 +56,19 @@ export async function runBench(options: BenchOptions): Promise<Results> {
   const load = loadavg()[0] ?? Number.NaN;
   const scratch = await mkdtemp(join(tmpdir(), "warren-bench-"));
   const rootfs = join(scratch, "rootfs");
-  const server = warrenServer("crun");
-  const onRunc = warrenServer("runc");
+  const server = warrenServer(ociBacking("crun"));
+  const dockerd = sharedDockerd();
   const all: Subject[] = [
     warrenHttp(server),
     warrenSdk(server),
     bareOci("crun"),
-    warrenHttp(onRunc),
+    warrenHttp(warrenServer(ociBacking("runc"))),
     bareOci("runc"),
     bubblewrap(),
+    warrenHttp(warrenServer(podmanBacking())),
     podman(),
-    docker(),
+    warrenHttp(warrenServer(dockerBacking(dockerd))),
+    docker(dockerd),
   ];
   const subjects: Subject[] = [];
   const opened: Subject[] = [];

@@ -33,7 +33,8 @@ const cases: { who: string; limits: Partial<CreateSandbox>; payload?: string }[]
 
 /** Whether a sandbox answers when its payload has used up its limits. */
 export const limitsPhase: Phase = async ({ name, server, recorder, options, subjects, isOver }) => {
-  if (!subjects.some((subject) => subject.name.startsWith("Warren"))) return;
+  // Which is what the server is of.
+  if (!subjects.some(({ name: who }) => who.startsWith("Warren") && who.endsWith("(crun)"))) return;
   const api = createNodeClient({ url: server.url() });
   const boxes: { who: string; id: string }[] = [];
   try {

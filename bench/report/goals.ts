@@ -34,6 +34,15 @@ const goals: Goal[] = [
     value: (of) => ratio(of(/^create to first stdout$/, BASE), of(/^create to first stdout$/, "crun (bare)")),
   },
   { what: "exec, p50", unit: "ms", limit: 2, value: (of) => of(/^exec \/bin\/true$/, BASE) },
+  ...(["podman", "docker"] as const).map(
+    (engine): Goal => ({
+      what: `the same over ${engine}, beside it`,
+      unit: "×",
+      limit: 1.5,
+      value: (of) =>
+        ratio(of(/^exec \/bin\/true$/, `Warren HTTP (${engine})`), of(/^exec \/bin\/true$/, BASE)),
+    }),
+  ),
   ...(["cpu", "pids", "memory"] as const).map(
     (limit): Goal => ({
       what: `exec with ${limitCases[limit]}, p99, beside one ${limitCases.plain}`,

@@ -2,7 +2,7 @@ import { rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Box, Subject } from "../subject.ts";
 import { BENCH_CGROUP, removeBenchCgroups } from "./cgroup.ts";
-import { type Dockerd, startDockerd } from "./dockerd.ts";
+import type { SharedDockerd } from "./dockerd.ts";
 import { run, which } from "./process.ts";
 
 // Hosts without CAP_SYS_RESOURCE refuse the engines' own defaults.
@@ -24,17 +24,17 @@ export function podman(): Subject {
   }));
 }
 
-/** Docker through its command line, with a daemon that this run starts and ends. */
-export function docker(): Subject {
+/** Docker through its command line. */
+export function docker(dockerd: SharedDockerd): Subject {
   return engineCli("docker", async (scratch) => {
-    const dockerd = await startDockerd(join(scratch, "docker"));
-    return { argv: ["docker", "--host", dockerd.url], dockerd };
+    const { url } = await dockerd.get(scratch);
+    return { argv: ["docker", "--host", url], close: () => dockerd.release() };
   });
 }
 
 interface Engine {
   argv: string[];
-  dockerd?: Dockerd;
+  close?(): Promise<void>;
 }
 
 function engineCli(program: "podman" | "docker", open: (scratch: string) => Promise<Engine>): Subject {
@@ -81,7 +81,7 @@ function engineCli(program: "podman" | "docker", open: (scratch: string) => Prom
     },
     async close() {
       await run(command("rmi", "-f", IMAGE)).catch(() => {}); // its storage goes with the scratch directory
-      await engine?.dockerd?.end();
+      await engine?.close?.();
       await removeBenchCgroups();
     },
   };

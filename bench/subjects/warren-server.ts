@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { which } from "./process.ts";
+import type { Backing, OpenBacking } from "./backing.ts";
 
 // From bench/subjects/ as from dist/bench/.
 const root = new URL("../../", import.meta.url);
@@ -20,11 +20,13 @@ export interface EventLoopLag {
 
 /** A `warren serve` of this run's own on a loopback port. Everything that Warren guards is on. */
 export interface WarrenServer {
-  readonly program: "crun" | "runc";
+  /** Of what it makes its sandboxes with. */
+  readonly name: string;
+  readonly isSlow: boolean;
   unavailable(): Promise<string | undefined>;
   /** Starts it at the first call. */
   start(rootfs: string, scratch: string): Promise<void>;
-  /** Directory that its sandboxes are made of. */
+  /** What its sandboxes are made of. */
   image(): string;
   url(): string;
   stateDir(): string;
@@ -33,23 +35,31 @@ export interface WarrenServer {
   stop(): Promise<void>;
 }
 
-export function warrenServer(program: "crun" | "runc"): WarrenServer {
-  let running: Promise<{ child: ChildProcess; url: string; stateDir: string; image: string }> | undefined;
-  let current: Awaited<NonNullable<typeof running>> | undefined;
+interface Running {
+  child: ChildProcess;
+  url: string;
+  stateDir: string;
+  opened: OpenBacking;
+}
+
+export function warrenServer(backing: Backing): WarrenServer {
+  let running: Promise<Running> | undefined;
+  let current: Running | undefined;
   const state = () => {
     if (!current) throw new Error("start() comes first");
     return current;
   };
 
-  async function launch(image: string, scratch: string) {
-    const stateDir = join(scratch, `warren-${program}`);
+  async function launch(rootfs: string, scratch: string): Promise<Running> {
+    const opened = await backing.open(rootfs, scratch);
+    const stateDir = join(scratch, `warren-${backing.name}`);
     const child = spawn(
       process.execPath,
       [
         ...["--import", MONITOR, CLI, "serve", "--port", "0", "--json", "--log-level", "warn"],
-        ...["--state-dir", stateDir, "--oci-program", program, "--max-sandboxes", "5000"],
+        ...["--state-dir", stateDir, "--max-sandboxes", "5000", ...opened.args],
       ],
-      { stdio: ["ignore", "pipe", "inherit", "ipc"] },
+      { stdio: ["ignore", "pipe", "inherit", "ipc"], env: { ...process.env, ...opened.env } },
     );
     const lines = createInterface(child.stdout as NodeJS.ReadableStream);
     const [line] = await Promise.race([
@@ -57,18 +67,22 @@ export function warrenServer(program: "crun" | "runc"): WarrenServer {
       once(child, "exit").then(([code]) => {
         throw new Error(`warren serve ended with code ${code}`);
       }),
-    ]);
-    return { child, url: (JSON.parse(line) as { url: string }).url, stateDir, image };
+    ]).catch(async (error: unknown) => {
+      await opened.close?.();
+      throw error;
+    });
+    return { child, url: (JSON.parse(line) as { url: string }).url, stateDir, opened };
   }
 
   return {
-    program,
-    unavailable: async () => (which(program) ? undefined : `${program} is not installed`),
+    name: backing.name,
+    isSlow: backing.isSlow,
+    unavailable: async () => backing.unavailable(),
     async start(rootfs, scratch) {
       running ??= launch(rootfs, scratch);
       current = await running;
     },
-    image: () => state().image,
+    image: () => state().opened.image,
     url: () => state().url,
     stateDir: () => state().stateDir,
     startLagMonitor: () => void state().child.send("start"),
@@ -79,12 +93,14 @@ export function warrenServer(program: "crun" | "runc"): WarrenServer {
     },
     async stop() {
       if (!current) return;
-      const { child } = current;
+      const { child, opened } = current;
       current = undefined;
-      if (child.exitCode !== null) return;
-      const exit = once(child, "exit");
-      child.kill("SIGTERM");
-      await exit;
+      if (child.exitCode === null) {
+        const exit = once(child, "exit");
+        child.kill("SIGTERM");
+        await exit;
+      }
+      await opened.close?.();
     },
   };
 }

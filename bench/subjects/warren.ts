@@ -9,7 +9,7 @@ export function warrenSdk(server: WarrenServer): Subject {
   let api: SandboxApi | undefined;
   return {
     ...common(server),
-    name: `Warren SDK (${server.program})`,
+    name: `Warren SDK (${server.name})`,
     async create(): Promise<Box> {
       api ??= createNodeClient({ url: server.url() });
       const box = await Sandbox.create({ image: server.image(), timeoutS: -1 }, { client: api });
@@ -59,7 +59,7 @@ export function warrenHttp(server: WarrenServer): Subject {
 
   return {
     ...common(server),
-    name: `Warren HTTP (${server.program})`,
+    name: `Warren HTTP (${server.name})`,
     async create(): Promise<Box> {
       const made = await call("POST", "/sandboxes", json({ image: server.image(), timeout: -1 }));
       const { id } = JSON.parse(made.text) as { id: string };
@@ -78,7 +78,7 @@ export function warrenHttp(server: WarrenServer): Subject {
 
 function common(server: WarrenServer) {
   return {
-    isSlow: false,
+    isSlow: server.isSlow,
     unavailable: () => server.unavailable(),
     prepare: (rootfs: string, scratch: string) => server.start(rootfs, scratch),
     close: () => server.stop(),
