@@ -47,9 +47,9 @@ function containerConfig(options: ContainerOptions): object {
       Privileged: false,
       ShmSize: SHM_BYTES,
       Tmpfs: Object.fromEntries(spec.tmpfs.map((mount) => [mount.path, tmpfsOptions(mount).join(",")])),
+      ...(flavor.relabels ? { Binds: relabelledBinds(options) } : {}),
       Mounts: [
-        { Type: "bind", Source: options.guestDir, Target: GUEST_DIR, ReadOnly: true },
-        { Type: "bind", Source: options.socketDir, Target: GUEST_SOCKET_DIR },
+        ...(flavor.relabels ? [] : ownMounts(options)),
         ...spec.mounts.map((mount) => ({
           Type: mount.type,
           Source: mount.type === "volume" ? options.volumeName(mount.source) : mount.source,
@@ -67,6 +67,18 @@ function containerConfig(options: ContainerOptions): object {
       ...flavor.hostConfig,
     },
   };
+}
+
+function ownMounts({ guestDir, socketDir }: ContainerOptions): object[] {
+  return [
+    { Type: "bind", Source: guestDir, Target: GUEST_DIR, ReadOnly: true },
+    { Type: "bind", Source: socketDir, Target: GUEST_SOCKET_DIR },
+  ];
+}
+
+/** `Mounts` knows no labels. */
+function relabelledBinds({ guestDir, socketDir }: ContainerOptions): string[] {
+  return [`${guestDir}:${GUEST_DIR}:ro,z`, `${socketDir}:${GUEST_SOCKET_DIR}:z`];
 }
 
 export function tmpfsOptions(mount: RuntimeSpec["tmpfs"][number]): string[] {

@@ -14,6 +14,8 @@ export interface Flavor {
   readonly securityOptions?: readonly string[];
   /** More of `HostConfig`. */
   readonly hostConfig?: object;
+  /** SELinux lets containers use a file only when it has their label: what is ours gets it. Paths must have no colon. */
+  readonly relabels?: boolean;
   /** By setrlimit(2)'s names in lower case. */
   readonly rlimits: Readonly<Record<string, number>>;
   /** Makes a container of this name. Default: as Docker does. */

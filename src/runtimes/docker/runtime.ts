@@ -24,6 +24,15 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
     const daemon = await readDaemon(client);
     if (strict) for (const program of weakPrograms(daemon)) refuseWeaknesses(program);
     await requireNear(client, daemon, stateDir);
+    if (daemon.hasSelinux && stateDir.includes(":")) {
+      throw new WarrenError(
+        "runtime_unavailable",
+        `Docker can't relabel ${stateDir}: there is a colon in it`,
+        {
+          hint: "choose another state directory (--state-dir)",
+        },
+      );
+    }
     return await openContainerRuntime({
       stateDir,
       ownerId,
@@ -34,6 +43,7 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
         client,
         capabilities: capabilitiesOf(daemon),
         ...(await guards(daemon, join(stateDir, "docker"))),
+        relabels: daemon.hasSelinux,
         probe: () => probeDocker(client),
         close: async () => {},
       },
