@@ -159,7 +159,7 @@ describe("images with more than files", () => {
       user: "dev",
       workdir: "/home/dev",
       env: { FROM_IMAGE: "yes" },
-      cmd: ["x"],
+      cmd: ["sh", "-c", "echo bad >/tmp/bad", "x"],
     });
     expect(await sh(box, "id -u; cat /proc/1/comm; sleep 2; ls /tmp")).toBe("0\nguest\n");
     const state = await rig.daemon.cli(
