@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(guest-files guest-spawn guest-users guest-tree launcher codec)
+[ ${#targets[@]} -gt 0 ] || targets=(guest-files guest-spawn guest-users guest-tree guest-mux launcher codec)
 
 # The most that is kept of a target's corpus: the files, the bytes of all, and the bytes of one.
 MOST_FILES=50 MOST_BYTES=40000 MOST_INPUT=4096
@@ -46,7 +46,7 @@ status=0
 # No file has more than four properties, which take turns.
 codec() {
   WARREN_PROPERTY_SECONDS=$((seconds / 4 + 1)) npx vitest run test/guest/codec.test.ts test/fuzz/launcher-wire.test.ts \
-    test/contracts/exec-frames.test.ts --testTimeout=$((seconds * 1000 + 60000))
+    test/contracts/exec-frames.test.ts test/runtimes/containers/mux.test.ts --testTimeout=$((seconds * 1000 + 60000))
 }
 
 for target in "${targets[@]}"; do

@@ -7,6 +7,7 @@
 //   group.c      the cgroups whose limits hold for commands, and not for the guest
 //   mainlog.c    what the main command wrote last, and the LOGS request
 //   accept.c     connections of programs inside that the host takes: their way out
+//   mux.c        no part of PID 1: many connections over one stream, for hosts that its socket is out of reach of
 //   files.c path.c write.c remove.c watch.c dial.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
 #define WARREN_GUEST_H
@@ -208,10 +209,13 @@ void main_log_end(void);
 /// At start-up: opens /proc as FD_PROC, or leaves a placeholder there when it is missing or is of another pid namespace.
 void open_proc(void);
 bool have_proc(void);
+/// Sends a signal (0: none) to all that was put into our pid namespace from outside, such as a mux: no parent of theirs is
+/// inside. How many there are that have not ended, -1 when it can't be known.
+long outsiders_signal(int signal);
 
 struct tree {
   pid_t root; // descendants of this one, itself excluded
-  bool everyone; // rather all processes that there are
+  bool everyone; // rather all processes that there are, but those put in from outside
   const pid_t *spare; // these are left alone
   size_t spare_count;
   bool spare_below; // and what is below them too
@@ -261,6 +265,12 @@ bool proxy_listen(uint16_t port);
 void do_accept(struct fields *f);
 void do_spawn(struct fields *f);
 void do_logs(struct fields *f);
+
+// ---- mux.c
+
+#define MUX_PROTOCOL 1
+/// Speaks docs/wire/mux.md on stdin and stdout, for the guest that listens at `path`.
+_Noreturn void mux(const char *path);
 
 // ---- serve.c, main.c
 

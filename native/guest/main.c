@@ -290,8 +290,17 @@ static int exit_code(void) {
   return WIFSIGNALED(g.main_status) ? 128 + WTERMSIG(g.main_status) : WEXITSTATUS(g.main_status);
 }
 
+/// A mux has our last words still to bring to the host; it ends when its connections have.
+static void let_outsiders_finish(void) {
+  uint64_t end = now_ns() + FLUSH_MS * 1000000ull;
+  if (getpid() != 1 || outsiders_signal(SIGTERM) <= 0) return;
+  while (now_ns() < end && outsiders_signal(0) > 0) usleep(1000);
+}
+
 _Noreturn static void leave(void) {
   for (size_t i = 0; i < g.handler_count; i++) kill(g.handlers[i], SIGKILL);
+  while (g.waiter_count > 0) drop_waiter(0);
+  let_outsiders_finish();
   _exit(exit_code());
 }
 
@@ -488,10 +497,14 @@ _Noreturn static void run(void) {
 
 int main(int argc, char **argv) {
   struct options o;
+  if (argc == 3 && strcmp(argv[1], "--mux") == 0) {
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    mux(argv[2]);
+  }
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
       "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N]... | --listen PATH | --receive N) [--proxy-port N] "
-      "[--main-cwd DIR] [--main-user USER] [-- argv...]\n";
+      "[--main-cwd DIR] [--main-user USER] [-- argv...]\n       warren-guest --mux PATH\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }
   // Nobody without CAP_SYS_PTRACE may read our memory or take our descriptors.

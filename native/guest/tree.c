@@ -127,10 +127,15 @@ static bool is_spared(const struct tree *t, pid_t pid) {
   return false;
 }
 
+/// Neither PID 1 nor anything that it or a process of its has made: those have a parent inside, if only by adoption.
+static bool is_outsider(const struct process *p) {
+  return p->parent == 0 && p->pid != 1;
+}
+
 /// Walks up from each process until something marked is met, then marks the way: linear in the number of processes.
 static void mark_members(const struct tree *t, struct snapshot *s) {
   for (size_t i = 0; i < s->count; i++) {
-    if (s->all[i].pid == t->root) s->all[i].mark = SPARED;
+    if (s->all[i].pid == t->root || (t->everyone && is_outsider(&s->all[i]))) s->all[i].mark = SPARED;
     else if (t->spare_below && is_spared(t, s->all[i].pid)) s->all[i].mark = OUTSIDE;
   }
   for (size_t i = 0; i < s->count; i++) {
@@ -172,6 +177,21 @@ long tree_signal(const struct tree *t, int signal) {
   if (members(t, &s)) {
     count = (long)s.count;
     for (size_t i = 0; signal != 0 && i < s.count; i++) kill(s.all[i].pid, signal);
+  }
+  free(s.all);
+  return count;
+}
+
+long outsiders_signal(int signal) {
+  struct snapshot s = {0};
+  long count = -1;
+  if (take_snapshot(&s)) {
+    count = 0;
+    for (size_t i = 0; i < s.count; i++) {
+      if (!is_outsider(&s.all[i]) || s.all[i].ended) continue;
+      count++;
+      if (signal != 0) kill(s.all[i].pid, signal);
+    }
   }
   free(s.all);
   return count;
