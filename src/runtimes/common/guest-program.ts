@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { chmod, copyFile, readFile, rename } from "node:fs/promises";
+import { chmod, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { EGRESS_PROXY_PORT } from "../../contracts/constants.ts";
 import { WarrenError } from "../../contracts/errors.ts";
@@ -27,7 +27,7 @@ export const capabilities: readonly string[] = [
 
 /** Where the guest program is mounted inside. */
 export const GUEST_DIR = "/.warren";
-const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
+export const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
 
 /** `connections` tells the guest where they come from. */
 export function guestArgs(spec: RuntimeSpec, connections: readonly string[]): string[] {
@@ -44,24 +44,31 @@ export function proxyArgs({ network }: Pick<RuntimeSpec, "network">): string[] {
 }
 
 /**
- * A directory in `dir` that holds nothing but the guest program, as `guest`. It is a copy, so that a new build or another
- * checkout doesn't change or remove the file under running sandboxes.
- * @throws WarrenError `runtime_unavailable` when the guest is not built
+ * The guest program.
+ * @throws WarrenError `runtime_unavailable` when it is not built
  */
-export async function copyGuest(dir: string, onCopied: () => void = () => {}): Promise<string> {
-  const program = nativeProgram("warren-guest");
-  const bytes = await readFile(program).catch((cause: unknown) => {
+export async function readGuest(): Promise<Buffer> {
+  return await readFile(nativeProgram("warren-guest")).catch((cause: unknown) => {
     if (!isGone(cause)) throw cause;
     throw new WarrenError("runtime_unavailable", "the guest program is not built", {
       hint: "run `make -C native`",
       cause,
     });
   });
+}
+
+/**
+ * A directory in `dir` that holds nothing but the guest program, as `guest`. It is a copy, so that a new build or another
+ * checkout doesn't change or remove the file under running sandboxes.
+ * @throws WarrenError `runtime_unavailable` when the guest is not built
+ */
+export async function copyGuest(dir: string, onCopied: () => void = () => {}): Promise<string> {
+  const bytes = await readGuest();
   const guestDir = join(dir, `guest-${createHash("sha256").update(bytes).digest("hex").slice(0, 24)}`);
   if (!(await statOrUndefined(join(guestDir, "guest")))) {
     await makeDir(guestDir, 0o755).catch(ignoreExisting);
     const temporary = join(dir, `.guest-${randomBytes(6).toString("hex")}`);
-    await copyFile(program, temporary);
+    await writeFile(temporary, bytes);
     await chmod(temporary, 0o555);
     onCopied();
     await rename(temporary, join(guestDir, "guest"));

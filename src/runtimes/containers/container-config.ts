@@ -1,18 +1,22 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { capabilities, GUEST_DIR, guestArgs } from "../common/guest-program.ts";
 import type { ApiRequest } from "./api-client.ts";
-import type { ContainerOptions } from "./flavor.ts";
+import type { ContainerOptions, GuestMount } from "./flavor.ts";
 import { limitConfig } from "./limits.ts";
 
 /** Where the guest listens, inside. */
 export const GUEST_SOCKET_DIR = `${GUEST_DIR}/run`;
 export const GUEST_SOCKET = "guest.sock";
+/** Inside. */
+export const GUEST_SOCKET_PATH = `${GUEST_SOCKET_DIR}/${GUEST_SOCKET}`;
+/** Of a directory that only root can enter: nobody but an engine's exec connects there. */
+export const socketTmpfs = ["rw", "noexec", "nosuid", "nodev", "mode=0700", "size=65536"];
 /** /dev/shm: Docker's default. */
 export const SHM_BYTES = 64 * 1024 * 1024;
 
 /** What a container runs. */
 export function guestCommand(spec: RuntimeSpec): string[] {
-  return guestArgs(spec, ["--listen", `${GUEST_SOCKET_DIR}/${GUEST_SOCKET}`]);
+  return guestArgs(spec, ["--listen", GUEST_SOCKET_PATH]);
 }
 
 /** As Docker takes it. */
@@ -46,10 +50,13 @@ function containerConfig(options: ContainerOptions): object {
       SecurityOpt: ["no-new-privileges", `seccomp=${flavor.seccomp}`, ...(flavor.securityOptions ?? [])],
       Privileged: false,
       ShmSize: SHM_BYTES,
-      Tmpfs: Object.fromEntries(spec.tmpfs.map((mount) => [mount.path, tmpfsOptions(mount).join(",")])),
-      ...(flavor.relabels ? { Binds: relabelledBinds(options) } : {}),
+      Tmpfs: Object.fromEntries([
+        ...(options.guest.type === "volume" ? [[GUEST_SOCKET_DIR, socketTmpfs.join(",")]] : []),
+        ...spec.tmpfs.map((mount) => [mount.path, tmpfsOptions(mount).join(",")]),
+      ]),
+      ...(flavor.relabels ? { Binds: relabelledBinds(options.guest) } : {}),
       Mounts: [
-        ...(flavor.relabels ? [] : ownMounts(options)),
+        ...ownMounts(options.guest, flavor.relabels === true),
         ...spec.mounts.map((mount) => ({
           Type: mount.type,
           Source: mount.type === "volume" ? options.volumeName(mount.source) : mount.source,
@@ -69,16 +76,21 @@ function containerConfig(options: ContainerOptions): object {
   };
 }
 
-function ownMounts({ guestDir, socketDir }: ContainerOptions): object[] {
+function ownMounts(guest: GuestMount, relabels: boolean): object[] {
+  if (guest.type === "volume") {
+    return [{ Type: "volume", Source: guest.name, Target: GUEST_DIR, ReadOnly: true }];
+  }
+  if (relabels) return [];
   return [
-    { Type: "bind", Source: guestDir, Target: GUEST_DIR, ReadOnly: true },
-    { Type: "bind", Source: socketDir, Target: GUEST_SOCKET_DIR },
+    { Type: "bind", Source: guest.dir, Target: GUEST_DIR, ReadOnly: true },
+    { Type: "bind", Source: guest.socketDir, Target: GUEST_SOCKET_DIR },
   ];
 }
 
-/** `Mounts` knows no labels. */
-function relabelledBinds({ guestDir, socketDir }: ContainerOptions): string[] {
-  return [`${guestDir}:${GUEST_DIR}:ro,z`, `${socketDir}:${GUEST_SOCKET_DIR}:z`];
+/** `Mounts` knows no labels. Volumes have that of containers. */
+function relabelledBinds(guest: GuestMount): string[] {
+  if (guest.type === "volume") return [];
+  return [`${guest.dir}:${GUEST_DIR}:ro,z`, `${guest.socketDir}:${GUEST_SOCKET_DIR}:z`];
 }
 
 export function tmpfsOptions(mount: RuntimeSpec["tmpfs"][number]): string[] {

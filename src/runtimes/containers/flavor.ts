@@ -1,6 +1,7 @@
 import type { Capabilities, ProbeReport, RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
 import type { ApiClient, ApiRequest } from "./api-client.ts";
 import type { BuildService } from "./images/build.ts";
+import type { ReachKind } from "./reach.ts";
 
 /** Where engines differ. */
 export interface Flavor {
@@ -28,6 +29,11 @@ export interface Flavor {
   openBuildService?(): Promise<BuildService>;
   /** What a program is run with that shall see all files of volumes. Default: it sees what we see. */
   readonly asOwner?: { argv: readonly string[]; env: Record<string, string> };
+  /**
+   * Whether our files and sockets are the engine's too. Default: `exec`, unless it is at a Unix socket. Where a socket never
+   * answers, the driver takes `exec` from then on.
+   */
+  readonly reach?: ReachKind;
   /** Lets go of helpers. */
   close(): Promise<void>;
 }
@@ -35,13 +41,22 @@ export interface Flavor {
 export interface ContainerOptions {
   spec: RuntimeSpec;
   labels: Record<string, string>;
-  /** Of the engine's machine: holds the guest program, and a directory `run` to mount on. */
-  guestDir: string;
-  /** Of the engine's machine: where the guest makes its socket. */
-  socketDir: string;
-  /** Of the engine's machine: /etc/hosts of this sandbox, where the engine makes none. */
-  hostsFile: string;
+  guest: GuestMount;
   /** The engine's own name of each volume. */
   volumeName(name: string): string;
   flavor: Flavor;
 }
+
+/** What holds the guest program, and a directory `run` to mount on. */
+export type GuestMount =
+  | {
+      /** All three are paths of the engine's machine. */
+      type: "bind";
+      dir: string;
+      /** Where the guest makes its socket. */
+      socketDir: string;
+      /** /etc/hosts of this sandbox, where the engine makes none. */
+      hostsFile: string;
+    }
+  /** Of the engine's. The socket is in the sandbox only. */
+  | { type: "volume"; name: string };

@@ -9,16 +9,19 @@ import { noSpace } from "../../lib/files.ts";
 import type { Logger } from "../../lib/log.ts";
 import { throwIfAborted } from "../../lib/signals.ts";
 import { checkSpec } from "../common/check-spec.ts";
-import { copyGuest } from "../common/guest-program.ts";
+import { copyGuest, GUEST_PROGRAM } from "../common/guest-program.ts";
 import { readCgroupHost } from "../oci/cgroup.ts";
 import type { ContainerState } from "./answers.ts";
 import { EngineRefusal, engineFailure } from "./api-client.ts";
-import { createRequest } from "./container-config.ts";
+import { createRequest, GUEST_SOCKET_PATH } from "./container-config.ts";
 import { createContainers, isPaused, lives } from "./containers.ts";
+import { openExecCarrier } from "./exec-carrier.ts";
 import type { ContainerOptions, Flavor } from "./flavor.ts";
+import { openGuestVolume } from "./guest-volume.ts";
 import { createImages } from "./images/images.ts";
 import { limitChanges, refuseLimits } from "./limits.ts";
 import { createLocalGroups } from "./local-groups.ts";
+import { createReach } from "./reach.ts";
 import { openSandboxDirs } from "./sandbox-dirs.ts";
 import { requireSources } from "./sources.ts";
 import { readStats } from "./stats.ts";
@@ -26,6 +29,8 @@ import { createVolumes } from "./volumes.ts";
 
 /** How long a container may take from its start until its guest answers. */
 const START_TIMEOUT_MS = 60_000;
+/** How long one that runs may leave its socket unanswered until the other way to it is tried. */
+const SOCKET_PATIENCE_MS = 5_000;
 const FIRST_RETRY_MS = 2;
 const MAX_RETRY_MS = 50;
 /** Beyond the grace that the guest was asked to give: it needs a moment to end itself. */
@@ -57,7 +62,14 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   const containers = createContainers(client, ownerId, groups.note);
   const { look, pathOf } = containers;
   const volumes = createVolumes({ flavor, ownerId, removeSandbox: (id) => remove(id) });
-  const guestOf = (id: string) => createGuestClient(() => dirs.connect(id));
+  const reach = createReach({
+    kind: flavor.reach ?? ((await dirs.needsExec()) || client.endpoint.kind !== "unix" ? "exec" : "socket"),
+    connectSocket: dirs.connect,
+    openCarrier: (id) => openExecCarrier(client, pathOf(id), [GUEST_PROGRAM, "--mux", GUEST_SOCKET_PATH]),
+    onExec: dirs.noteExec,
+  });
+  const guestVolume = await openGuestVolume(client, ownerId, log);
+  const guestOf = (id: string) => createGuestClient(() => reach.connect(id));
   await containers.sweep();
   onStep("container.swept");
 
@@ -135,6 +147,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   /** Waits for the guest's first answer; says why when its container ends before. */
   const greet = async (id: string, signal: AbortSignal | undefined): Promise<void> => {
     const end = performance.now() + START_TIMEOUT_MS;
+    let patienceEnds = performance.now() + SOCKET_PATIENCE_MS;
     for (let delay = FIRST_RETRY_MS; ; delay = Math.min(delay * 2, MAX_RETRY_MS)) {
       throwIfAborted(signal);
       try {
@@ -145,6 +158,10 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
         if (performance.now() > end) throw error;
       }
       if (delay === MAX_RETRY_MS) await requireStarted(id);
+      if (reach.kind === "socket" && performance.now() > patienceEnds) {
+        if (await reach.tryExec(id)) return;
+        patienceEnds = performance.now() + SOCKET_PATIENCE_MS;
+      }
       await sleep(delay);
     }
   };
@@ -187,6 +204,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     // The engine alone would kill it, which does not end what is frozen.
     const container = await look(id);
     if (container && isPaused(container)) await resume(id);
+    reach.forget(id);
     await containers.remove(id);
     onStep("container.removed");
     await dirs.remove(id);
@@ -214,9 +232,15 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
         const container: ContainerOptions = {
           spec,
           labels: { "warren.owner": ownerId, "warren.id": spec.id },
-          guestDir,
-          socketDir: dirs.socketDir(spec.id),
-          hostsFile: dirs.hostsFile(spec.id),
+          guest:
+            reach.kind === "socket"
+              ? {
+                  type: "bind",
+                  dir: guestDir,
+                  socketDir: dirs.socketDir(spec.id),
+                  hostsFile: dirs.hostsFile(spec.id),
+                }
+              : { type: "volume", name: await guestVolume.ensure(spec.image.id) },
           volumeName: volumes.engineName,
           flavor,
         };
@@ -302,7 +326,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       const all = await Promise.all([...ids].sort().map(inspect));
       return all.filter((sandbox) => sandbox !== undefined);
     },
-    connect: (id) => dirs.connect(id),
+    connect: (id) => reach.connect(id),
     async stats(id) {
       const container = await requireRunning(id);
       return (await groups.stats(id, container)) ?? (await readStats(client, pathOf(id, "/stats")));
@@ -310,6 +334,8 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     oomKills: groups.oomKills,
     async close() {
       await images.close();
+      reach.close();
+      if (reach.kind === "exec") await guestVolume.prune();
       client.close();
       await flavor.close();
     },

@@ -39,6 +39,9 @@ export interface SandboxDirs {
   /** Takes away the socket that an earlier guest left. */
   clearSocket(id: string): Promise<void>;
   connect(id: string): Promise<Socket>;
+  /** True once it was noted that no socket of a sandbox's crosses to us. */
+  needsExec(): Promise<boolean>;
+  noteExec(): Promise<void>;
   remove(id: string): Promise<void>;
 }
 
@@ -69,6 +72,7 @@ export async function openSandboxDirs(
   const socketDir = (id: string) => join(dirOf(id), "run");
   const hostsFile = (id: string) => join(dirOf(id), "hosts");
   const specFile = (id: string) => join(dirOf(id), "spec.json");
+  const execFile = join(root, "reached-by-exec");
   const limitsFile = (id: string) => join(dirOf(id), "limits.json");
   const remove = async (path: string) => {
     await removeOwn(path).catch(async (error: NodeJS.ErrnoException) => {
@@ -80,6 +84,8 @@ export async function openSandboxDirs(
   return {
     root,
     shared,
+    needsExec: async () => (await readText(execFile)) !== undefined,
+    noteExec: () => writeAtomically(execFile, ""),
     socketDir,
     hostsFile,
     async create(spec) {
@@ -113,8 +119,7 @@ export async function openSandboxDirs(
       } catch (error) {
         if (!(error instanceof WarrenError && isGone(error.cause))) throw error;
       }
-      await takeSocket(join(socketDir(id), GUEST_SOCKET), own, id);
-      return await connectTo(own, id);
+      return await takeSocket(join(socketDir(id), GUEST_SOCKET), own, id);
     },
     remove: async (id) => {
       if (isSandboxId(id)) await remove(dirOf(id));
@@ -130,12 +135,17 @@ async function removeOwn(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true });
 }
 
-/** Moves a guest's socket to where nothing inside can reach it: what a sandbox puts in its place later, nobody looks at. */
-async function takeSocket(from: string, to: string, id: string): Promise<void> {
+/**
+ * Connects, and moves the guest's socket to where nothing inside can reach it: what a sandbox puts in its place later, nobody
+ * looks at. One that does not answer stays, for those who reach it from inside.
+ */
+async function takeSocket(from: string, to: string, id: string): Promise<Socket> {
+  const socket = await connectTo(from, id);
   try {
-    await requireSocket(from);
     await rename(from, to);
+    return socket;
   } catch (cause) {
+    socket.destroy();
     throw unreachable(id, cause);
   }
 }
@@ -161,10 +171,6 @@ async function connectTo(path: string, id: string): Promise<Socket> {
   } finally {
     await file.close();
   }
-}
-
-async function requireSocket(path: string): Promise<void> {
-  await (await openSocket(path)).close();
 }
 
 async function openSocket(path: string): Promise<FileHandle> {

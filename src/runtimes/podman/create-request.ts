@@ -3,7 +3,13 @@ import { CPU_PERIOD_US, cpuQuotaUs } from "../common/cpu-limit.ts";
 import { capabilities, GUEST_DIR } from "../common/guest-program.ts";
 import { maskedPaths } from "../common/protected-paths.ts";
 import type { ApiRequest } from "../containers/api-client.ts";
-import { GUEST_SOCKET_DIR, guestCommand, SHM_BYTES, tmpfsOptions } from "../containers/container-config.ts";
+import {
+  GUEST_SOCKET_DIR,
+  guestCommand,
+  SHM_BYTES,
+  socketTmpfs,
+  tmpfsOptions,
+} from "../containers/container-config.ts";
 import type { ContainerOptions } from "../containers/flavor.ts";
 import { MAX_PROCESSES } from "../containers/limits.ts";
 import type { IdMapping } from "./id-mapping.ts";
@@ -80,12 +86,18 @@ function resources(
   };
 }
 
-function mounts({ spec, guestDir, socketDir, hostsFile, volumeName }: ContainerOptions): object {
+function mounts({ spec, guest, volumeName }: ContainerOptions): object {
   const bind = (source: string, destination: string, ...options: string[]) => ({
     type: "bind",
     source,
     destination,
     options: ["rbind", "rprivate", "nosuid", "nodev", ...options],
+  });
+  const tmpfs = (destination: string, options: string[]) => ({
+    type: "tmpfs",
+    source: "tmpfs",
+    destination,
+    options,
   });
   const access = (readonly: boolean) => (readonly ? "ro" : "rw");
   const binds = spec.mounts.filter((mount) => mount.type === "bind");
@@ -93,22 +105,26 @@ function mounts({ spec, guestDir, socketDir, hostsFile, volumeName }: ContainerO
   const targets = [...spec.mounts.map((mount) => mount.target), ...spec.tmpfs.map((mount) => mount.path)];
   return {
     mounts: [
-      bind(guestDir, GUEST_DIR, "ro"),
-      bind(socketDir, GUEST_SOCKET_DIR, "rw", "noexec"),
-      ...(targets.includes("/etc/hosts") ? [] : [bind(hostsFile, "/etc/hosts", "rw", "noexec")]),
-      ...spec.tmpfs.map((mount) => ({
-        type: "tmpfs",
-        source: "tmpfs",
-        destination: mount.path,
-        options: tmpfsOptions(mount),
-      })),
+      ...(guest.type === "volume"
+        ? [tmpfs(GUEST_SOCKET_DIR, socketTmpfs)]
+        : [
+            bind(guest.dir, GUEST_DIR, "ro"),
+            bind(guest.socketDir, GUEST_SOCKET_DIR, "rw", "noexec"),
+            ...(targets.includes("/etc/hosts") ? [] : [bind(guest.hostsFile, "/etc/hosts", "rw", "noexec")]),
+          ]),
+      ...spec.tmpfs.map((mount) => tmpfs(mount.path, tmpfsOptions(mount))),
       ...binds.map((mount) => bind(mount.source, mount.target, access(mount.readonly))),
     ],
-    volumes: volumes.map((mount) => ({
-      Name: volumeName(mount.source),
-      Dest: mount.target,
-      // Else the first container fills a new volume with what its image has there.
-      Options: ["nosuid", "nodev", "nocopy", access(mount.readonly)],
-    })),
+    volumes: [
+      ...(guest.type === "volume"
+        ? [{ Name: guest.name, Dest: GUEST_DIR, Options: ["nosuid", "nodev", "ro"] }]
+        : []),
+      ...volumes.map((mount) => ({
+        Name: volumeName(mount.source),
+        Dest: mount.target,
+        // Else the first container fills a new volume with what its image has there.
+        Options: ["nosuid", "nodev", "nocopy", access(mount.readonly)],
+      })),
+    ],
   };
 }

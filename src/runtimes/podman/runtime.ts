@@ -1,15 +1,16 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { RuntimeLimits } from "../../contracts/runtime.ts";
+import type { Runtime, RuntimeLimits } from "../../contracts/runtime.ts";
 import { lastWords } from "../../lib/last-words.ts";
 import { run } from "../../lib/run.ts";
 import { CPU_PERIOD_US, cpuQuotaUs } from "../common/cpu-limit.ts";
 import { refuseWeaknesses } from "../common/known-weaknesses.ts";
 import { type ApiClient, createApiClient } from "../containers/api-client.ts";
+import type { Flavor } from "../containers/flavor.ts";
 import { MAX_PROCESSES } from "../containers/limits.ts";
 import { openContainerRuntime } from "../containers/runtime.ts";
-import type { RuntimeFactory } from "../factory.ts";
+import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
 import { createAccounts } from "./accounts.ts";
 import { endFormerBuilds, openBuildService } from "./build-service.ts";
 import { capabilitiesOf } from "./capabilities.ts";
@@ -27,7 +28,7 @@ const REMOVE_TIMEOUT_MS = 120_000;
 
 /** @throws WarrenError `runtime_unavailable` when there is no Podman that can be used */
 export const openPodmanRuntime: RuntimeFactory = async (options) => {
-  const { stateDir, ownerId, log, strict, onStep } = options;
+  const { stateDir } = options;
   const uid = process.getuid?.() ?? 0;
   const dir = join(stateDir, "podman");
   await mkdir(dir, { recursive: true, mode: 0o700 });
@@ -44,36 +45,63 @@ export const openPodmanRuntime: RuntimeFactory = async (options) => {
     await service?.close();
   };
   try {
-    const info = await readInfo(client);
-    if (strict) for (const program of weakPrograms(info)) refuseWeaknesses(program);
-    // Of a rootless Podman's own, which alone can be their users.
-    const removeTree = info.isRootless ? (path: string) => removeAsRoot(path, env) : undefined;
-    const accounts = createAccounts(client, ownerId);
-    return await openContainerRuntime({
-      stateDir,
-      ownerId,
-      log,
-      ...(onStep ? { onStep } : {}),
-      flavor: {
-        name: "podman",
-        client,
-        capabilities: capabilitiesOf(info),
-        ...(await podmanGuards(dir)),
-        createRequest: async (name, container) =>
-          createRequest(name, container, await idMapping(container.spec, info, accounts.find)),
-        updateLimits: (container, limits) => updateLimits(client, container, limits),
-        ...(removeTree ? { removeTree } : {}),
-        openBuildService: () => openBuildService({ dir, env, main: client }),
-        ...(info.isRootless ? { asOwner: { argv: ["podman", "unshare"], env } } : {}),
-        probe: () => probePodman(client, uid),
-        close,
-      },
+    return await openPodman(options, {
+      client,
+      uid,
+      guards: await podmanGuards(dir),
+      here: { dir, env },
+      close,
     });
   } catch (error) {
     await close();
     throw error;
   }
 };
+
+export interface PodmanPlace {
+  client: ApiClient;
+  /** Of whoever runs it. */
+  uid: number;
+  guards: Pick<Flavor, "seccomp" | "securityOptions" | "rlimits">;
+  /** Of one on this machine: our directory, and the environment of the podman command. */
+  here?: { dir: string; env: Record<string, string> };
+  /** Lets go of the client, too. */
+  close(): Promise<void>;
+}
+
+/** Podman, wherever it is. Whoever calls closes the place when this throws. */
+export async function openPodman(options: RuntimeOptions, place: PodmanPlace): Promise<Runtime> {
+  const { stateDir, ownerId, log, strict, onStep } = options;
+  const { client, uid, guards, here, close } = place;
+  const info = await readInfo(client);
+  if (strict) for (const program of weakPrograms(info)) refuseWeaknesses(program);
+  const accounts = createAccounts(client, ownerId);
+  return await openContainerRuntime({
+    stateDir,
+    ownerId,
+    log,
+    ...(onStep ? { onStep } : {}),
+    flavor: {
+      name: "podman",
+      client,
+      capabilities: capabilitiesOf(info),
+      ...guards,
+      createRequest: async (name, container) =>
+        createRequest(name, container, await idMapping(container.spec, info, accounts.find)),
+      updateLimits: (container, limits) => updateLimits(client, container, limits),
+      ...(here ? { openBuildService: () => openBuildService({ ...here, main: client }) } : {}),
+      // Of a rootless Podman's own, which alone can be the users of its files.
+      ...(here && info.isRootless
+        ? {
+            removeTree: (path) => removeAsRoot(path, here.env),
+            asOwner: { argv: ["podman", "unshare"], env: here.env },
+          }
+        : {}),
+      probe: () => probePodman(client, uid),
+      close,
+    },
+  });
+}
 
 /** Of a container that runs on another machine: here its cgroup is written to. */
 async function updateLimits(client: ApiClient, container: string, limits: RuntimeLimits): Promise<void> {

@@ -1,0 +1,69 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { silentLogger } from "../../src/lib/log.ts";
+import { createApiClient } from "../../src/runtimes/containers/api-client.ts";
+import { podmanGuards } from "../../src/runtimes/podman/guards.ts";
+import { openPodman } from "../../src/runtimes/podman/runtime.ts";
+import { openService } from "../../src/runtimes/podman/service.ts";
+import { testRuntime } from "../../src/testing/index.ts";
+import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
+
+// Podman behind a command, as one of another machine is: no directory and no socket is shared with it.
+testRuntime(
+  "podman, by a command",
+  async () => {
+    const storage = makeStorage();
+    const stateDir = mkdtempSync(join(tmpdir(), "wpoe-"));
+    const env = Object.fromEntries(
+      Object.entries(process.env).filter((pair): pair is [string, string] => pair[1] !== undefined),
+    );
+    const service = await openService({ dir: stateDir, env });
+    if (service.endpoint.kind !== "unix") throw new Error("not at a socket");
+    const url = `--url=unix://${service.endpoint.path}`;
+    const client = createApiClient({ kind: "command", argv: ["podman", url, "system", "dial-stdio"] });
+    const runtime = await openPodman(
+      { stateDir, ownerId: "t2", log: silentLogger },
+      {
+        client,
+        uid: 0,
+        guards: await podmanGuards(stateDir),
+        close: async () => {
+          client.close();
+          await service.close();
+        },
+      },
+    );
+    return {
+      runtime,
+      close: async () => {
+        await runtime.close();
+        rmSync(stateDir, { recursive: true, force: true });
+        storage.remove();
+      },
+    };
+  },
+  {
+    image: testImage,
+    lacks: ["directory"],
+    deviations: [
+      {
+        reason: "Podman's API counts the length of a volume's files, holes included",
+        tests: ["tells how much of the disk a volume takes"],
+      },
+      {
+        reason:
+          "Podman goes on with a build whose connection has closed, and its service there is not ours to end",
+        tests: ["ends a build that is given up, with all that it runs"],
+      },
+      {
+        reason: "Podman keeps the monitor of a program that its API has executed for five minutes",
+        tests: ["leaves nothing on the host after remove"],
+      },
+      {
+        reason: "what there is to mount is on the engine's machine, and its refusal has no code of its own",
+        tests: ["stays stopped and whole when a source has gone"],
+      },
+    ],
+  },
+);
