@@ -72,7 +72,7 @@ function hostFiles(): string[] {
     ...programs,
     ...owned("coreutils").filter((file) => /^(\/usr)?\/s?bin\/./.test(file)),
   ]);
-  const perl = owned("perl-base").filter((file) => /\/perl-base\//.test(file));
+  const perl = owned("perl-base").filter((file) => /\/lib\/.*\/perl-base\//.test(file));
   const paths = new Set<string>(["/bin", "/sbin", "/lib", "/lib64"].filter((path) => lstatOrUndefined(path)));
   const add = (path: string) => {
     const real = join(realpathSync(dirname(path)), basename(path));

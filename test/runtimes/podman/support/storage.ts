@@ -53,35 +53,37 @@ export function makeStorage({ image = true }: { image?: boolean } = {}): TestSto
       stdio: ["ignore", "pipe", "pipe"],
       env: { ...process.env, ...env },
     });
+  const remove = () => {
+    // Its files may have owners that only Podman can be: it takes them away. What its monitors still clean up is in the way.
+    for (let tries = 20; ; tries--) {
+      try {
+        podman("system", "reset", "--force");
+        break;
+      } catch (error) {
+        if (tries === 0) throw error;
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250);
+      }
+    }
+    for (const [name, value] of before) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+    rmSync(dir, { recursive: true, force: true });
+    const left = readFileSync("/proc/self/mountinfo", "utf8")
+      .split("\n")
+      .filter((line) => line.includes(dir));
+    if (left.length > 0) throw new Error(`mounts are left: ${left.join("\n")}`);
+  };
   if (image) {
     const tar = join(dir, "image.tar");
-    writeImageTar(tar);
-    podman("import", "--quiet", tar, testImage);
-    rmSync(tar);
+    try {
+      writeImageTar(tar);
+      podman("import", "--quiet", tar, testImage);
+      rmSync(tar);
+    } catch (error) {
+      remove();
+      throw error;
+    }
   }
-  return {
-    dir,
-    podman,
-    remove() {
-      // Its files may have owners that only Podman can be: it takes them away. What its monitors still clean up is in the way.
-      for (let tries = 20; ; tries--) {
-        try {
-          podman("system", "reset", "--force");
-          break;
-        } catch (error) {
-          if (tries === 0) throw error;
-          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250);
-        }
-      }
-      for (const [name, value] of before) {
-        if (value === undefined) delete process.env[name];
-        else process.env[name] = value;
-      }
-      rmSync(dir, { recursive: true, force: true });
-      const left = readFileSync("/proc/self/mountinfo", "utf8")
-        .split("\n")
-        .filter((line) => line.includes(dir));
-      if (left.length > 0) throw new Error(`mounts are left: ${left.join("\n")}`);
-    },
-  };
+  return { dir, podman, remove };
 }
