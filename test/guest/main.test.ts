@@ -86,7 +86,7 @@ describe("the main command", () => {
     const log = follow(missing);
     await log.ended;
     expect(log.stderr()).toContain("no-such-program");
-    await using homeless = await startGuest({ args: ["--main-cwd", "/no/such", "--", "true"] });
+    await using homeless = await startGuest({ args: ["--main-cwd", "/proc/no/such", "--", "true"] });
     expect(await homeless.client.waitMain().exit).toMatchObject({ exit_code: 126 });
     await using stranger = await startGuest({ args: ["--main-user", "no-such-user", "--", "true"] });
     expect(await stranger.client.waitMain().exit).toMatchObject({ exit_code: 126 });
