@@ -1,8 +1,8 @@
 import { WarrenError } from "../../contracts/errors.ts";
 import type { ProbeFinding } from "../../contracts/runtime.ts";
 
-/** What has published weaknesses: programs that run containers, and the daemon above them. */
-type ProgramName = "crun" | "runc" | "runsc" | "docker" | "podman";
+/** What has published weaknesses: programs that run containers, the daemon above them, and what builds images. */
+type ProgramName = "crun" | "runc" | "runsc" | "docker" | "podman" | "buildah";
 
 export interface ProgramVersion {
   name: ProgramName;
@@ -63,6 +63,21 @@ const weaknesses: Record<ProgramName, readonly Weakness[]> = {
   // https://github.com/containers/podman/security/advisories. Left out: what concerns builds, `kube play`, exports of volumes and
   // hosts in FIPS mode, and CVE-2026-55686 (an image's working directory that is a link), which Podman is never asked to make.
   podman: [{ cve: "CVE-2022-27649", what: "inheritable capabilities", fixed: ["4.0.3"] }],
+  // https://github.com/containers/buildah/security/advisories: ways out for whoever writes the Dockerfile, all by mounts of its own.
+  buildah: [
+    {
+      cve: "CVE-2024-1753",
+      what: "a mount's source is a link to the host's files",
+      fixed: ["1.29.3", "1.31.5", "1.33.7", "1.35.1"],
+    },
+    { cve: "CVE-2024-9407", what: "a mount's options are not its own", fixed: ["1.33.10", "1.37.4"] },
+    { cve: "CVE-2024-9675", what: "a cache outside of its place", fixed: ["1.33.10", "1.37.5"] },
+    {
+      cve: "CVE-2024-11218",
+      what: "a mount's source changed meanwhile",
+      fixed: ["1.33.12", "1.35.5", "1.37.6", "1.38.1"],
+    },
+  ],
 };
 
 /** CVE numbers of the published escapes that this version has. Empty for a version that can't be read: nothing is known. */
@@ -105,6 +120,7 @@ const fixes: Record<ProgramName, string> = {
   runsc: "use a newer runsc",
   docker: "use Docker 29.5.1 or newer",
   podman: "use Podman 4.0.3 or newer",
+  buildah: "use Podman 5.3.2 or newer",
 };
 
 interface Version {

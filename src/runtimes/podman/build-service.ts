@@ -44,7 +44,7 @@ export async function openBuildService({ dir, env, main }: BuildServiceOptions):
   try {
     if ((await engineRootDir(client)) !== (await engineRootDir(main))) {
       await close();
-      return { client: main, end: async () => {}, close: async () => {} };
+      return sharedService(main);
     }
     const known = await workingContainers(client);
     return { client, end: () => endBuild(service.process?.pid, client, known), close };
@@ -52,6 +52,11 @@ export async function openBuildService({ dir, env, main }: BuildServiceOptions):
     await close();
     throw error;
   }
+}
+
+/** Of a Podman whose processes are not to be seen: a step that runs goes on to its end. */
+export function sharedService(client: ApiClient): BuildService {
+  return { client, end: async () => {}, close: async () => {} };
 }
 
 /** Ends the builds of an engine that was killed. */

@@ -6,6 +6,7 @@ const Words = z.string().transform(engineWords);
 
 const Info = z.object({
   host: z.object({
+    buildahVersion: Words.optional(),
     cgroupVersion: Words,
     cgroupManager: Words.optional(),
     cgroupControllers: z.array(z.string()).nullish(),
@@ -20,6 +21,8 @@ const Info = z.object({
 /** What is known of a Podman; its words are cleaned. */
 export interface PodmanInfo {
   version: string;
+  /** Of what builds its images. */
+  buildah?: string;
   isRootless: boolean;
   hasSeccomp: boolean;
   cgroupVersion: 1 | 2;
@@ -48,6 +51,7 @@ export async function readInfo(client: ApiClient): Promise<PodmanInfo> {
     cgroupVersion: host.cgroupVersion === "v2" ? 2 : 1,
     controllers: host.cgroupControllers ?? [],
     storageDriver: store.graphDriverName,
+    ...(host.buildahVersion ? { buildah: host.buildahVersion } : {}),
     ...(ociRuntime && programVersion
       ? { program: { name: ociRuntime.name, version: engineWords(programVersion) } }
       : {}),

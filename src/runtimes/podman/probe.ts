@@ -74,7 +74,15 @@ export function findingsOf(info: PodmanInfo, where: string, uid: number): ProbeF
     const finding = weaknessFinding(program, mitigation);
     if (finding) findings.push(finding);
   }
+  const builder = builderOf(info);
+  const finding = builder && weaknessFinding(builder, "only whoever writes a Dockerfile can use them");
+  if (finding) findings.push(finding);
   return findings;
+}
+
+/** What stands between a build and the host. */
+export function builderOf({ buildah }: PodmanInfo): ProgramVersion | undefined {
+  return buildah === undefined ? undefined : { name: "buildah", version: buildah };
 }
 
 /** The programs between a sandbox and the host, as far as their weaknesses are known. */

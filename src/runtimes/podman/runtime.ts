@@ -12,7 +12,7 @@ import { MAX_PROCESSES } from "../containers/limits.ts";
 import { openContainerRuntime } from "../containers/runtime.ts";
 import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
 import { createAccounts } from "./accounts.ts";
-import { endFormerBuilds, openBuildService } from "./build-service.ts";
+import { endFormerBuilds, openBuildService, sharedService } from "./build-service.ts";
 import { capabilitiesOf } from "./capabilities.ts";
 import { createRequest } from "./create-request.ts";
 import { serviceEnvironment } from "./environment.ts";
@@ -20,7 +20,7 @@ import { findService } from "./find-service.ts";
 import { podmanGuards } from "./guards.ts";
 import { idMapping } from "./id-mapping.ts";
 import { readInfo } from "./info.ts";
-import { probePodman, weakPrograms } from "./probe.ts";
+import { builderOf, probePodman, weakPrograms } from "./probe.ts";
 import { openService } from "./service.ts";
 
 /** Removing a sandbox's directory. */
@@ -89,7 +89,11 @@ export async function openPodman(options: RuntimeOptions, place: PodmanPlace): P
       createRequest: async (name, container) =>
         createRequest(name, container, await idMapping(container.spec, info, accounts.find)),
       updateLimits: (container, limits) => updateLimits(client, container, limits),
-      ...(here ? { openBuildService: () => openBuildService({ ...here, main: client }) } : {}),
+      async openBuildService() {
+        const builder = builderOf(info);
+        if (strict && builder) refuseWeaknesses(builder);
+        return here ? await openBuildService({ ...here, main: client }) : sharedService(client);
+      },
       // Of a rootless Podman's own, which alone can be the users of its files.
       ...(here && info.isRootless
         ? {

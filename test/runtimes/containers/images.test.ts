@@ -11,7 +11,7 @@ import { newId } from "../../../src/testing/runtime-fixture.ts";
 import { eventually } from "../../../src/testing/wait.ts";
 import { buildImage, type Registry, startRegistry } from "../common/support/registry.ts";
 import { busyboxTar } from "./support/busybox.ts";
-import { contextOf, piecesOf, scratch, tarOf } from "./support/contexts.ts";
+import { contextOf, piecesOf, scratch, sleeping, tarOf } from "./support/contexts.ts";
 import { engines, type TestEngine } from "./support/engines.ts";
 
 const user = "me:hunter2!";
@@ -463,7 +463,10 @@ CMD ["never"]`;
       for (const dockerfile of ["/etc/passwd", "../x", "a/../../x", "."]) {
         await expectFailure(build(scratch, { dockerfile }), "invalid_request");
       }
-      await expectFailure(build(scratch, { dockerfile: '["/etc/passwd"]' }), "image_build_failed");
+      // Podman would read a list of its machine's files.
+      writeFileSync(join(engine.dir, "evil"), 'FROM scratch\nLABEL a=b\nCMD ["evil"]');
+      const outside = JSON.stringify([join(engine.dir, "evil")]);
+      await expectFailure(build(scratch, { dockerfile: outside }), "image_build_failed");
       const broken = (async function* () {
         yield good.subarray(0, 2000);
         throw new Error("the upload broke");
@@ -489,12 +492,12 @@ CMD ["never"]`;
       building.catch(() => {});
       await eventually(
         "the command",
-        () => lines.includes("sleeping") && running(seconds).length > 0,
+        () => lines.includes("sleeping") && sleeping(seconds).length > 0,
         60_000,
       );
       stop.abort();
       await expectFailure(building, "cancelled");
-      expect(running(seconds)).toEqual([]);
+      expect(sleeping(seconds)).toEqual([]);
       expect(await everything()).toEqual(before);
       expect(await store.inspect("my/tools:1")).toBeUndefined();
       expect(readdirSync(join(engine.dir, engineName)).filter((name) => name.startsWith("build"))).toEqual(
@@ -542,18 +545,6 @@ function environment(values: Record<string, string>): Disposable {
       }
     },
   };
-}
-
-/** Pids of what sleeps so long. */
-function running(seconds: number): string[] {
-  return readdirSync("/proc").filter((pid) => {
-    if (!/^\d+$/.test(pid)) return false;
-    try {
-      return readFileSync(`/proc/${pid}/cmdline`, "utf8") === `busybox\0sleep\0${seconds}\0`;
-    } catch {
-      return false;
-    }
-  });
 }
 
 /** Takes connections and never answers; tells of each that it opens and closes. */

@@ -142,12 +142,15 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     await volumes.create("shared", {});
     const running = await foreign("shared", ["/bin/busybox", "sleep", "600"]);
     await running.start();
-    // One that only pretends to be a sandbox of ours.
-    const labels = { "warren.owner": engine.ownerId, "warren.id": newId() };
+    // One that only pretends to be a sandbox of ours, which has another volume.
+    await volumes.create("unshared", {});
+    const bystander = await sandbox("unshared");
+    const labels = { "warren.owner": engine.ownerId, "warren.id": bystander };
     const stopped = await foreign("shared", ["/bin/busybox", "true"], labels);
     const mine = await sandbox("shared");
     for (const force of [false, true]) await expectFailure(volumes.remove("shared", { force }), "in_use");
     expect(await engine.runtime.inspect(mine)).toBeUndefined();
+    expect(await engine.runtime.inspect(bystander)).toBeDefined();
     for (const container of [running, stopped]) expect(await container.isThere()).toBe(true);
     const { State } = (await engine.client.json({ path: `/containers/${running.id}/json` })) as {
       State: { Running: boolean };
@@ -157,6 +160,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     await expectFailure(volumes.remove("shared", { force: true }), "in_use");
     await stopped.remove();
     await volumes.remove("shared");
+    await volumes.remove("unshared", { force: true });
   });
 
   test("tell how much is in them, also in what is closed to others", async () => {

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 
 export interface Entry {
   name: string;
@@ -30,6 +30,18 @@ export const scratch =
 /** The bytes in pieces that end anywhere. */
 export async function* piecesOf(bytes: Uint8Array, size = 50_000): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
+}
+
+/** Pids of what sleeps so long by a busybox. */
+export function sleeping(seconds: number): string[] {
+  return readdirSync("/proc").filter((pid) => {
+    if (!/^\d+$/.test(pid)) return false;
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, "utf8") === `busybox\0sleep\0${seconds}\0`;
+    } catch {
+      return false;
+    }
+  });
 }
 
 function entryOf({ name, content = "", mode = 0o644, type = "0", link = "" }: Entry): Buffer {
