@@ -102,6 +102,8 @@ function runCommand(endpoint: Extract<Endpoint, { kind: "command" }>): Duplex {
   const hint = endpoint.hint?.(undefined);
   const child = spawn(program, args, { stdio: ["pipe", "pipe", "pipe"], detached: true });
   const stream = asSocket(Duplex.from({ readable: child.stdout, writable: child.stdin }));
+  // Destroyed early it says so as an error, when nobody may listen any more.
+  stream.on("error", () => {});
   let complaint = Buffer.alloc(0);
   child.stderr.on("data", (chunk: Buffer) => {
     complaint = Buffer.concat([complaint, chunk]).subarray(-MAX_COMPLAINT_BYTES);

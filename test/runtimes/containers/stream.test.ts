@@ -72,6 +72,25 @@ async function built(bytes: string | Buffer, options = {}): Promise<string[]> {
   return lines;
 }
 
+it("a message that ends a call leaves the connection quietly, over a command, too", async () => {
+  const answer = (head: string, body: string) =>
+    `printf '%s' 'HTTP/1.1 200 OK\r\n${head}Content-Length: ${body.length}\r\n\r\n${body}'`;
+  const script = `while read -r line; do case $line in
+    GET*) ${answer("Api-Version: 1.41\r\n", "OK")};;
+    POST*) ${answer("", '{"error":"denied"}\n')};;
+  esac; done`;
+  client = createApiClient({ kind: "command", argv: ["sh", "-c", script] });
+  for (let i = 0; i < 10; i++) {
+    const from = { client, isPodman: false, auth };
+    await expectFailure(
+      pull({ name: "docker.io/library/x:1", insecure: false }, from, {}),
+      "image_pull_failed",
+    );
+  }
+  // Whatever is said of a connection now has nobody to hear it.
+  await new Promise((resolve) => setTimeout(resolve, 50));
+});
+
 describe("an engine's messages", () => {
   it("may come in any pieces, with whatever else they hold", async () => {
     const lines = [
