@@ -61,13 +61,13 @@ export function testApiImages({ test, fixture, unless, pullable }: ApiContext): 
       const { api } = fixture();
       const { runtime } = await fixture().box();
       for (const call of [
-        api.images.list(),
-        api.images.get("debian:12"),
-        api.images.pull({ reference: "debian:12" }),
-        api.images.build({ tag: "t" }, piecesOf(await tarOf({ Dockerfile: "FROM scratch\n" }))),
-        api.images.remove("debian:12"),
+        () => api.images.list(),
+        () => api.images.get("debian:12"),
+        () => api.images.pull({ reference: "debian:12" }),
+        async () => api.images.build({ tag: "t" }, piecesOf(await tarOf({ Dockerfile: "FROM scratch\n" }))),
+        () => api.images.remove("debian:12"),
       ]) {
-        const error = await expectFailure(call, "unsupported");
+        const error = await expectFailure(call(), "unsupported");
         expect(error.message).toContain(runtime);
       }
     });
@@ -98,8 +98,8 @@ export function testApiImages({ test, fixture, unless, pullable }: ApiContext): 
       await api.start(id);
       await api.remove(id);
       await api.images.remove(tag);
-      for (const call of [api.images.get(tag), api.images.remove(tag)])
-        await expectFailure(call, "image_not_found");
+      for (const call of [() => api.images.get(tag), () => api.images.remove(tag)])
+        await expectFailure(call(), "image_not_found");
       await expectFailure(box({ image: tag }), "image_not_found", "image_pull_failed");
     },
     { ...able, timeoutMs: 240_000 },

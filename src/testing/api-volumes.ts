@@ -34,15 +34,15 @@ export function testApiVolumes({ test, fixture, unless }: ApiContext): void {
     test("refuses volumes where the runtime has none", async () => {
       const { api, box } = fixture();
       for (const call of [
-        api.volumes.create({ name: "v" }),
-        api.volumes.get("v"),
-        api.volumes.list(),
-        api.volumes.remove("v"),
-        api.volumes.remove("v", { force: true }),
-        api.volumes.usage(),
+        () => api.volumes.create({ name: "v" }),
+        () => api.volumes.get("v"),
+        () => api.volumes.list(),
+        () => api.volumes.remove("v"),
+        () => api.volumes.remove("v", { force: true }),
+        () => api.volumes.usage(),
         box(mounting("v")),
       ]) {
-        await expectFailure(call, "unsupported");
+        await expectFailure(call(), "unsupported");
       }
       expect(await api.list()).toEqual([]);
     });
@@ -68,8 +68,8 @@ export function testApiVolumes({ test, fixture, unless }: ApiContext): void {
       expect(await named({ prefix: "", runtime: made.runtime })).toEqual(["Other_2.x", "cache-1"]);
       await api.volumes.remove("cache-1");
       expect(await named()).toEqual(["Other_2.x"]);
-      for (const call of [api.volumes.get("cache-1"), api.volumes.remove("cache-1")]) {
-        const error = await expectFailure(call, "volume_not_found");
+      for (const call of [() => api.volumes.get("cache-1"), () => api.volumes.remove("cache-1")]) {
+        const error = await expectFailure(call(), "volume_not_found");
         expect(error.hint).toBeTruthy();
       }
       // None of what went before is there again.

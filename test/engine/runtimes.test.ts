@@ -322,9 +322,12 @@ describe("a runtime whose daemon dies while the engine runs", () => {
     const types: string[] = [];
     engine.events.subscribe(({ type }) => types.push(type));
     let waited = false;
-    void engine.wait(info.id).then(() => {
-      waited = true;
-    });
+    engine.wait(info.id).then(
+      () => {
+        waited = true;
+      },
+      () => {}, // the engine closes
+    );
 
     post.goAway();
     await expect.poll(() => engine.get(info.id)).toMatchObject(shownAway);

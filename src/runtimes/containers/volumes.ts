@@ -121,12 +121,15 @@ export function createVolumes(options: VolumesOptions): Volumes {
         Driver: "local",
         Labels: { ...Object.fromEntries(own), [OWNER_LABEL]: ownerId, [NAME_LABEL]: name },
       };
-      const answer = await client
-        .json({ method: "POST", path: "/volumes/create", body })
-        .catch((error: unknown) => {
+      const made = await client.json({ method: "POST", path: "/volumes/create", body }).then(
+        (answer) => describe(readAnswer(Volume, answer)),
+        async (error: unknown) => {
+          // Podman fails one of two who make it at the same moment.
+          const found = error instanceof EngineRefusal ? await inspect(name) : undefined;
+          if (found) return found;
           throw engineFailure(error, `the volume ${name} can't be made`, { 400: "invalid_request" });
-        });
-      const made = describe(readAnswer(Volume, answer));
+        },
+      );
       if (made) return made;
       throw new WarrenError("name_taken", `${runtime} has a volume ${engineName(name)} that is not ours`);
     },
