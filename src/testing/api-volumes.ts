@@ -40,7 +40,7 @@ export function testApiVolumes({ test, fixture, unless }: ApiContext): void {
         () => api.volumes.remove("v"),
         () => api.volumes.remove("v", { force: true }),
         () => api.volumes.usage(),
-        box(mounting("v")),
+        () => box(mounting("v")),
       ]) {
         await expectFailure(call(), "unsupported");
       }

@@ -1,4 +1,4 @@
-import { constants } from "node:fs";
+import { constants, existsSync } from "node:fs";
 import { access, chown, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { isGone, readText, writeExisting } from "../../lib/files.ts";
@@ -90,8 +90,11 @@ export async function prepareUserCgroups(host: CgroupHost, user: HostUser): Prom
   const dirs = host.mounts.map((mount) => join(mount, basePath(user)));
   for (const dir of dirs) {
     await mkdir(dir, { recursive: true });
-    // A group of cpuset takes members only once it has processors and memory nodes, and its children inherit none.
+    // A group of cpuset takes members only once it has processors and memory nodes, which its children get by clone_children.
     for (const name of ["cpuset.cpus", "cpuset.mems"]) if (host.version === 1) await inherit(dir, name);
+    if (host.version === 1 && existsSync(join(dir, "cpuset.cpus"))) {
+      await writeFile(join(dir, "cgroup.clone_children"), "1", { flag: "r+" });
+    }
     if (host.version === 2) await delegate(dir, host.limits, user.uid);
     await chown(dir, user.uid, -1);
   }
