@@ -138,7 +138,7 @@ async function sharedEngine(config: ServeConfig, log: Logger): Promise<SandboxAp
 /** One runtime driver, loaded now. */
 export async function openRuntime(
   name: RuntimeName,
-  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "docker" | "strict">,
+  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "docker" | "orbMachine" | "strict">,
   log: Logger,
   onStep?: OnStep,
 ): Promise<Runtime> {
@@ -150,6 +150,7 @@ export async function openRuntime(
     strict: config.strict,
     docker: config.docker,
     ...(onStep === undefined ? {} : { onStep }),
+    ...(config.orbMachine === undefined ? {} : { orb: { machine: config.orbMachine } }),
     ...(config.ociProgram === undefined ? {} : { ociProgram: config.ociProgram }),
   });
 }

@@ -49,6 +49,8 @@ export interface Environment {
   term?: string;
   /** What the docker command goes by. */
   docker: DockerSettings;
+  /** WARREN_ORB_VM, on macOS `warren`: the OrbStack machine that podman is in. */
+  orbMachine?: string;
 }
 
 export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environment {
@@ -69,6 +71,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     maxSandboxes: env.WARREN_MAX_SANDBOXES,
     defaultTimeout: env.WARREN_DEFAULT_TIMEOUT,
     logLevel: env.WARREN_LOG_LEVEL,
+    orbMachine: env.WARREN_ORB_VM || (process.platform === "darwin" ? "warren" : undefined),
     term: env.TERM,
   };
   return {

@@ -58,7 +58,7 @@ export async function examine(config: Config): Promise<DoctorReport> {
   };
 }
 
-type Config = Pick<ServeConfig, "stateDir" | "runtime" | "ociProgram" | "docker" | "strict">;
+type Config = Pick<ServeConfig, "stateDir" | "runtime" | "ociProgram" | "docker" | "orbMachine" | "strict">;
 
 async function examineRuntimes(
   names: readonly RuntimeName[],

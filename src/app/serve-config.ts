@@ -62,6 +62,11 @@ const ServeConfig = z.object({
   ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
   /** Where the runtime docker finds its daemon. */
   docker: z.custom<DockerSettings>(),
+  /** Where the runtime podman is, when not here. */
+  orbMachine: z
+    .string()
+    .regex(/^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/, "WARREN_ORB_VM is the name of an OrbStack machine")
+    .optional(),
   /** Refuse container runtimes whose version has published escapes. */
   strict: z.boolean(),
   /** No default limits: a sandbox has those that its request names. */
@@ -95,6 +100,7 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     runtimes: usableRuntimes(flags.runtimes ?? environment.runtimes, runtime),
     ociProgram: flags.ociProgram ?? environment.ociProgram,
     docker: environment.docker,
+    orbMachine: environment.orbMachine,
     strict: flags.strict ?? isOn("WARREN_STRICT", environment.strict),
     unlimited: flags.unlimited ?? isOn("WARREN_UNLIMITED", environment.unlimited),
     maxSandboxes: flags.maxSandboxes ?? environment.maxSandboxes,

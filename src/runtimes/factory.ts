@@ -12,6 +12,8 @@ export interface RuntimeOptions {
   ociProgram?: "crun" | "runc";
   /** For `docker`: where its daemon is. */
   docker?: DockerSettings;
+  /** For `podman`: the OrbStack machine that it is in. Absent: it is here. */
+  orb?: OrbSettings;
   /** Refuse programs underneath whose version has published escapes; else the probe warns of them. */
   strict?: boolean;
   /** For tests that end an engine at a certain step. */
@@ -32,6 +34,11 @@ export interface DockerSettings {
   configDir?: string;
   /** XDG_RUNTIME_DIR */
   runtimeDir?: string;
+}
+
+export interface OrbSettings {
+  /** Name of the machine; made when there is none. */
+  machine: string;
 }
 
 /** What a driver exports. Called again after it failed; a failure leaves nothing open. Throws `runtime_unavailable` with what mends it. */

@@ -3,10 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { silentLogger } from "../../src/lib/log.ts";
 import { createApiClient } from "../../src/runtimes/containers/api-client.ts";
-import { podmanGuards } from "../../src/runtimes/podman/guards.ts";
-import { openPodman } from "../../src/runtimes/podman/runtime.ts";
+import { podmanGuards, thisMachine } from "../../src/runtimes/podman/guards.ts";
+import { openPodman } from "../../src/runtimes/podman/open-podman.ts";
 import { openService } from "../../src/runtimes/podman/service.ts";
 import { testRuntime } from "../../src/testing/index.ts";
+import { elsewhere } from "../runtimes/podman/support/elsewhere.ts";
 import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
 
 // Podman behind a command, as one of another machine is: no directory and no socket is shared with it.
@@ -27,7 +28,7 @@ testRuntime(
       {
         client,
         uid: 0,
-        guards: await podmanGuards(stateDir),
+        guards: await podmanGuards(thisMachine(stateDir)),
         close: async () => {
           client.close();
           await service.close();
@@ -46,24 +47,6 @@ testRuntime(
   {
     image: testImage,
     lacks: ["directory"],
-    deviations: [
-      {
-        reason: "Podman's API counts the length of a volume's files, holes included",
-        tests: ["tells how much of the disk a volume takes"],
-      },
-      {
-        reason:
-          "Podman goes on with a build whose connection has closed, and its service there is not ours to end",
-        tests: ["ends a build that is given up, with all that it runs"],
-      },
-      {
-        reason: "Podman keeps the monitor of a program that its API has executed for five minutes",
-        tests: ["leaves nothing on the host after remove"],
-      },
-      {
-        reason: "what there is to mount is on the engine's machine, and its refusal has no code of its own",
-        tests: ["stays stopped and whole when a source has gone"],
-      },
-    ],
+    deviations: elsewhere,
   },
 );

@@ -9,7 +9,10 @@ export interface HardLimits {
 
 /** Of this process, from /proc/self/limits. */
 export async function readHardLimits(): Promise<HardLimits> {
-  const text = await readFile("/proc/self/limits", "utf8");
+  return parseHardLimits(await readFile("/proc/self/limits", "utf8"));
+}
+
+export function parseHardLimits(text: string): HardLimits {
   const hard = (name: string) => {
     const value = new RegExp(`^${name}\\s+\\S+\\s+(\\S+)`, "m").exec(text)?.[1];
     return value === undefined || value === "unlimited" ? Number.MAX_SAFE_INTEGER : Number(value);

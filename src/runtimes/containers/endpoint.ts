@@ -101,9 +101,33 @@ function runCommand(endpoint: Extract<Endpoint, { kind: "command" }>): Duplex {
   const [program, ...args] = endpoint.argv;
   const hint = endpoint.hint?.(undefined);
   const child = spawn(program, args, { stdio: ["pipe", "pipe", "pipe"], detached: true });
-  const stream = asSocket(Duplex.from({ readable: child.stdout, writable: child.stdin }));
-  // Destroyed early it says so as an error, when nobody may listen any more.
-  stream.on("error", () => {});
+  const { stdin, stdout } = child;
+  // Not Duplex.from(): one that is destroyed without an error makes one up, which nobody listens for by then.
+  const stream = asSocket(
+    new Duplex({
+      allowHalfOpen: true,
+      read: () => {
+        stdout.resume();
+      },
+      // A program that takes nothing any more says why when it ends.
+      write: (chunk, _encoding, callback) => {
+        stdin.write(chunk, () => callback());
+      },
+      final: (callback) => {
+        stdin.end(() => callback());
+      },
+      destroy: (error, callback) => {
+        stdin.destroy();
+        stdout.destroy();
+        callback(error);
+      },
+    }),
+  );
+  stdin.on("error", () => {});
+  stdout.on("error", () => {});
+  stdout.on("data", (chunk: Buffer) => {
+    if (!stream.push(chunk)) stdout.pause();
+  });
   let complaint = Buffer.alloc(0);
   child.stderr.on("data", (chunk: Buffer) => {
     complaint = Buffer.concat([complaint, chunk]).subarray(-MAX_COMPLAINT_BYTES);
@@ -117,8 +141,9 @@ function runCommand(endpoint: Extract<Endpoint, { kind: "command" }>): Duplex {
     );
   child.once("error", (cause) => fail("can't be run", cause));
   child.once("close", (code, signal) => {
-    if (code === 0) return;
-    if (!stream.destroyed) fail(`ended (${signal ?? code}): ${lastWords(complaint)}`);
+    if (stream.destroyed) return;
+    if (code === 0) stream.push(null);
+    else fail(`ended (${signal ?? code}): ${lastWords(complaint)}`);
   });
   stream.once("close", () => {
     if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;

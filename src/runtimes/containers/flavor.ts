@@ -34,6 +34,8 @@ export interface Flavor {
    * answers, the driver takes `exec` from then on.
    */
   readonly reach?: ReachKind;
+  /** The guest for the engine's machine, where that is not ours. */
+  readonly guestProgram?: Buffer;
   /** Lets go of helpers. */
   close(): Promise<void>;
 }

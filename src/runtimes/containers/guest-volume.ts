@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 import type { Logger } from "../../lib/log.ts";
 import { createSingleFlight } from "../../lib/single-flight.ts";
-import { GUEST_DIR, readGuest } from "../common/guest-program.ts";
+import { GUEST_DIR } from "../common/guest-program.ts";
 import { readAnswer } from "./answers.ts";
 import { type ApiClient, EngineRefusal, engineFailure } from "./api-client.ts";
 import { removeContainer } from "./containers.ts";
@@ -24,8 +24,13 @@ export interface GuestVolume {
 }
 
 /** A volume can't be written to without a container: one that is never started fills it, which a read-only root allows too. */
-export async function openGuestVolume(client: ApiClient, ownerId: string, log: Logger): Promise<GuestVolume> {
-  const guest = await readGuest();
+export function createGuestVolume(options: {
+  client: ApiClient;
+  ownerId: string;
+  log: Logger;
+  guest: Buffer;
+}): GuestVolume {
+  const { client, ownerId, log, guest } = options;
   const version = createHash("sha256").update(guest).digest("hex").slice(0, 24);
   const name = `warren-guest-${ownerId}-${version}`;
   const label = `warren.guest-of=${ownerId}`;

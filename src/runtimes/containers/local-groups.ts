@@ -31,6 +31,15 @@ interface Group {
   path: string;
 }
 
+/** Where no container can be. */
+export const noLocalGroups: LocalGroups = {
+  note: () => {},
+  mayChange: () => false,
+  oomKills: () => undefined,
+  stats: async () => undefined,
+  apply: async () => {},
+};
+
 export function createLocalGroups(host: CgroupHost): LocalGroups {
   const groups = new Map<string, Group>();
   const files = createGroupFiles(host, (id) => groups.get(id)?.path ?? "/nonexistent");

@@ -9,7 +9,7 @@ import { noSpace } from "../../lib/files.ts";
 import type { Logger } from "../../lib/log.ts";
 import { throwIfAborted } from "../../lib/signals.ts";
 import { checkSpec } from "../common/check-spec.ts";
-import { copyGuest, GUEST_PROGRAM } from "../common/guest-program.ts";
+import { copyGuest, GUEST_PROGRAM, readGuest } from "../common/guest-program.ts";
 import { readCgroupHost } from "../oci/cgroup.ts";
 import type { ContainerState } from "./answers.ts";
 import { EngineRefusal, engineFailure } from "./api-client.ts";
@@ -17,10 +17,10 @@ import { createRequest, GUEST_SOCKET_PATH } from "./container-config.ts";
 import { createContainers, isPaused, lives } from "./containers.ts";
 import { openExecCarrier } from "./exec-carrier.ts";
 import type { ContainerOptions, Flavor } from "./flavor.ts";
-import { openGuestVolume } from "./guest-volume.ts";
+import { createGuestVolume } from "./guest-volume.ts";
 import { createImages } from "./images/images.ts";
 import { limitChanges, refuseLimits } from "./limits.ts";
-import { createLocalGroups } from "./local-groups.ts";
+import { createLocalGroups, noLocalGroups } from "./local-groups.ts";
 import { createReach } from "./reach.ts";
 import { openSandboxDirs } from "./sandbox-dirs.ts";
 import { requireSources } from "./sources.ts";
@@ -54,10 +54,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   const { ownerId, flavor, log, onStep = noStep } = options;
   const { client, name, capabilities } = flavor;
   const dirs = await openSandboxDirs(options.stateDir, name, flavor.removeTree);
-  const guestDir = await copyGuest(dirs.shared);
-  // What is mounted read-only can get no mount point.
-  await mkdir(join(guestDir, "run"), { recursive: true, mode: 0o755 });
-  const groups = createLocalGroups(await readCgroupHost());
+  const groups = process.platform === "linux" ? createLocalGroups(await readCgroupHost()) : noLocalGroups;
   const images = createImages({ flavor, ownerId, log });
   const containers = createContainers(client, ownerId, groups.note);
   const { look, pathOf } = containers;
@@ -68,7 +65,13 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     openCarrier: (id) => openExecCarrier(client, pathOf(id), [GUEST_PROGRAM, "--mux", GUEST_SOCKET_PATH]),
     onExec: dirs.noteExec,
   });
-  const guestVolume = await openGuestVolume(client, ownerId, log);
+  const guestDir = reach.kind === "socket" ? await prepareGuestDir(dirs.shared) : "";
+  const guestVolume = createGuestVolume({
+    client,
+    ownerId,
+    log,
+    guest: flavor.guestProgram ?? (await readGuest()),
+  });
   const guestOf = (id: string) => createGuestClient(() => reach.connect(id));
   await containers.sweep();
   onStep("container.swept");
@@ -340,6 +343,13 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       await flavor.close();
     },
   };
+}
+
+async function prepareGuestDir(shared: string): Promise<string> {
+  const dir = await copyGuest(shared);
+  // What is mounted read-only can get no mount point.
+  await mkdir(join(dir, "run"), { recursive: true, mode: 0o755 });
+  return dir;
 }
 
 function sandboxOf(id: string, container: ContainerState): RuntimeSandbox {

@@ -10,7 +10,7 @@ import { describeEndpoint } from "../containers/endpoint.ts";
 import type { Flavor } from "../containers/flavor.ts";
 import { openContainerRuntime } from "../containers/runtime.ts";
 import type { RuntimeFactory } from "../factory.ts";
-import { podmanGuards } from "../podman/guards.ts";
+import { podmanGuards, thisMachine } from "../podman/guards.ts";
 import { capabilitiesOf } from "./capabilities.ts";
 import { type Daemon, readDaemon } from "./daemon.ts";
 import { findDockerEndpoint } from "./find-endpoint.ts";
@@ -69,7 +69,7 @@ async function guards(
 ): Promise<Pick<Flavor, "seccomp" | "securityOptions" | "hostConfig" | "rlimits">> {
   if (daemon.isPodman) {
     await mkdir(dir, { recursive: true, mode: 0o700 });
-    return await podmanGuards(dir);
+    return await podmanGuards(thisMachine(dir));
   }
   return {
     seccomp: JSON.stringify(ociSeccomp(linuxCapabilities)),

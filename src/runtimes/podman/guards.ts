@@ -1,27 +1,47 @@
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { readText } from "../../lib/files.ts";
 import { capabilities } from "../common/guest-program.ts";
-import { readHardLimits } from "../common/process-limits.ts";
+import { parseHardLimits } from "../common/process-limits.ts";
 import { maskedPaths } from "../common/protected-paths.ts";
 import { ociSeccomp } from "../common/seccomp.ts";
 import type { Flavor } from "../containers/flavor.ts";
 
-/** Open files of a process inside, where our own limit isn't lower: enough for any build tool. */
+/** Open files of a process inside, where its own limit isn't lower: enough for any build tool. */
 const MAX_OPEN_FILES = 65_536;
 
-/** What Podman is told to guard with, whichever API asks. It reads the filter from a file in `dir`, which is there. */
-export async function podmanGuards(
-  dir: string,
-): Promise<Pick<Flavor, "seccomp" | "securityOptions" | "rlimits">> {
-  const seccomp = join(dir, "seccomp.json");
-  await writeFile(seccomp, JSON.stringify(ociSeccomp(capabilities)), { mode: 0o600 });
-  return { seccomp, securityOptions: [`mask=${maskedPaths.join(":")}`], rlimits: await rlimits() };
+export type Guards = Pick<Flavor, "seccomp" | "securityOptions" | "rlimits">;
+
+/** The machine that Podman runs on, as what runs it there sees it. */
+export interface PodmanMachine {
+  /** Puts the filter where Podman can read it; gives the path there. */
+  placeFilter(filter: string): Promise<string>;
+  readFile(path: string): Promise<string>;
 }
 
-/** Podman's own defaults are above what it may give where we have no CAP_SYS_RESOURCE, so both must be told. */
-async function rlimits(): Promise<Record<string, number>> {
-  const [hard, pidMax] = await Promise.all([readHardLimits(), readText("/proc/sys/kernel/pid_max")]);
+/** With the filter in `dir`, which is there. */
+export function thisMachine(dir: string): PodmanMachine {
+  return {
+    async placeFilter(filter) {
+      const path = join(dir, "seccomp.json");
+      await writeFile(path, filter, { mode: 0o600 });
+      return path;
+    },
+    readFile: (path) => readFile(path, "utf8"),
+  };
+}
+
+/** What Podman is told to guard with, whichever API asks. */
+export async function podmanGuards(machine: PodmanMachine): Promise<Guards> {
+  const seccomp = await machine.placeFilter(JSON.stringify(ociSeccomp(capabilities)));
+  return { seccomp, securityOptions: [`mask=${maskedPaths.join(":")}`], rlimits: await rlimits(machine) };
+}
+
+/** Podman's own defaults are above what it may give where it has no CAP_SYS_RESOURCE, so both must be told. */
+async function rlimits(machine: PodmanMachine): Promise<Record<string, number>> {
+  const [limits, pidMax] = await Promise.all(
+    ["/proc/self/limits", "/proc/sys/kernel/pid_max"].map(machine.readFile),
+  );
+  const hard = parseHardLimits(limits ?? "");
   return {
     nofile: Math.min(hard.openFiles, MAX_OPEN_FILES),
     // Podman lowers its own to the number of process ids. How many a sandbox may have is its cgroup's affair.

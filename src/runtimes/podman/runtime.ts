@@ -1,34 +1,18 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { WarrenError } from "../../contracts/errors.ts";
-import type { Runtime, RuntimeLimits } from "../../contracts/runtime.ts";
-import { lastWords } from "../../lib/last-words.ts";
-import { run } from "../../lib/run.ts";
-import { CPU_PERIOD_US, cpuQuotaUs } from "../common/cpu-limit.ts";
-import { refuseWeaknesses } from "../common/known-weaknesses.ts";
-import { type ApiClient, createApiClient } from "../containers/api-client.ts";
-import type { Flavor } from "../containers/flavor.ts";
-import { MAX_PROCESSES } from "../containers/limits.ts";
-import { openContainerRuntime } from "../containers/runtime.ts";
-import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
-import { createAccounts } from "./accounts.ts";
-import { endFormerBuilds, openBuildService, sharedService } from "./build-service.ts";
-import { capabilitiesOf } from "./capabilities.ts";
-import { createRequest } from "./create-request.ts";
+import { createApiClient } from "../containers/api-client.ts";
+import type { RuntimeFactory } from "../factory.ts";
+import { endFormerBuilds } from "./build-service.ts";
 import { serviceEnvironment } from "./environment.ts";
 import { findService } from "./find-service.ts";
-import { podmanGuards } from "./guards.ts";
-import { idMapping } from "./id-mapping.ts";
-import { readInfo } from "./info.ts";
-import { builderOf, probePodman, weakPrograms } from "./probe.ts";
+import { podmanGuards, thisMachine } from "./guards.ts";
+import { openPodman } from "./open-podman.ts";
 import { openService } from "./service.ts";
-
-/** Removing a sandbox's directory. */
-const REMOVE_TIMEOUT_MS = 120_000;
 
 /** @throws WarrenError `runtime_unavailable` when there is no Podman that can be used */
 export const openPodmanRuntime: RuntimeFactory = async (options) => {
   const { stateDir } = options;
+  if (options.orb) return await (await import("./orbstack.ts")).openOrbStack(options, options.orb);
   const uid = process.getuid?.() ?? 0;
   const dir = join(stateDir, "podman");
   await mkdir(dir, { recursive: true, mode: 0o700 });
@@ -48,7 +32,7 @@ export const openPodmanRuntime: RuntimeFactory = async (options) => {
     return await openPodman(options, {
       client,
       uid,
-      guards: await podmanGuards(dir),
+      guards: await podmanGuards(thisMachine(dir)),
       here: { dir, env },
       close,
     });
@@ -57,75 +41,3 @@ export const openPodmanRuntime: RuntimeFactory = async (options) => {
     throw error;
   }
 };
-
-export interface PodmanPlace {
-  client: ApiClient;
-  /** Of whoever runs it. */
-  uid: number;
-  guards: Pick<Flavor, "seccomp" | "securityOptions" | "rlimits">;
-  /** Of one on this machine: our directory, and the environment of the podman command. */
-  here?: { dir: string; env: Record<string, string> };
-  /** Lets go of the client, too. */
-  close(): Promise<void>;
-}
-
-/** Podman, wherever it is. Whoever calls closes the place when this throws. */
-export async function openPodman(options: RuntimeOptions, place: PodmanPlace): Promise<Runtime> {
-  const { stateDir, ownerId, log, strict, onStep } = options;
-  const { client, uid, guards, here, close } = place;
-  const info = await readInfo(client);
-  if (strict) for (const program of weakPrograms(info)) refuseWeaknesses(program);
-  const accounts = createAccounts(client, ownerId);
-  return await openContainerRuntime({
-    stateDir,
-    ownerId,
-    log,
-    ...(onStep ? { onStep } : {}),
-    flavor: {
-      name: "podman",
-      client,
-      capabilities: capabilitiesOf(info),
-      ...guards,
-      createRequest: async (name, container) =>
-        createRequest(name, container, await idMapping(container.spec, info, accounts.find)),
-      updateLimits: (container, limits) => updateLimits(client, container, limits),
-      async openBuildService() {
-        const builder = builderOf(info);
-        if (strict && builder) refuseWeaknesses(builder);
-        return here ? await openBuildService({ ...here, main: client }) : sharedService(client);
-      },
-      // Of a rootless Podman's own, which alone can be the users of its files.
-      ...(here && info.isRootless
-        ? {
-            removeTree: (path) => removeAsRoot(path, here.env),
-            asOwner: { argv: ["podman", "unshare"], env: here.env },
-          }
-        : {}),
-      probe: () => probePodman(client, uid),
-      close,
-    },
-  });
-}
-
-/** Of a container that runs on another machine: here its cgroup is written to. */
-async function updateLimits(client: ApiClient, container: string, limits: RuntimeLimits): Promise<void> {
-  const { memoryBytes, cpuNano, pids } = limits;
-  await client.json({
-    method: "POST",
-    path: `/libpod/containers/${encodeURIComponent(container)}/update`,
-    body: {
-      memory: { limit: memoryBytes || -1, swap: memoryBytes || -1 },
-      cpu: { period: CPU_PERIOD_US, quota: cpuNano > 0 ? cpuQuotaUs(cpuNano) : -1 },
-      pids: { limit: pids || MAX_PROCESSES },
-    },
-  });
-}
-
-async function removeAsRoot(path: string, env: Record<string, string>): Promise<void> {
-  const result = await run("podman", ["unshare", "rm", "-rf", "--", path], {
-    env,
-    timeoutMs: REMOVE_TIMEOUT_MS,
-  });
-  if (result.code === 0) return;
-  throw new WarrenError("runtime_failed", `${path} can't be removed: ${lastWords(result.stderr)}`);
-}
