@@ -1,6 +1,6 @@
 import type { Runtimes } from "./runtimes.ts";
 
-/** What can be asked for now: with a token for each runtime, but for those that are known not to be usable. */
+/** Tokens of what this server does, one of them for each runtime that is not known to be unusable. */
 export function featuresWith({ names, trouble }: Runtimes): string[] {
   return [...features, ...names.filter((name) => !trouble(name)).map((name) => `runtime:${name}`)];
 }

@@ -10,11 +10,11 @@ import {
 } from "../contracts/images.ts";
 import type { ImageStore } from "../contracts/runtime.ts";
 import { RuntimeChoice } from "../contracts/sandbox.ts";
-import { checkedTar } from "../lib/checked-tar.ts";
 import { guarded } from "../lib/guarded.ts";
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
 import { createSingleFlight } from "../lib/single-flight.ts";
+import { checkedTar } from "../lib/tar-entries.ts";
 import { asWarrenError, type Core, refuseWhenClosing } from "./core.ts";
 import { createFacet } from "./facets.ts";
 import { cleanProgress } from "./progress.ts";

@@ -28,17 +28,17 @@ export function testApiBinds({ test, fixture, unless }: ApiContext): void {
       const { api, box, shell } = fixture();
       using dir = hostDir("with space, 'quote' and:colon");
       writeFileSync(join(dir.path, "note"), "from outside\n");
-      const { id, mounts } = await box(binding(`${dir.path}/`, "/work/project"));
+      const { id, mounts } = await box(binding(`${dir.path}/`, "/project/project"));
       expect(mounts).toEqual([
-        { type: "bind", source: dir.path, mount_path: "/work/project", read_only: false },
+        { type: "bind", source: dir.path, mount_path: "/project/project", read_only: false },
       ]);
-      expect((await shell(id, "cat note; echo inside > made", { workdir: "/work/project" })).stdout).toBe(
+      expect((await shell(id, "cat note; echo inside > made", { workdir: "/project/project" })).stdout).toBe(
         "from outside\n",
       );
       expect(readFileSync(join(dir.path, "made"), "utf8")).toBe("inside\n");
       expect(statSync(join(dir.path, "made")).uid).toBe(process.getuid?.());
       writeFileSync(join(dir.path, "note"), "changed\n");
-      expect((await shell(id, "cat /work/project/note")).stdout).toBe("changed\n");
+      expect((await shell(id, "cat /project/project/note")).stdout).toBe("changed\n");
       await api.remove(id);
       expect(readFileSync(join(dir.path, "note"), "utf8")).toBe("changed\n");
     },

@@ -113,19 +113,20 @@ export function testApiVolumes({ test, fixture, unless }: ApiContext): void {
       const { id } = await box({
         readonly_fs: true,
         storage: {
-          tmpfs: [{ path: "/work", size: "1m" }],
+          tmpfs: [{ path: "/project", size: "1m" }],
           volumes: [
-            { name: "inner", mount_path: "/work/outer/inner" },
-            { name: "outer", mount_path: "/work/outer" },
+            { name: "inner", mount_path: "/project/outer/inner" },
+            { name: "outer", mount_path: "/project/outer" },
           ],
         },
       });
-      const write = "for d in /work /work/outer /work/outer/inner; do echo $d > $d/f || exit 1; done";
-      expect((await shell(id, `${write}; cat /work/f /work/outer/f /work/outer/inner/f`)).stdout).toBe(
-        "/work\n/work/outer\n/work/outer/inner\n",
-      );
+      const write =
+        "for d in /project /project/outer /project/outer/inner; do echo $d > $d/f || exit 1; done";
+      expect(
+        (await shell(id, `${write}; cat /project/f /project/outer/f /project/outer/inner/f`)).stdout,
+      ).toBe("/project\n/project/outer\n/project/outer/inner\n");
       const other = await box(mounting("inner"));
-      expect((await shell(other.id, "cat /v/f")).stdout).toBe("/work/outer/inner\n");
+      expect((await shell(other.id, "cat /v/f")).stdout).toBe("/project/outer/inner\n");
     },
     able,
   );

@@ -20,7 +20,7 @@ export function testImageStore({ test, fixture, unless }: RuntimeContext): void 
       const tag = imageName();
       const lines: string[] = [];
       const dockerfile = `${tinyImage}RUN busybox echo built $((40+2)) && busybox echo made >/made && busybox chown 33:44 /made
-WORKDIR /work
+WORKDIR /project
 CMD ["/bin/busybox", "sleep", "600"]
 `;
       expect(await images().inspect(tag)).toBeUndefined();
@@ -38,7 +38,7 @@ CMD ["/bin/busybox", "sleep", "600"]
       expect(await images().list(`${tag}x`)).toEqual([]);
 
       const image = await runtime.images.ensure(tag);
-      expect(image).toMatchObject({ workdir: "/work", cmd: ["/bin/busybox", "sleep", "600"] });
+      expect(image).toMatchObject({ workdir: "/project", cmd: ["/bin/busybox", "sleep", "600"] });
       expect(image.env.GREETING).toBe("hello there");
       const { id, guest } = await box({ image, env: image.env });
       const said = await runInside(guest, [

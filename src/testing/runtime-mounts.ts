@@ -277,25 +277,28 @@ function testNesting({ test, fixture, unless }: RuntimeContext): void {
         mode: 0o1777,
       });
       const made = await box({
-        tmpfs: [tmpfs("/work/a/scratch"), tmpfs("/work")],
+        tmpfs: [tmpfs("/project/a/scratch"), tmpfs("/project")],
         // A runtime need not sort by length of names, nor take the order that it is given.
         mounts: [
-          volume(name, "/work/a"),
-          bind(project.path, "/work/a/scratch/project"),
+          volume(name, "/project/a"),
+          bind(project.path, "/project/a/scratch/project"),
           volume(name, "/again"),
         ],
       });
       const check = async () => {
-        expect(await shell(made, "cat /work/a/scratch/project/file")).toBe("bound");
-        const types = await shell(made, "stat -f -c %T /work /work/a/scratch");
+        expect(await shell(made, "cat /project/a/scratch/project/file")).toBe("bound");
+        const types = await shell(made, "stat -f -c %T /project /project/a/scratch");
         expect(types).toBe("tmpfs\ntmpfs\n");
-        await shell(made, "touch /work/gone /work/a/kept /work/a/scratch/gone && test -e /again/kept");
+        await shell(
+          made,
+          "touch /project/gone /project/a/kept /project/a/scratch/gone && test -e /again/kept",
+        );
       };
       await check();
       await runtime.stop(made.id, { timeoutMs: 0 });
       await runtime.start(made.id);
-      expect(await shell(made, "ls /work /work/a/scratch")).not.toContain("gone");
-      expect(await shell(made, "ls /work/a")).toContain("kept");
+      expect(await shell(made, "ls /project /project/a/scratch")).not.toContain("gone");
+      expect(await shell(made, "ls /project/a")).toContain("kept");
       await check();
     },
     { unless: unless("volumes", "binds", "tmpfs") },

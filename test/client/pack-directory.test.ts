@@ -19,7 +19,7 @@ import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { type PackOptions, packDirectory } from "../../src/client/node/index.ts";
-import { checkedTar } from "../../src/lib/checked-tar.ts";
+import { checkedTar } from "../../src/lib/tar-entries.ts";
 import { piecesOf } from "../../src/testing/tar.ts";
 import { eventually } from "../../src/testing/wait.ts";
 import { tempDir } from "../engine/support/temp-dir.ts";

@@ -5,18 +5,16 @@ import { newId } from "../../../src/testing/runtime-fixture.ts";
 import { importBusybox } from "./support/busybox.ts";
 import { engines, type TestEngine } from "./support/engines.ts";
 
-describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
+describe.each(engines)("volumes of $name", ({ name, open }) => {
   let engine: TestEngine;
   let volumes: VolumeStore;
   let image: RuntimeSpec["image"];
   beforeAll(async () => {
-    if (missing) return;
     engine = await open();
     volumes = engine.runtime.volumes as VolumeStore;
     image = await importBusybox(engine);
   }, 120_000);
   afterAll(() => engine?.close(), 120_000);
-  const test = it.skipIf(missing);
 
   const full = (volume: string) => `warren-${engine.ownerId}-${volume}`;
   /** A container that the driver knows nothing of. */
@@ -67,7 +65,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     return id;
   };
 
-  test("are made once, and keep the labels that they got", async () => {
+  it("are made once, and keep the labels that they got", async () => {
     const made = await volumes.create("one", { who: "me", "warren.owner": "someone else" });
     expect(made).toEqual({
       name: "one",
@@ -88,7 +86,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     await volumes.remove("one");
   });
 
-  test("are listed by what their names begin with, and nobody else's are", async () => {
+  it("are listed by what their names begin with, and nobody else's are", async () => {
     for (const volume of ["a1", "a2", "b1"]) await volumes.create(volume, {});
     const others = ["someone", `warren-${engine.ownerId}-c1`, "warren-other-a3"];
     const label = { "warren.owner": engine.ownerId, "warren.volume": "a4" };
@@ -108,7 +106,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     for (const volume of ["a1", "a2", "b1"]) await volumes.remove(volume);
   });
 
-  test("have names and labels within bounds", async () => {
+  it("have names and labels within bounds", async () => {
     for (const bad of ["", ".", "../x", "a/b", "-a", "a b", "a\0", "a".repeat(65), "ä"]) {
       await expectFailure(volumes.create(bad, {}), "invalid_request");
       await expectFailure(volumes.remove(bad), "invalid_request");
@@ -125,7 +123,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     await volumes.remove("labelled");
   });
 
-  test("stay while a sandbox has them, and go with it by force", async () => {
+  it("stay while a sandbox has them, and go with it by force", async () => {
     await volumes.create("used", {});
     await volumes.create("free", {});
     const [one, two, three] = [await sandbox("used"), await sandbox("used"), await sandbox("free")];
@@ -138,7 +136,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     await volumes.remove("free");
   });
 
-  test("stay while somebody else's container has them, whatever is asked, and it lives on", async () => {
+  it("stay while somebody else's container has them, whatever is asked, and it lives on", async () => {
     await volumes.create("shared", {});
     const running = await foreign("shared", ["/bin/busybox", "sleep", "600"]);
     await running.start();
@@ -163,7 +161,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     await volumes.remove("unshared", { force: true });
   });
 
-  test("tell how much is in them, also in what is closed to others", async () => {
+  it("tell how much is in them, also in what is closed to others", async () => {
     await volumes.create("full", {});
     await volumes.create("empty", {});
     const script = "head -c 3000000 /dev/zero > /data/a; mkdir /data/d; head -c 5000 /dev/zero > /data/d/b";
@@ -186,7 +184,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     for (const volume of ["full", "empty"]) await volumes.remove(volume);
   });
 
-  test("are empty at first, whatever the image has in their place", async () => {
+  it("are empty at first, whatever the image has in their place", async () => {
     await volumes.create("fresh", {});
     const id = await sandbox("fresh", "/bin");
     await engine.runtime.start(id);
@@ -195,7 +193,7 @@ describe.each(engines)("volumes of $name", ({ name, missing, open }) => {
     await volumes.remove("fresh", { force: true });
   });
 
-  test("that aren't there are none that a sandbox can have", async () => {
+  it("that aren't there are none that a sandbox can have", async () => {
     const error = await expectFailure(sandbox("nowhere"), "volume_not_found");
     expect(error.hint).toContain("volume create nowhere");
     expect(await engine.runtime.list()).toEqual([]);

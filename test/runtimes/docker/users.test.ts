@@ -89,9 +89,9 @@ describe("a daemon that remaps ids", () => {
     const { findings } = await runtime.probe();
     expect(findings.map(({ message }) => message).join()).not.toContain("root on the host, held by");
     const box = await fixture.box({
-      tmpfs: [{ path: "/work", sizeBytes: 1 << 20, readonly: false, exec: true, mode: 0o755 }],
+      tmpfs: [{ path: "/project", sizeBytes: 1 << 20, readonly: false, exec: true, mode: 0o755 }],
     });
-    expect(await sh(box, "id -u; touch /opt/x /work/x; chown dev /opt/x; stat -c %u /opt/x")).toBe(
+    expect(await sh(box, "id -u; touch /opt/x /project/x; chown dev /opt/x; stat -c %u /opt/x")).toBe(
       "0\n1234\n",
     );
     const status = readFileSync(`/proc/${box.pid}/status`, "utf8");

@@ -181,7 +181,7 @@ describe("an image from a registry", () => {
       id: expect.stringMatching(/^sha256:[0-9a-f]{64}$/),
       reference: `${name}:1`,
       env: { PATH: "/bin", GREETING: "hello there" },
-      workdir: "/work",
+      workdir: "/project",
       user: "7:8",
       cmd: ["/bin/entry", "serve"],
     });
@@ -206,7 +206,7 @@ describe("an image from a registry", () => {
 
   it("comes from a local layout too", async () => {
     const image = await ensure(`oci:${join(base, "layout")}:tag`);
-    expect(image).toMatchObject({ workdir: "/work", id: (await ensure(`${name}:1`)).id });
+    expect(image).toMatchObject({ workdir: "/project", id: (await ensure(`${name}:1`)).id });
     await expectFailure(ensure(`oci:${join(base, "layout")}:none`), "image_not_found");
     await expectFailure(ensure("oci:/nonexistent/layout:tag"), "image_not_found");
   });
@@ -242,7 +242,7 @@ describe("an image from a registry", () => {
 
   it("stays usable when the registry is down, and others fail with the tool's words", async () => {
     await registry.stop();
-    expect((await ensure(`${name}:1`)).workdir).toBe("/work");
+    expect((await ensure(`${name}:1`)).workdir).toBe("/project");
     const error = await expectFailure(ensure(`${name}:3`), "image_pull_failed");
     expect(error.message).toMatch(/connection refused/);
     expect(error.hint).toBeTruthy();

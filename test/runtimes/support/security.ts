@@ -97,7 +97,9 @@ export function testSecurityInside(box: () => Inside, user: string): void {
       expect(await box().sh("unshare -U true 2>&1 || echo refused", user)).toMatch(/refused\n$/);
     });
 
-    it.runIf(process.arch === "x64")("filters system calls", async () => {
+    // By number, which each architecture has its own of.
+    const noNumbers = process.arch === "x64" ? "" : " [not possible here: the numbers are those of x86-64]";
+    it.skipIf(noNumbers !== "")(`filters system calls${noNumbers}`, async () => {
       const script = calls
         .map(([, args]) => `$! = 0; $r = syscall(${args.join(", ")}); print $r == -1 ? $! + 0 : 0, "\\n";`)
         // A clone that got through would run the rest of the script twice.

@@ -1,6 +1,6 @@
 import { posix } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
-import { checkedEntries, endOfTar, hardLink, type TarEntry } from "./tar-entries.ts";
+import { checkedEntries, endOfTar, hardLink, type TarEntry } from "../../../lib/tar-entries.ts";
 
 const MAX_CONTEXT_BYTES = 64 * 2 ** 30;
 

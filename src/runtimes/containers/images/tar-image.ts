@@ -7,9 +7,9 @@ import { createGunzip } from "node:zlib";
 import { WarrenError } from "../../../contracts/errors.ts";
 import { isGone } from "../../../lib/files.ts";
 import { cancelled } from "../../../lib/signals.ts";
+import { checkedEntries, compressionOf, endOfTar } from "../../../lib/tar-entries.ts";
 import { type ApiClient, EngineRefusal, engineFailure } from "../api-client.ts";
 import { readMessages } from "./messages.ts";
-import { checkedEntries, compressionOf, endOfTar } from "./tar-entries.ts";
 
 const MAX_TAR_BYTES = 64 * 2 ** 30;
 

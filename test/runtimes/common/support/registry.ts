@@ -97,7 +97,7 @@ export function buildImage(layout: string): string {
   umoci("repack", "--image", image, bundle);
   const settings = {
     env: ["PATH=/bin", "GREETING=hello there"],
-    workingdir: ["/work"],
+    workingdir: ["/project"],
     user: ["7:8"],
     entrypoint: ["/bin/entry"],
     cmd: ["serve"],

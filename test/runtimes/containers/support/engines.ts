@@ -8,7 +8,7 @@ import { type ApiClient, createApiClient } from "../../../../src/runtimes/contai
 import { openDockerRuntime } from "../../../../src/runtimes/docker/runtime.ts";
 import { openPodmanRuntime } from "../../../../src/runtimes/podman/runtime.ts";
 import { openService } from "../../../../src/runtimes/podman/service.ts";
-import { noDockerd, startDockerd } from "../../docker/support/dockerd.ts";
+import { startDockerd } from "../../docker/support/dockerd.ts";
 import { makeStorage } from "../../podman/support/storage.ts";
 
 /** A container engine that nobody else uses, and a driver of it. */
@@ -30,14 +30,12 @@ export interface TestEngine {
 export interface EngineKind {
   name: "podman" | "docker";
   isPodman: boolean;
-  /** Why it can't be tested here. */
-  missing: string | undefined;
   open(): Promise<TestEngine>;
 }
 
 export const engines: EngineKind[] = [
-  { name: "podman", isPodman: true, missing: undefined, open: openPodman },
-  { name: "docker", isPodman: false, missing: noDockerd, open: openDocker },
+  { name: "podman", isPodman: true, open: openPodman },
+  { name: "docker", isPodman: false, open: openDocker },
 ];
 
 const newOwner = () => `t${randomBytes(5).toString("hex")}`;

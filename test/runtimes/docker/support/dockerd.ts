@@ -15,9 +15,6 @@ const START_MS = 60_000;
 /** A daemon gives each container ten seconds when it ends. */
 const END_MS = 30_000;
 
-/** Why there is no daemon to be had on this machine. scripts/test.sh installs it where it can be had. */
-export const noDockerd: string | undefined = existsSync(DOCKERD) ? undefined : `${DOCKERD} is not installed`;
-
 export interface DockerdOptions {
   /** Where socket, data and log go; made when it is missing. Default: a directory of its own that `end` removes. */
   home?: string;
@@ -56,7 +53,7 @@ export interface Dockerd {
  * is asked to end when ours has ended.
  */
 export async function startDockerd(options: DockerdOptions = {}): Promise<Dockerd> {
-  if (noDockerd) throw new Error(noDockerd);
+  if (!existsSync(DOCKERD)) throw new Error(`${DOCKERD} is not installed: scripts/test.sh does that`);
   const home = options.home ?? (await mkdtemp(join(tmpdir(), "wdockerd-")));
   await mkdir(home, { recursive: true });
   // A daemon that remaps ids must be able to pass as any of them.

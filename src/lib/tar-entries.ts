@@ -1,4 +1,4 @@
-import { type ErrorCode, WarrenError } from "../../../contracts/errors.ts";
+import { type ErrorCode, WarrenError } from "../contracts/errors.ts";
 
 const BLOCK = 512;
 /** Of the long names and attributes that precede an entry; what they may say of us is short. */
@@ -59,6 +59,15 @@ export async function* checkedEntries(
     yield* walk.follow(chunk);
   }
   walk.end();
+}
+
+/** A tar as it comes, checked as `checkedEntries` does. What came after its end mark is gone. */
+export async function* checkedTar(
+  source: AsyncIterable<Uint8Array>,
+  maxBytes: number,
+): AsyncGenerator<Uint8Array> {
+  yield* checkedEntries(source, { code: "invalid_request", maxBytes });
+  yield endOfTar;
 }
 
 /** What ends a tar. */

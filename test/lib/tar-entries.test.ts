@@ -3,7 +3,7 @@ import { linkSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from "n
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { checkedTar } from "../../src/lib/checked-tar.ts";
+import { checkedTar } from "../../src/lib/tar-entries.ts";
 import { piecesOf, tarOf } from "../../src/testing/tar.ts";
 import { tempDir } from "../engine/support/temp-dir.ts";
 
@@ -13,6 +13,12 @@ async function through(bytes: Uint8Array, size = 1 << 16, maxBytes = NO_LIMIT): 
   const chunks: Uint8Array[] = [];
   for await (const chunk of checkedTar(piecesOf(bytes, size), maxBytes)) chunks.push(chunk);
   return Buffer.concat(chunks);
+}
+
+/** All of the tar, but for what it is filled up with after its end mark. */
+function expectWhole(passed: Buffer, tar: Buffer): void {
+  expect(passed.equals(tar.subarray(0, passed.length))).toBe(true);
+  expect(tar.subarray(passed.length).every((byte) => byte === 0)).toBe(true);
 }
 
 /** What GNU tar makes of a directory with all that may be in one. */
@@ -37,13 +43,13 @@ describe("a tar", () => {
   it.each(["ustar", "gnu", "posix", "v7", "oldgnu"])("of the format %s passes unchanged", async (format) => {
     const names = format === "v7" || format === "ustar" ? ["--exclude=*long*"] : [];
     const tar = gnuTar(`--format=${format}`, ...names);
-    for (const size of [1 << 20, 512, 1000]) expect((await through(tar, size)).equals(tar)).toBe(true);
+    for (const size of [1 << 20, 512, 1000]) expectWhole(await through(tar, size), tar);
   });
 
   it("with sparse files passes in the format of POSIX, and is refused in GNU's own", async () => {
     const posix = gnuTar("--sparse", "--format=posix");
     expect(posix.length).toBeLessThan(1_000_000);
-    expect((await through(posix)).equals(posix)).toBe(true);
+    expectWhole(await through(posix), posix);
     await expect(through(gnuTar("--sparse", "--format=gnu"))).rejects.toMatchObject({
       code: "invalid_request",
       hint: expect.stringContaining("--sparse"),
