@@ -28,3 +28,12 @@ export function describeIssues(error: z.ZodError): string {
   const more = error.issues.length - told.length;
   return told.join("; ") + (more > 0 ? `; and ${more} more` : "");
 }
+
+/** Undefined for what is not JSON. */
+export function jsonOrUndefined(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

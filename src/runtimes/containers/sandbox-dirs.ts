@@ -14,7 +14,9 @@ import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
+import { StoredSpec } from "../../contracts/stored-spec.ts";
 import { isGone, makeDir, readText, statOrUndefined, writeAtomically } from "../../lib/files.ts";
+import { jsonOrUndefined } from "../../lib/parse.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { GUEST_SOCKET } from "./container-config.ts";
 
@@ -102,8 +104,14 @@ export async function openSandboxDirs(
     async readSpec(id) {
       const [spec, limits] = await Promise.all([readText(specFile(id)), readText(limitsFile(id))]);
       if (spec === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
-      // Written by this driver in a directory that only its owner can reach.
-      return { ...JSON.parse(spec), ...(limits === undefined ? {} : { limits: JSON.parse(limits) }) };
+      const stored = StoredSpec.safeParse({
+        ...(jsonOrUndefined(spec) as object | undefined),
+        ...(limits === undefined ? {} : { limits: jsonOrUndefined(limits) }),
+      });
+      if (stored.success) return stored.data;
+      throw new WarrenError("runtime_failed", `the record of sandbox ${id} is broken`, {
+        cause: stored.error,
+      });
     },
     changeLimits: (id, limits) => writeAtomically(limitsFile(id), JSON.stringify(limits)),
     limitsWereChanged: async (id) => (await statOrUndefined(limitsFile(id))) !== undefined,

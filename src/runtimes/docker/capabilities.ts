@@ -1,23 +1,9 @@
 import type { Capabilities } from "../../contracts/runtime.ts";
+import { containerCapabilities } from "../containers/capabilities.ts";
 import type { Daemon } from "./daemon.ts";
 
 /** What Docker can do at best; its daemon's settings and its host narrow it. */
-export const dockerCapabilities: Capabilities = {
-  networkModes: ["none", "filtered"],
-  limits: ["memory", "cpu", "pids"],
-  readonlyRoot: true,
-  tmpfs: true,
-  // Unless the daemon remaps ids, or is rootless.
-  userNamespace: false,
-  rootless: true,
-  pause: true,
-  snapshots: false,
-  isolation: ["container"],
-  images: ["oci", "tar"],
-  imageStore: true,
-  volumes: true,
-  binds: true,
-};
+export const dockerCapabilities: Capabilities = containerCapabilities;
 
 /** What this daemon can do, by what it says of itself. */
 export function capabilitiesOf(daemon: Daemon): Capabilities {

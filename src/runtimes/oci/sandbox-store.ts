@@ -3,61 +3,15 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
-import { networkModes, type RuntimeSpec } from "../../contracts/runtime.ts";
-import { Isolation } from "../../contracts/sandbox.ts";
+import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
+import { StoredSpec } from "../../contracts/stored-spec.ts";
 import { readSmall, statOrUndefined, writeAtomically } from "../../lib/files.ts";
+import { jsonOrUndefined } from "../../lib/parse.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { type Layout, sandboxPaths } from "./layout.ts";
 
-const Spec = z.object({
-  id: z.string(),
-  image: z.object({
-    id: z.string(),
-    reference: z.string(),
-    env: z.record(z.string(), z.string()),
-    workdir: z.string().optional(),
-    user: z.string().optional(),
-    cmd: z.array(z.string()).optional(),
-  }),
-  env: z.record(z.string(), z.string()),
-  workdir: z.string(),
-  cmd: z.array(z.string()).optional(),
-  user: z.string().optional(),
-  hostname: z.string(),
-  labels: z.record(z.string(), z.string()),
-  network: z.enum(networkModes),
-  // Sandboxes of before there was a choice have none.
-  isolation: Isolation.default("container"),
-  readonlyRoot: z.boolean(),
-  tmpfs: z.array(
-    z.object({
-      path: z.string(),
-      sizeBytes: z.number(),
-      readonly: z.boolean(),
-      exec: z.boolean(),
-      mode: z.number(),
-    }),
-  ),
-  // Those of before there were mounts have none.
-  mounts: z
-    .array(
-      z.object({
-        type: z.enum(["volume", "bind"]),
-        source: z.string(),
-        target: z.string(),
-        readonly: z.boolean(),
-      }),
-    )
-    .default([]),
-  limits: z.object({
-    memoryBytes: z.number(),
-    memoryHighBytes: z.number().optional(),
-    cpuNano: z.number(),
-    pids: z.number(),
-  }),
-});
-const Stored = z.object({ version: z.literal(1), spec: Spec, lower: z.string() });
+const Stored = z.object({ version: z.literal(1), spec: StoredSpec, lower: z.string() });
 
 /** A sandbox as its directory tells it. */
 export interface StoredSandbox {
@@ -93,14 +47,14 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
   const read = async (id: string): Promise<StoredSandbox> => {
     const text = readSmall(layout.sandbox(id).spec);
     if (text === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
-    const parsed = Stored.safeParse(parseJson(text));
+    const parsed = Stored.safeParse(jsonOrUndefined(text));
     if (!parsed.success) {
       throw new WarrenError("runtime_failed", `the record of sandbox ${id} is broken`, {
         cause: parsed.error,
       });
     }
     const { spec, lower } = parsed.data;
-    return { spec: spec as RuntimeSpec, lower };
+    return { spec, lower };
   };
   const list = async () => {
     const names = await readdir(layout.sandboxes);
@@ -188,12 +142,4 @@ function hosts(hostname: string): string {
 
 function serialize(sandbox: StoredSandbox): string {
   return JSON.stringify({ version: 1, ...sandbox });
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

@@ -1,23 +1,9 @@
 import type { Capabilities } from "../../contracts/runtime.ts";
+import { containerCapabilities } from "../containers/capabilities.ts";
 import type { PodmanInfo } from "./info.ts";
 
 /** What Podman can do at best; where it runs narrows it. */
-export const podmanCapabilities: Capabilities = {
-  networkModes: ["none", "filtered"],
-  limits: ["memory", "cpu", "pids"],
-  readonlyRoot: true,
-  tmpfs: true,
-  // Of rootless Podman only.
-  userNamespace: false,
-  rootless: true,
-  pause: true,
-  snapshots: false,
-  isolation: ["container"],
-  images: ["oci", "tar"],
-  imageStore: true,
-  volumes: true,
-  binds: true,
-};
+export const podmanCapabilities: Capabilities = containerCapabilities;
 
 /** What this Podman can do, by what it says of itself. */
 export function capabilitiesOf(info: PodmanInfo): Capabilities {
