@@ -13,8 +13,9 @@ import { sandboxHandlers } from "./handlers/sandboxes.ts";
 import { volumeHandlers } from "./handlers/volumes.ts";
 import { breakOff } from "./outgoing.ts";
 import { parseQuery } from "./query.ts";
+import { PREFIX, type Route } from "./route.ts";
 import { createRouter } from "./router.ts";
-import { type Operation, PREFIX, type Route, routes } from "./routes.ts";
+import { type Operation, routes } from "./routes.ts";
 import { sendError } from "./send-error.ts";
 
 export interface AppOptions {

@@ -1,4 +1,4 @@
-import type { Route } from "./routes.ts";
+import type { Route } from "./route.ts";
 
 /** What a path leads to: its routes by method, and the value of its `:id`, if it has one. */
 export interface Match<R extends Route> {

@@ -1,5 +1,4 @@
 import { z } from "zod";
-import type { ErrorCode } from "../contracts/errors.ts";
 import { ExecRequest, ExecResult, ExecStreamStart } from "../contracts/exec.ts";
 import { FileInfo } from "../contracts/files.ts";
 import { ImageInfo, PullImage } from "../contracts/images.ts";
@@ -15,6 +14,7 @@ import {
   UpdateSandbox,
 } from "../contracts/sandbox.ts";
 import { CreateVolume, VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
+import { ChmodRequest, RenameRequest } from "./file-bodies.ts";
 import {
   BuildQuery,
   ExplainQuery,
@@ -33,28 +33,7 @@ import {
   WatchQuery,
   WriteQuery,
 } from "./query.ts";
-
-/** Where all routes are below. */
-export const PREFIX = "/api/v1";
-
-export interface Route {
-  method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-  /** Below `PREFIX`; `:name` stands for one part, which is not empty. */
-  path: `/${string}`;
-  /** Name of the handler. */
-  operation: string;
-  summary: string;
-  /** No API key is asked for. */
-  open?: true;
-  query?: z.ZodObject;
-  /** Schema of a JSON body, of the first frame where `response` is a WebSocket, or another kind of body. */
-  request?: z.ZodType | "bytes" | "multipart";
-  /** Status of success. */
-  status: number;
-  response: z.ZodType | "bytes" | "events" | "websocket" | "nothing";
-  /** Failures of this route beside those that every route has. */
-  errors: readonly ErrorCode[];
-}
+import { errorGroups, type Route } from "./route.ts";
 
 export const Health = z.object({
   status: z.enum(["ok", "unhealthy"]),
@@ -71,63 +50,6 @@ const WaitAnswer = z.object({ exit_code: z.number().int().nullable(), status: Sa
 const Success = z.object({ success: z.literal(true) });
 const Written = Success.extend({ bytes: z.number().int() });
 
-/** What no file system mode goes beyond: permission bits, set-id and sticky. */
-const MAX_MODE = 0o7777;
-
-/** den has no such request; the path is checked as those in queries are. */
-export const RenameRequest = z
-  .object({ from: z.string({ error: "from is required" }), to: z.string({ error: "to is required" }) })
-  .meta({ id: "RenameRequest" });
-export const ChmodRequest = z
-  .object({
-    path: z.string({ error: "path is required" }),
-    mode: z.number().int().min(0).max(MAX_MODE).meta({ description: "Permission bits, 420 for 0644" }),
-  })
-  .meta({ id: "ChmodRequest" });
-
-const inSandbox = ["sandbox_not_found", "sandbox_wrong_state", "guest_failed"] as const;
-const onFile = [
-  ...inSandbox,
-  "invalid_path",
-  "file_not_found",
-  "permission_denied",
-  "not_a_directory",
-] as const;
-
-/** Failures that go together, by the name that docs/wire/rest.md gives them. */
-export const errorGroups = {
-  inside: inSandbox,
-  lifecycle: [
-    "sandbox_not_found",
-    "runtime_failed",
-    "runtime_unavailable",
-    "guest_failed",
-    "deadline_exceeded",
-  ],
-  command: [...inSandbox, "file_not_found", "permission_denied", "rate_limited"],
-  file: onFile,
-  write: [...onFile, "not_a_file", "too_large", "no_space", "cancelled"],
-  creation: [
-    "unsupported",
-    "name_taken",
-    "image_not_found",
-    "image_invalid",
-    "image_pull_failed",
-    "too_large",
-    "too_many_sandboxes",
-    "host_under_pressure",
-    "runtime_failed",
-    "runtime_unavailable",
-    "guest_failed",
-    "deadline_exceeded",
-    "no_space",
-    "cancelled",
-  ],
-  /** Of what a runtime has beside sandboxes. */
-  store: ["unsupported", "runtime_failed", "runtime_unavailable"],
-  /** Of every route. */
-  any: ["invalid_request", "unauthenticated", "forbidden", "internal", "engine_unavailable", "shutting_down"],
-} as const satisfies Record<string, readonly ErrorCode[]>;
 const { inside, lifecycle, command, file, write, creation, store } = errorGroups;
 
 /** The API. The app is built from this table, and docs/wire/rest.md is checked against it. */

@@ -10,7 +10,8 @@ import { corsHeaders, type Entrance, Gate } from "./gate.ts";
 import { listenOnTcp, listenOnUnix, resolveHost } from "./listen.ts";
 import { type Listener, openListener, type TlsIdentity } from "./listener.ts";
 import { isLoopbackAddress } from "./loopback.ts";
-import { PREFIX, routes } from "./routes.ts";
+import { PREFIX } from "./route.ts";
+import { routes } from "./routes.ts";
 import { sendError } from "./send-error.ts";
 import { Sockets } from "./sockets.ts";
 

@@ -9,7 +9,8 @@ import { MAX_FRAME_BYTES } from "./exec-input.ts";
 import { serveExecStream } from "./exec-stream.ts";
 import { toWarrenError } from "./failure.ts";
 import type { Entrance, Gate } from "./gate.ts";
-import { PREFIX, routes } from "./routes.ts";
+import { PREFIX } from "./route.ts";
+import { routes } from "./routes.ts";
 
 /** The subprotocol of Warren's own clients; den's name none. */
 export const SUBPROTOCOL = "warren.v1";

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { WebSocket } from "ws";
 import { createNodeClient } from "../../src/client/node/index.ts";
-import { PREFIX, routes } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
+import { routes } from "../../src/server/routes.ts";
 import { rawExchange, upgradeRequest } from "./raw.ts";
 import { serve } from "./serve.ts";
 

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { type RawData, WebSocket } from "ws";
 import { createNodeClient } from "../../src/client/node/index.ts";
 import { WarrenError } from "../../src/contracts/errors.ts";
-import { PREFIX } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
 import { type Served, serve } from "./serve.ts";
 
 interface Conversation {

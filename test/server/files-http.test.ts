@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { describe, expect, it } from "vitest";
 import { WarrenError } from "../../src/contracts/errors.ts";
-import { PREFIX } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
 import { type Served, serve } from "./serve.ts";
 
 const files = (served: Served, rest = "", id = "box") =>

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { silentLogger } from "../../src/lib/log.ts";
-import { PREFIX } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
 import { createServer } from "../../src/server/server.ts";
 import { createHostApi } from "./host-api.ts";
 import { rawExchange, upgradeRequest } from "./raw.ts";

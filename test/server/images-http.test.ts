@@ -7,7 +7,7 @@ import { WarrenError } from "../../src/contracts/errors.ts";
 import type { ImageProgress } from "../../src/contracts/images.ts";
 import { createDeferred } from "../../src/lib/deferred.ts";
 import { progressEvents } from "../../src/server/progress-events.ts";
-import { PREFIX } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
 import { eventually } from "../../src/testing/wait.ts";
 import { createAuthority } from "./certificates.ts";
 import { serve } from "./serve.ts";

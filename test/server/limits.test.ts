@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { describe, expect, it } from "vitest";
 import { createNodeClient } from "../../src/client/node/index.ts";
-import { PREFIX } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
 import { rawExchange } from "./raw.ts";
 import { serve } from "./serve.ts";
 

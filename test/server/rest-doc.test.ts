@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { errorCatalogue } from "../../src/contracts/errors.ts";
-import { errorGroups, type Route, routes } from "../../src/server/routes.ts";
+import { errorGroups, type Route } from "../../src/server/route.ts";
+import { routes } from "../../src/server/routes.ts";
 
 const page = readFileSync(new URL("../../docs/wire/rest.md", import.meta.url), "utf8");
 const rows = page

@@ -5,7 +5,7 @@ import type { SandboxApi } from "../../src/contracts/api.ts";
 import type { ExecSession } from "../../src/contracts/exec.ts";
 import { silentLogger } from "../../src/lib/log.ts";
 import type { DetachableLimits } from "../../src/server/detachable-execs.ts";
-import { PREFIX } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
 import { createServer, type WarrenServer } from "../../src/server/server.ts";
 import { type CuttingProxy, openCuttingProxy } from "./cutting-proxy.ts";
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { NO_EXPIRY } from "../../src/contracts/constants.ts";
 import { WarrenError } from "../../src/contracts/errors.ts";
-import { PREFIX } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
 import { serve } from "./serve.ts";
 
 describe("what den's clients rely on", () => {

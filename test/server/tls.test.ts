@@ -9,7 +9,7 @@ import { connect as connectTls } from "node:tls";
 import { promisify } from "node:util";
 import { afterAll, describe, expect, it } from "vitest";
 import { createNodeClient } from "../../src/client/node/index.ts";
-import { PREFIX } from "../../src/server/routes.ts";
+import { PREFIX } from "../../src/server/route.ts";
 import { createAuthority } from "./certificates.ts";
 import { type Served, serve } from "./serve.ts";
 

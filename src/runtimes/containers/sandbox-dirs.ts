@@ -10,13 +10,14 @@ import {
   rm,
   writeFile,
 } from "node:fs/promises";
-import { connect as connectSocket, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
 import { StoredSpec } from "../../contracts/stored-spec.ts";
 import { isGone, makeDir, readText, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { jsonOrUndefined } from "../../lib/parse.ts";
+import { connectGuest, guestUnreachable } from "../common/guest-socket.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { GUEST_SOCKET } from "./container-config.ts";
 
@@ -154,7 +155,7 @@ async function takeSocket(from: string, to: string, id: string): Promise<Socket>
     return socket;
   } catch (cause) {
     socket.destroy();
-    throw unreachable(id, cause);
+    throw guestUnreachable(id, cause);
   }
 }
 
@@ -164,18 +165,10 @@ async function takeSocket(from: string, to: string, id: string): Promise<Socket>
  */
 async function connectTo(path: string, id: string): Promise<Socket> {
   const file = await openSocket(path).catch((cause: unknown) => {
-    throw unreachable(id, cause);
+    throw guestUnreachable(id, cause);
   });
   try {
-    return await new Promise<Socket>((resolve, reject) => {
-      // Half-close is part of the guest protocol's DIAL.
-      const socket = connectSocket({ path: `/proc/self/fd/${file.fd}`, allowHalfOpen: true });
-      socket.once("connect", () => {
-        socket.removeAllListeners("error");
-        resolve(socket);
-      });
-      socket.once("error", (cause) => reject(unreachable(id, cause)));
-    });
+    return await connectGuest(`/proc/self/fd/${file.fd}`, id);
   } finally {
     await file.close();
   }
@@ -191,8 +184,4 @@ async function openSocket(path: string): Promise<FileHandle> {
   }
   await file.close();
   throw new Error(`${path} is no socket`);
-}
-
-function unreachable(id: string, cause: unknown): WarrenError {
-  return new WarrenError("guest_failed", `the guest of sandbox ${id} can't be reached`, { cause });
 }

@@ -17,3 +17,11 @@ export const ociCapabilities: Capabilities = {
   volumes: true,
   binds: true,
 };
+
+/** What is left of them for whom nothing more is known to work. */
+export const leastCapabilities: Capabilities = {
+  ...ociCapabilities,
+  limits: [],
+  pause: false,
+  isolation: ["container"],
+};

@@ -3,7 +3,8 @@ import { dirname } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeMount, RuntimeSpec } from "../../contracts/runtime.ts";
 import { isWithin, statOrUndefined } from "../../lib/files.ts";
-import { type Launcher, launcherErrno, type OutsideMount } from "./launcher-client.ts";
+import type { Launcher, OutsideMount } from "./launcher-client.ts";
+import { launcherErrno } from "./launcher-link.ts";
 import { volumeMissing } from "./volumes.ts";
 
 /** What a sandbox of ours must not see, whoever asks for it: the kernel's own files, and those of all sandboxes. */

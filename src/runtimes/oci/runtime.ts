@@ -1,35 +1,30 @@
 import { closeSync, constants, openSync } from "node:fs";
-import { readdir, rm } from "node:fs/promises";
-import { connect as connectSocket } from "node:net";
+import { readdir } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import type { Duplex } from "node:stream";
 import { isDeepStrictEqual } from "node:util";
 import { WarrenError } from "../../contracts/errors.ts";
-import type {
-  Capabilities,
-  ProbeFinding,
-  Runtime,
-  RuntimeSandbox,
-  RuntimeSpec,
-} from "../../contracts/runtime.ts";
+import type { Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
 import { noStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
 import { isGone, noSpace, statOrUndefined } from "../../lib/files.ts";
 import { createKeyedMutex, type KeyedMutex } from "../../lib/keyed-mutex.ts";
+import { once } from "../../lib/once.ts";
 import { checkSpec } from "../common/check-spec.ts";
 import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
+import { connectGuest } from "../common/guest-socket.ts";
 import { readHardLimits } from "../common/process-limits.ts";
 import { processNumbers } from "../common/process-numbers.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { prepareSeccomp } from "../common/seccomp.ts";
 import type { RuntimeFactory, RuntimeOptions } from "../factory.ts";
-import { builderFilter, buildSpec, isBuildId, type OpenBuildBox } from "./build-box.ts";
-import { ociCapabilities } from "./capabilities.ts";
+import { createBuildBoxes, isBuildId } from "./build-box.ts";
+import { leastCapabilities, ociCapabilities } from "./capabilities.ts";
 import { checkLimits, createCgroups, readCgroupHost } from "./cgroup.ts";
 import { createFreezer } from "./freezer.ts";
-import { liveGuest, mappedBase, networkBytes } from "./guest-process.ts";
-import { chooseStage, makeSharedFiles, recordBoot, wasRebooted } from "./host-facts.ts";
+import { liveGuest, networkBytes } from "./guest-process.ts";
+import { chooseStage, makeSharedFiles } from "./host-facts.ts";
 import { openIdRanges, sharedIdRange } from "./id-ranges.ts";
 import { createImages } from "./images/images.ts";
 import { createLauncher } from "./launcher-client.ts";
@@ -40,6 +35,8 @@ import { createOutside } from "./outside.ts";
 import { createPayloadGroups } from "./payload-groups.ts";
 import { createProber, isProbeId } from "./probe.ts";
 import { findProgramNow, ociPrograms } from "./programs.ts";
+import { recover } from "./recover.ts";
+import { refusingRuntime } from "./refusing-runtime.ts";
 import { createSandboxStore, type Own } from "./sandbox-store.ts";
 import {
   currentUser,
@@ -119,32 +116,17 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     removeSandbox: (id) => turns.run(id, () => remove(id)),
   });
   const outside = createOutside({ launcher, stateDir, volumePath: volumes.path });
-  const openBuildBox: OpenBuildBox = async (signal) => {
-    const spec = buildSpec(cgroupHost.limits);
-    const { id } = spec;
-    const end = async () => {
-      await lifecycle.finish(id);
-      for (const dir of await store.dirs(id)) await trash.discard(dir);
-    };
-    try {
-      const sandbox = { spec, lower: await images.lower(spec.image.id, { asUser: false, signal }) };
-      await store.create(sandbox, { asUser: false });
-      await lifecycle.start({
-        program: await prober.program(),
-        seccomp: await getBuildSeccomp(),
-        sandbox,
-        binds: await images.binds(spec.image.id),
-        paths: layout.sandbox(id),
-        isBuilder: true,
-      });
-      const guest = guestOf(id);
-      await guest.hello();
-      return { guest, [Symbol.asyncDispose]: end };
-    } catch (error) {
-      await end();
-      throw noSpace(error);
-    }
-  };
+  const openBuildBox = createBuildBoxes({
+    layout,
+    lifecycle,
+    store,
+    discard: trash.discard,
+    limits: cgroupHost.limits,
+    image: (id, signal) => images.lower(id, { asUser: false, signal }),
+    binds: (id) => images.binds(id),
+    program: () => prober.program(),
+    guestOf: (id) => guestOf(id),
+  });
   const images = createImages({
     launcher,
     dir: layout.images,
@@ -158,7 +140,6 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
   });
 
   const getSeccomp = once(() => prepareSeccomp(linuxCapabilities));
-  const getBuildSeccomp = once(() => prepareSeccomp(builderFilter));
   const prober = createProber({
     options,
     layout,
@@ -172,35 +153,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
 
   // What the last engine was starting when it was killed comes up first, or fails: then it is seen below.
   await launcher.ready().catch(() => {}); // why it can't be started is told to whoever needs it
-  const bootFile = join(layout.root, "boot");
-  if (await wasRebooted(bootFile)) {
-    for (const name of ociPrograms) await rm(layout.runtimeRoot(name), { recursive: true, force: true });
-    for (const id of await store.list()) {
-      const { guestPid, runtimePid, socket } = layout.sandbox(id);
-      for (const path of [guestPid, runtimePid, socket]) await rm(path, { force: true });
-    }
-    onStep("oci.forgot-boot");
-  }
-  await recordBoot(bootFile);
-  onStep("oci.recorded-boot");
-  await trash.sweep();
-  await images.sweep();
-  await volumes.sweep();
-  onStep("oci.swept");
-  const relayed = new Set<string>();
-  for (const id of await store.list()) {
-    if (isProbeId(id) || isBuildId(id)) {
-      // An earlier engine was killed while it probed, or built an image.
-      await lifecycle.finish(id);
-      for (const dir of await store.dirs(id)) await trash.discard(dir);
-      continue;
-    }
-    const guest = await liveGuest(layout.sandbox(id).guestPid);
-    const base = guest && (await mappedBase(guest.pid));
-    if (base) await ids.adopt(id, base);
-    if (guest && (await store.read(id).catch(() => undefined))?.spec.isolation === "gvisor") relayed.add(id);
-    onStep("oci.adopted");
-  }
+  const relayed = await recover({ layout, lifecycle, store, trash, images, volumes, ids, onStep });
   // These take a while and the first create needs them, so they begin now; who needs them sees their failure.
   getSeccomp().catch(() => {});
   images.ensure("host").catch(() => {});
@@ -439,26 +392,6 @@ function inTurns(turns: KeyedMutex, runtime: Runtime): Runtime {
   };
 }
 
-/** Done at the first call, and again after a failure. */
-function once<T>(task: () => Promise<T>): () => Promise<T> {
-  let result: Promise<T> | undefined;
-  return () => {
-    result ??= task().catch((error: unknown) => {
-      result = undefined;
-      throw error;
-    });
-    return result;
-  };
-}
-
-/** What is left of them for whom nothing more is known to work. */
-const leastCapabilities: Capabilities = {
-  ...ociCapabilities,
-  limits: [],
-  pause: false,
-  isolation: ["container"],
-};
-
 const volumesOf = (spec: RuntimeSpec): string[] =>
   spec.mounts.filter(({ type }) => type === "volume").map(({ source }) => source);
 
@@ -472,20 +405,6 @@ async function makeWorkdirInMount(guest: GuestClient, spec: RuntimeSpec): Promis
   await guest.mkdir(spec.workdir, { parents: true });
 }
 
-/** Half-close is part of the guest protocol's DIAL. */
-function connectGuest(path: string, id: string): Promise<Duplex> {
-  return new Promise((resolve, reject) => {
-    const socket = connectSocket({ path, allowHalfOpen: true });
-    socket.once("connect", () => {
-      socket.removeListener("error", onError);
-      resolve(socket);
-    });
-    const onError = (cause: Error) =>
-      reject(new WarrenError("guest_failed", `the guest of sandbox ${id} can't be reached`, { cause }));
-    socket.once("error", onError);
-  });
-}
-
 async function readdirOrEmpty(dir: string): Promise<string[]> {
   try {
     return await readdir(dir);
@@ -493,35 +412,4 @@ async function readdirOrEmpty(dir: string): Promise<string[]> {
     if (isGone(error)) return [];
     throw error;
   }
-}
-
-/** What there is for a user without subordinate ids: a report, and a refusal of everything else. */
-function refusingRuntime(missing: readonly ProbeFinding[]): Runtime {
-  const [first] = missing;
-  const refuse = () =>
-    Promise.reject(
-      new WarrenError("runtime_unavailable", first?.message ?? "sandboxes can't be made here", {
-        hint: missing.map((finding) => finding.fix).join(" && "),
-      }),
-    );
-  return {
-    name: "oci",
-    capabilities: { ...leastCapabilities, volumes: false },
-    probe: async () => ({ runtime: "oci", usable: false, findings: [...missing] }),
-    images: { ensure: refuse },
-    create: refuse,
-    start: refuse,
-    stop: refuse,
-    pause: refuse,
-    resume: refuse,
-    updateLimits: refuse,
-    remove: refuse,
-    inspect: refuse,
-    // What there may be is out of reach, and not gone.
-    list: refuse,
-    connect: refuse,
-    stats: refuse,
-    oomKills: () => undefined,
-    close: async () => {},
-  };
 }

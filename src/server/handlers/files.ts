@@ -1,8 +1,8 @@
 import type { ReadFileOptions, WriteFileOptions } from "../../contracts/files.ts";
 import { guarded } from "../../lib/guarded.ts";
 import { bodyBytes } from "../body.ts";
+import { ChmodRequest, RenameRequest } from "../file-bodies.ts";
 import { checkPath, PathQuery, ReadQuery, WatchQuery, WriteQuery } from "../query.ts";
-import { ChmodRequest, RenameRequest } from "../routes.ts";
 import { sendEvents } from "../send-events.ts";
 import { sendFile } from "../send-file.ts";
 import { receiveUpload } from "../upload.ts";
