@@ -14,7 +14,7 @@ export interface Containers {
   remove(id: string): Promise<void>;
   /** Sandbox ids. */
   list(): Promise<string[]>;
-  /** Removes what was made to look into images, by an engine that was killed. */
+  /** Removes what an engine that was killed made to look into images and to fill volumes. */
   sweep(): Promise<void>;
 }
 
@@ -59,8 +59,11 @@ export function createContainers(
       return (await all()).flatMap(({ Labels }) => Labels?.["warren.id"] ?? []);
     },
     async sweep() {
-      for (const { Id, Labels } of await all()) {
-        if (Labels?.["warren.id"] === undefined) {
+      // Anybody's container has the labels of its image, but not our names.
+      const helpers = [`warren-${ownerId}-look-`, `warren-guest-${ownerId}-`];
+      for (const { Id, Names } of await all()) {
+        const names = (Names ?? []).map((name) => name.replace(/^\//, ""));
+        if (names.some((name) => helpers.some((prefix) => name.startsWith(prefix)))) {
           await removeContainer(client, Id, "what an engine left can't be removed");
         }
       }

@@ -69,9 +69,13 @@ describe("what others do to a sandbox's container", () => {
         "true",
       ),
       await docker("create", IMAGE, "true"),
+      // As an image may have it, whose maker saw one of ours.
+      await docker("create", "--label", `warren.owner=${rig.ownerId}`, IMAGE, "true"),
     ];
     expect(await runtime.list()).toEqual([]);
     await runtime.remove("tqqqqqqqqqqqqqqq");
+    await runtime.close();
+    await rig.reopen();
     for (const id of others) expect(await docker("rm", id)).toBe(id);
   });
 });
