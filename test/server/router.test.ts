@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { createRouter } from "../../src/server/router.ts";
 import { PREFIX } from "../../src/server/route.ts";
+import { createRouter } from "../../src/server/router.ts";
 import { routes } from "../../src/server/routes.ts";
 
 const find = createRouter(routes, PREFIX);

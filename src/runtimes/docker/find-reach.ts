@@ -3,13 +3,11 @@ import { mkdir, mkdtemp, realpath, rm } from "node:fs/promises";
 import { isIP } from "node:net";
 import { join } from "node:path";
 import { type ApiClient, EngineRefusal, engineFailure } from "../containers/api-client.ts";
+import type { ReachKind } from "../containers/reach.ts";
 import type { Daemon } from "./daemon.ts";
 
-/** How a guest is reached: at a socket in a directory that is mounted for it, or through the daemon alone. */
-export type Reach = "socket" | "exec";
-
 /** @throws WarrenError when the daemon does not answer */
-export async function findReach(client: ApiClient, daemon: Daemon, stateDir: string): Promise<Reach> {
+export async function findReach(client: ApiClient, daemon: Daemon, stateDir: string): Promise<ReachKind> {
   const { endpoint } = client;
   const isNear = endpoint.kind === "unix" || (endpoint.kind === "tcp" && isLoopback(endpoint.host));
   // Docker Desktop's machine has our files, but no sockets among them.

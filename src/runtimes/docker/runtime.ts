@@ -5,8 +5,7 @@ import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
 import { refuseWeaknesses } from "../common/known-weaknesses.ts";
 import { maskedPaths, readonlyPaths } from "../common/protected-paths.ts";
 import { ociSeccomp } from "../common/seccomp.ts";
-import { type ApiClient, createApiClient } from "../containers/api-client.ts";
-import { describeEndpoint } from "../containers/endpoint.ts";
+import { createApiClient } from "../containers/api-client.ts";
 import type { Flavor } from "../containers/flavor.ts";
 import { openContainerRuntime } from "../containers/runtime.ts";
 import type { RuntimeFactory } from "../factory.ts";
@@ -23,8 +22,8 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
   try {
     const daemon = await readDaemon(client);
     if (strict) for (const program of weakPrograms(daemon)) refuseWeaknesses(program);
-    await requireNear(client, daemon, stateDir);
-    if (daemon.hasSelinux && stateDir.includes(":")) {
+    const reach = await findReach(client, daemon, stateDir);
+    if (reach === "socket" && daemon.hasSelinux && stateDir.includes(":")) {
       throw new WarrenError(
         "runtime_unavailable",
         `Docker can't relabel ${stateDir}: there is a colon in it`,
@@ -41,6 +40,7 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
       flavor: {
         name: "docker",
         client,
+        reach,
         capabilities: capabilitiesOf(daemon),
         ...(await guards(daemon, join(stateDir, "docker"))),
         relabels: daemon.hasSelinux,
@@ -53,15 +53,6 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
     throw error;
   }
 };
-
-async function requireNear(client: ApiClient, daemon: Daemon, stateDir: string): Promise<void> {
-  if ((await findReach(client, daemon, stateDir)) === "socket") return;
-  throw new WarrenError(
-    "runtime_unavailable",
-    `the Docker daemon at ${describeEndpoint(client.endpoint)} does not see this machine's files, so that no sandbox of it can be reached`,
-    { hint: "run warren on the daemon's own machine" },
-  );
-}
 
 async function guards(
   daemon: Daemon,
