@@ -27,6 +27,9 @@ const migrations: readonly string[] = [
      reason TEXT NOT NULL,
      at INTEGER NOT NULL
    ) STRICT;`,
+  // Earlier ones have the rules that they were created with.
+  `ALTER TABLE sandboxes ADD COLUMN network TEXT;
+   UPDATE sandboxes SET network = json_extract(request, '$.network') WHERE json_valid(request);`,
 ];
 
 /**

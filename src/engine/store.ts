@@ -43,6 +43,7 @@ const columns = [
   "error",
   "request",
   "spec",
+  "network",
 ] as const;
 /**
  * With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its files as
@@ -185,6 +186,7 @@ function toRow(record: SandboxRecord): unknown[] {
     error: record.error ?? null,
     request: JSON.stringify(record.request),
     spec: record.spec === undefined ? null : JSON.stringify(record.spec),
+    network: record.network === undefined ? null : JSON.stringify(record.network),
   };
   return columns.map((column) => row[column]);
 }
@@ -194,9 +196,11 @@ function parseRow(row: Row): SandboxRecord | string {
   const absent = (value: unknown) => value ?? undefined;
   let request: unknown;
   let spec: unknown;
+  let network: unknown;
   try {
     request = JSON.parse(String(row.request));
     spec = row.spec === null ? undefined : JSON.parse(String(row.spec));
+    network = row.network === null ? undefined : JSON.parse(String(row.network));
   } catch (error) {
     return `its configuration is not JSON: ${(error as Error).message}`;
   }
@@ -215,6 +219,7 @@ function parseRow(row: Row): SandboxRecord | string {
     exitCode: absent(row.exit_code),
     oomKilled: row.oom_killed === null ? undefined : row.oom_killed === 1,
     error: absent(row.error),
+    network,
   });
   return result.success ? result.data : describeIssues(result.error);
 }

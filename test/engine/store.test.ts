@@ -40,6 +40,7 @@ function record(patch: Partial<SandboxRecord> = {}): SandboxRecord {
     exitCode: 137,
     oomKilled: true,
     error: "why",
+    network: { allow: ["example.com"] },
     ...patch,
   };
 }
@@ -61,6 +62,24 @@ describe("the store", () => {
     tamper(dir.path, "UPDATE sandboxes SET spec = json_remove(spec, '$.isolation')");
     const store = open(dir.path);
     expect(store.load()).toEqual([record()]);
+    store.close();
+  });
+
+  it("gives sandboxes of before rules were stored those that they were created with", () => {
+    using dir = tempDir();
+    const request = CreateSandbox.parse({ network: { allow: ["example.com"] } });
+    const first = open(dir.path);
+    first.save(record({ request }));
+    first.save(record({ id: "bbbbbbbbccccdddd", name: undefined, network: undefined }));
+    first.save(record({ id: "ccccbbbbccccdddd", name: undefined }));
+    first.close();
+    tamper(
+      dir.path,
+      `UPDATE sandboxes SET request = '{' WHERE id = 'ccccbbbbccccdddd';
+       ALTER TABLE sandboxes DROP COLUMN network; PRAGMA user_version = 1`,
+    );
+    const store = open(dir.path);
+    expect(store.load().map(({ network }) => network)).toEqual([{ allow: ["example.com"] }, undefined]);
     store.close();
   });
 
