@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { mkdir, open, readFile, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
@@ -116,10 +116,12 @@ async function spawnService(
   onSpawn: (identity: ProcessIdentity) => Promise<void>,
 ): Promise<ProcessIdentity> {
   // A file: a service that lives on must not die of a pipe that nobody reads.
-  const log = await open(join(path, "../service.log"), "w", 0o600);
+  const log = await open(join(dirname(path), "service.log"), "w", 0o600);
   const child = spawn("podman", ["system", "service", `--time=${idleS}`, `unix://${path}`], {
     stdio: ["ignore", "ignore", log.fd],
     detached: true,
+    // What it starts for commands writes an empty file named "oom" where it is, and it outlives whoever called us.
+    cwd: dirname(path),
     env,
   });
   child.unref();

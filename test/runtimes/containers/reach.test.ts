@@ -33,6 +33,7 @@ beforeAll(async () => {
   for (const name of ["state", "over"]) mkdirSync(path(name));
   service = spawn("unshare", ["--mount", "sh", "-c", serve, "sh", path("state"), path("over"), path("api")], {
     stdio: ["ignore", "ignore", "inherit"],
+    cwd: dir,
   });
   for (let i = 0; ; i++) {
     const connection = await openConnection({ kind: "unix", path: path("api") }).catch(() => undefined);

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readlinkSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
@@ -45,6 +45,8 @@ describe("a service of our own", () => {
     const service = await open();
     const first = pid();
     expect(lives(first)).toBe(true);
+    // Not in a directory of whoever called us, which it would hold, and leave files in.
+    expect(readlinkSync(`/proc/${first}/cwd`)).toBe(realpathSync(dir));
     await service.close();
     expect(lives(first)).toBe(false);
     expect(existsSync(join(dir, "api"))).toBe(false);
