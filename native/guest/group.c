@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/// The last part of the limited cgroups' paths, as src/runtimes/oci/payload-groups.ts names it.
+/// The last part of the limited cgroups' paths, as src/runtimes/common/payload-groups.ts names it.
 static const char limited_name[] = "/limited";
 
 static bool has_first;

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { WarrenError } from "../contracts/errors.ts";
-import { readCgroupHost } from "../runtimes/oci/cgroup.ts";
+import { readCgroupHost } from "../runtimes/common/cgroup.ts";
 import { prepareUserCgroups } from "../runtimes/oci/user-cgroups.ts";
 
 /**

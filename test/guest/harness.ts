@@ -27,6 +27,12 @@ export interface TestGuest extends AsyncDisposable {
   stderr(): string;
 }
 
+/** For a guest that is process 1 of a pid namespace, as in a sandbox. */
+export const ownPidNamespace = [
+  ...["bwrap", "--dev-bind", "/", "/", "--unshare-pid", "--proc", "/proc"],
+  ...["--as-pid-1", "--die-with-parent"],
+];
+
 export interface GuestOptions {
   /** What follows the guest's own `--listen`. */
   args?: string[];

@@ -12,6 +12,7 @@ import {
   collect,
   marked,
   newMark,
+  ownPidNamespace,
   readUntil,
   script,
   startGuest,
@@ -212,17 +213,7 @@ describe("the mux", () => {
 
   it("outlives a signal to everybody as long as it is in use, and brings the guest's last words", async () => {
     await using guest = await startGuest({
-      wrapper: [
-        "bwrap",
-        "--dev-bind",
-        "/",
-        "/",
-        "--unshare-pid",
-        "--proc",
-        "/proc",
-        "--as-pid-1",
-        "--die-with-parent",
-      ],
+      wrapper: ownPidNamespace,
       args: ["--", "/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"],
     });
     const pid = (await childrenOf(guest.pid))[0] as number;

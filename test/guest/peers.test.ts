@@ -3,22 +3,21 @@ import { once } from "node:events";
 import { chmod, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { childrenOf, collect, run, script, startGuest, type TestGuest, until } from "./harness.ts";
+import {
+  childrenOf,
+  collect,
+  ownPidNamespace,
+  run,
+  script,
+  startGuest,
+  type TestGuest,
+  until,
+} from "./harness.ts";
 
 /** The guest as process 1 of a pid namespace, in a directory that everybody may enter. */
 async function startInside(): Promise<TestGuest> {
   const guest = await startGuest({
-    wrapper: [
-      "bwrap",
-      "--dev-bind",
-      "/",
-      "/",
-      "--unshare-pid",
-      "--proc",
-      "/proc",
-      "--as-pid-1",
-      "--die-with-parent",
-    ],
+    wrapper: ownPidNamespace,
   });
   await chmod(guest.dir, 0o755);
   return guest;

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { WarrenError } from "../../src/contracts/errors.ts";
 import type { ExecSession } from "../../src/contracts/exec.ts";
 import type { CreateSandbox } from "../../src/contracts/sandbox.ts";
-import { guestMemoryBytes } from "../../src/runtimes/oci/payload-groups.ts";
+import { guestMemoryBytes } from "../../src/runtimes/common/payload-groups.ts";
 import { ATTACKS, type Lab, openLab, outputOf } from "./support/lab.ts";
 import { processesOf } from "./support/leftovers.ts";
 

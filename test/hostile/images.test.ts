@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { WarrenError } from "../../src/contracts/errors.ts";
 import type { CreateSandbox } from "../../src/contracts/sandbox.ts";
 import { run } from "../../src/lib/run.ts";
+import { type RawEntry, rawTar } from "../runtimes/common/support/raw-tar.ts";
 import { type Canary, plantCanary } from "./support/canary.ts";
 import { type Lab, openLab, outputOf } from "./support/lab.ts";
 import { someOf } from "./support/long.ts";
@@ -160,65 +161,36 @@ describe("a sandbox that has made links of its mount points before it starts aga
   });
 });
 
-interface Entry {
-  name: string;
-  type: "file" | "link" | "hardlink";
-  target?: string;
-}
-
-/** ustar, as an attacker writes it: nothing is checked. */
-function tar(entries: readonly Entry[]): Buffer {
-  const blocks: Buffer[] = [];
-  for (const { name, type, target = "" } of entries) {
-    const content = Buffer.from(type === "file" ? "hostile" : "");
-    const head = Buffer.alloc(512);
-    head.write(name, 0, 100);
-    head.write("0000755\0" + "0000000\0".repeat(2), 100);
-    head.write(`${content.length.toString(8).padStart(11, "0")}\0${"0".repeat(11)}\0        `, 124);
-    head.write({ file: "0", hardlink: "1", link: "2" }[type] + target, 156);
-    head.write("ustar\x0000", 257);
-    head.write(
-      `${head
-        .reduce((sum, byte) => sum + byte, 0)
-        .toString(8)
-        .padStart(6, "0")}\0 `,
-      148,
-    );
-    blocks.push(head, Buffer.concat([content, Buffer.alloc(content.length > 0 ? 512 - content.length : 0)]));
-  }
-  return Buffer.concat([...blocks, Buffer.alloc(1024)]);
-}
-
 describe("a tar file that writes outside of where it is unpacked", () => {
-  const archives = (): Record<string, { entries: Entry[]; escaped: string }> => {
+  const archives = (): Record<string, { entries: RawEntry[]; escaped: string }> => {
     const up = `${"../".repeat(20)}${lab.dir.slice(1)}`;
     return {
       "a name with ..": {
-        entries: [{ name: `${up}/dotdot`, type: "file" }],
+        entries: [{ name: `${up}/dotdot`, content: "hostile" }],
         escaped: join(lab.dir, "dotdot"),
       },
       "an absolute name": {
-        entries: [{ name: `${lab.dir}/absolute`, type: "file" }],
+        entries: [{ name: `${lab.dir}/absolute`, content: "hostile" }],
         escaped: join(lab.dir, "absolute"),
       },
       "a file behind a link": {
         entries: [
-          { name: "out", type: "link", target: lab.dir },
-          { name: "out/behind", type: "file" },
+          { name: "out", type: "2", link: lab.dir },
+          { name: "out/behind", content: "hostile" },
         ],
         escaped: join(lab.dir, "behind"),
       },
       "a file in place of a link": {
         entries: [
-          { name: "out", type: "link", target: canary.file },
-          { name: "out", type: "file" },
+          { name: "out", type: "2", link: canary.file },
+          { name: "out", content: "hostile" },
         ],
         escaped: join(lab.dir, "never"),
       },
       "a hard link to a file of the host": {
         entries: [
-          { name: "hard", type: "hardlink", target: canary.file },
-          { name: "hard", type: "file" },
+          { name: "hard", type: "1", link: canary.file },
+          { name: "hard", content: "hostile" },
         ],
         escaped: join(lab.dir, "never"),
       },
@@ -235,7 +207,7 @@ describe("a tar file that writes outside of where it is unpacked", () => {
     const archive = archives()[kind];
     if (!archive) throw new Error(kind);
     const path = join(lab.dir, `${randomBytes(4).toString("hex")}.tar`);
-    await writeFile(path, tar([{ name: "etc/passwd", type: "file" }, ...archive.entries]));
+    await writeFile(path, rawTar({ name: "etc/passwd", content: "hostile" }, ...archive.entries));
     await live({ image: path });
     await expect(lstat(archive.escaped)).rejects.toThrow("ENOENT");
   });
@@ -246,7 +218,7 @@ describe("a tar file that writes outside of where it is unpacked", () => {
     for (const kind of ["a name with ..", "an absolute name"]) {
       const archive = archives()[kind];
       const path = join(lab.dir, "naive.tar");
-      await writeFile(path, tar(archive?.entries ?? []));
+      await writeFile(path, rawTar(...(archive?.entries ?? [])));
       await run("tar", ["--absolute-names", "-xf", path, "-C", root]);
       expect((await lstat(archive?.escaped ?? "")).isFile()).toBe(true);
       await rm(archive?.escaped ?? "");

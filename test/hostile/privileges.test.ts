@@ -107,7 +107,7 @@ it("without the guard a container has every capability, may gain privileges and 
   const bare = await runBare(lab.dir, lab.program("cat"), ["/proc/self/status"]);
   const status = statusOf(outputOf(bare));
   expect(status).toMatchObject({ NoNewPrivs: "0", Seccomp: "0" });
-  expect(BigInt(`0x${status["CapEff"]}`) & ~BigInt(`0x${mask}`)).not.toBe(0n);
+  expect(BigInt(`0x${status.CapEff}`) & ~BigInt(`0x${mask}`)).not.toBe(0n);
 });
 
 it("root inside is nobody outside: its ids lie in a range of its own", async () => {
@@ -139,7 +139,7 @@ it("a set-user-id program gives a user inside nothing", async () => {
     user: 1000,
     mode: 0o4755,
   });
-  expect(statusOf(outputOf(bare))["Uid"]).toBe("1000\t0\t0\t0");
+  expect(statusOf(outputOf(bare)).Uid).toBe("1000\t0\t0\t0");
 });
 
 /** Outcomes of the attempts that `devices` makes on its terminal, inside as each user and without the guard. */

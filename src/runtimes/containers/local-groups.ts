@@ -1,10 +1,10 @@
 import { accessSync, constants, readFileSync } from "node:fs";
 import type { RuntimeLimits, RuntimeStats } from "../../contracts/runtime.ts";
 import { readText } from "../../lib/files.ts";
+import { type CgroupHost, createGroupFiles } from "../common/cgroup.ts";
+import { networkBytes } from "../common/guest-process.ts";
+import { createLiveLimits } from "../common/live-limits.ts";
 import { processNumbers } from "../common/process-numbers.ts";
-import { type CgroupHost, createGroupFiles } from "../oci/cgroup.ts";
-import { networkBytes } from "../oci/guest-process.ts";
-import { createLiveLimits } from "../oci/live-limits.ts";
 import type { ContainerState } from "./answers.ts";
 import { GUEST_SOCKET_DIR } from "./container-config.ts";
 

@@ -1,9 +1,9 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "../common/cpu-limit.ts";
 import { capabilities, guestArgs } from "../common/guest-program.ts";
+import type { GroupPlan } from "../common/payload-groups.ts";
 import { maskedPaths, readonlyPaths } from "../common/protected-paths.ts";
 import type { Seccomp } from "../common/seccomp.ts";
-import type { GroupPlan } from "./payload-groups.ts";
 import type { ContainerProgramName } from "./programs.ts";
 
 /** Open files of a process inside, where the host's own limit isn't lower: enough for any build tool. */

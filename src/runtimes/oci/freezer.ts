@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../contracts/errors.ts";
 import { isGone, readText, writeExisting } from "../../lib/files.ts";
-import type { CgroupHost, Cgroups } from "./cgroup.ts";
+import type { CgroupHost, Cgroups } from "../common/cgroup.ts";
 
 /** A process that waits for a disk freezes when the disk has answered. */
 const FREEZE_TIMEOUT_MS = 10_000;

@@ -2,6 +2,8 @@ import { WarrenError } from "../../contracts/errors.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
 import type { Logger } from "../../lib/log.ts";
 import { nativeProgram } from "../../lib/native.ts";
+import type { ProcessId } from "../common/guest-process.ts";
+import type { LauncherGroups } from "../common/payload-groups.ts";
 import { defaultEnv, type Link, openLink } from "./launcher-link.ts";
 import type { SubordinateIds } from "./subordinate-ids.ts";
 import { encoder, launcherOps } from "./wire.ts";
@@ -86,18 +88,6 @@ export interface LauncherStart {
   relayGroups?: readonly string[];
 }
 
-/** Cgroups that the launcher makes below the sandbox's own. */
-export interface LauncherGroups {
-  /** To make, outer ones first; there already is success. */
-  dirs: string[];
-  /** Files that the guest inherits opened for writing, as descriptors 4 and 5; two at most. */
-  handed: string[];
-  /** Two `cgroup.procs`: the guest inherits the second after those of `handed`, and moves itself there from the first. */
-  leave?: { from: string; to: string };
-  /** File and value, in this order; once `from` has no members, or before the start where nobody leaves. */
-  writes: (readonly [file: string, value: string])[];
-}
-
 export interface LauncherStartResult {
   /** 0 when the container runtime failed. */
   pid: number;
@@ -105,12 +95,6 @@ export interface LauncherStartResult {
   /** How the container runtime itself ended. */
   ended: "exit" | "signal" | "timeout";
   value: number;
-}
-
-/** A process that can't be mistaken for a later one with the same pid. */
-export interface ProcessId {
-  pid: number;
-  startTime: bigint;
 }
 
 export interface Launcher {

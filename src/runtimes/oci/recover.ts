@@ -1,8 +1,8 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { OnStep } from "../../contracts/steps.ts";
+import { liveGuest, mappedBase } from "../common/guest-process.ts";
 import { isBuildId } from "./build-box.ts";
-import { liveGuest, mappedBase } from "./guest-process.ts";
 import { recordBoot, wasRebooted } from "./host-facts.ts";
 import type { IdRanges } from "./id-ranges.ts";
 import type { Layout } from "./layout.ts";

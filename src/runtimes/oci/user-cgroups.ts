@@ -2,7 +2,7 @@ import { constants, existsSync } from "node:fs";
 import { access, chown, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { isGone, readText, writeExisting } from "../../lib/files.ts";
-import type { CgroupHost } from "./cgroup.ts";
+import type { CgroupHost } from "../common/cgroup.ts";
 
 export interface HostUser {
   uid: number;

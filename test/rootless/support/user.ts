@@ -15,7 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { readCgroupHost } from "../../../src/runtimes/oci/cgroup.ts";
+import { readCgroupHost } from "../../../src/runtimes/common/cgroup.ts";
 import { prepareUserCgroups } from "../../../src/runtimes/oci/user-cgroups.ts";
 
 /** An ordinary user of this machine with subordinate ids, who exists in a mount namespace of the test's own only. */

@@ -8,10 +8,12 @@ import type { ImageInfo, ImageProgress } from "../../../src/contracts/images.ts"
 import type { BuildOptions, ImageStore } from "../../../src/contracts/runtime.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { newId } from "../../../src/testing/runtime-fixture.ts";
+import { piecesOf } from "../../../src/testing/tar.ts";
 import { eventually } from "../../../src/testing/wait.ts";
+import { rawTar } from "../common/support/raw-tar.ts";
 import { buildImage, type Registry, startRegistry } from "../common/support/registry.ts";
 import { busyboxTar } from "./support/busybox.ts";
-import { contextOf, piecesOf, scratch, sleeping, tarOf } from "./support/contexts.ts";
+import { contextOf, scratch, sleeping } from "./support/contexts.ts";
 import { engines, type TestEngine } from "./support/engines.ts";
 
 const user = "me:hunter2!";
@@ -325,11 +327,11 @@ describe.each(engines)("images of $name", ({ name: engineName, isPodman, open })
       const tar = readFileSync(busyboxTar(join(engine.dir, "good.tar")));
       const packed = (program: string) => execFileSync(program, ["-c"], { input: tar });
       const zipped = gzipSync(tar);
-      const named = tarOf({ name: "BZh91AY", content: "x" });
+      const named = rawTar({ name: "BZh91AY", content: "x" });
       for (const bad of [
         file("junk", Buffer.alloc(100_000, "junk")),
         file("empty", Buffer.alloc(0)),
-        file("empty.tar", tarOf()),
+        file("empty.tar", rawTar()),
         file("cut.tar", tar.subarray(0, tar.length / 2)),
         file("cut.tar.gz", zipped.subarray(0, zipped.length / 2)),
         file("twice.tar.gz", gzipSync(zipped)),
@@ -400,12 +402,12 @@ CMD ["never"]`;
         { name: "./Containerfile", content: 'FROM scratch\nLABEL a=b\nCMD ["container"]' },
         { name: "sub/other", content: 'FROM scratch\nLABEL a=b\nCMD ["other"]' },
       ];
-      await build("", { context: piecesOf(tarOf(...files)) });
+      await build("", { context: piecesOf(rawTar(...files)) });
       expect((await ensure("my/tools:1")).cmd).toEqual(["container"]);
       const first = { name: "Dockerfile", content: 'FROM scratch\nLABEL a=b\nCMD ["docker"]' };
-      await build("", { context: piecesOf(tarOf(...files, first), 7) });
+      await build("", { context: piecesOf(rawTar(...files, first), 7) });
       expect((await ensure("my/tools:1")).cmd).toEqual(["docker"]);
-      await build("", { context: piecesOf(tarOf(...files, first)), dockerfile: "sub/other" });
+      await build("", { context: piecesOf(rawTar(...files, first)), dockerfile: "sub/other" });
       expect((await ensure("my/tools:1")).cmd).toEqual(["other"]);
     });
 
@@ -430,7 +432,7 @@ CMD ["never"]`;
       expect(error.message).toContain("\nwhy");
       expect(error.message).not.toMatch(/\nline 20\n/);
       await expectFailure(build("FRUM x"), "image_build_failed");
-      await expectFailure(build("", { context: piecesOf(tarOf({ name: "x" })) }), "image_build_failed");
+      await expectFailure(build("", { context: piecesOf(rawTar({ name: "x" })) }), "image_build_failed");
       expect(await store.inspect("my/tools:1")).toBeUndefined();
     });
 
@@ -446,11 +448,14 @@ CMD ["never"]`;
         Buffer.from("junk"),
       ];
       const skippable = Buffer.concat([Buffer.from([0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]), good]);
-      const named = tarOf({ name: "BZh91AY", content: "x" }, { name: "Dockerfile", content: "FROM scratch" });
+      const named = rawTar(
+        { name: "BZh91AY", content: "x" },
+        { name: "Dockerfile", content: "FROM scratch" },
+      );
       for (const bytes of [...bad, skippable, named, Buffer.alloc(0)]) {
         await expectFailure(build("", { context: piecesOf(bytes, 100) }), "invalid_request");
       }
-      const link = (name: string, target: string, type = "2") => tarOf({ name, type, link: target });
+      const link = (name: string, target: string, type = "2") => rawTar({ name, type, link: target });
       for (const context of [link("Dockerfile", "/etc/passwd"), link("./Dockerfile", "x", "1")]) {
         await expectFailure(build("", { context: piecesOf(context) }), "invalid_request");
       }

@@ -6,7 +6,8 @@ import { build } from "../../../src/runtimes/containers/images/build.ts";
 import { createOutputLines } from "../../../src/runtimes/containers/images/output-lines.ts";
 import { pull } from "../../../src/runtimes/containers/images/pull.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
-import { contextOf, piecesOf } from "./support/contexts.ts";
+import { piecesOf } from "../../../src/testing/tar.ts";
+import { contextOf } from "./support/contexts.ts";
 
 let server: Server | undefined;
 let client: ApiClient | undefined;

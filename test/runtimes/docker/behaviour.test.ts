@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { readAll } from "../../../src/testing/guest-tools.ts";
-import { buildImage, type DockerRig, IMAGE, openDockerRig, sh } from "./support/open.ts";
+import { sh } from "../common/support/boxes.ts";
+import { buildImage, type DockerRig, IMAGE, openDockerRig } from "./support/open.ts";
 
 let rig: DockerRig;
 beforeAll(async () => {

@@ -11,7 +11,8 @@ import type { DockerSettings } from "../../../src/runtimes/factory.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { processLives } from "../../../src/testing/runtime-fixture.ts";
 import { within } from "../../../src/testing/wait.ts";
-import { type DockerRig, openDockerRig, sh } from "./support/open.ts";
+import { sh } from "../common/support/boxes.ts";
+import { type DockerRig, openDockerRig } from "./support/open.ts";
 
 describe("no daemon that can be used", () => {
   let dir = "";

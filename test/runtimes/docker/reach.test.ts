@@ -17,8 +17,9 @@ import { runtimeFixture } from "../../../src/testing/runtime-fixture.ts";
 import { eventually } from "../../../src/testing/wait.ts";
 import { allPids, commandOf } from "../../crash/support/host.ts";
 import { type Authority, createAuthority } from "../../server/certificates.ts";
+import { sh } from "../common/support/boxes.ts";
 import { makeStorage, testImage } from "../podman/support/storage.ts";
-import { type DockerRig, IMAGE, openDockerRig, sh } from "./support/open.ts";
+import { type DockerRig, IMAGE, openDockerRig } from "./support/open.ts";
 
 /** Of the daemon, in its own network namespace. */
 const TLS_PORT = 2376;

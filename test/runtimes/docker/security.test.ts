@@ -2,8 +2,9 @@ import { readdirSync, readlinkSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import type { Box } from "../../../src/testing/runtime-fixture.ts";
+import { sh } from "../common/support/boxes.ts";
 import { testSecurityInside } from "../support/security.ts";
-import { buildImage, type DockerRig, IMAGE, openDockerRig, sh } from "./support/open.ts";
+import { buildImage, type DockerRig, IMAGE, openDockerRig } from "./support/open.ts";
 
 const aTmpfs = { sizeBytes: 1 << 20, readonly: false, exec: true, mode: 0o1777 };
 

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { run } from "../../../src/lib/run.ts";
-import { type DockerRig, openDockerRig, sh } from "./support/open.ts";
+import { sh } from "../common/support/boxes.ts";
+import { type DockerRig, openDockerRig } from "./support/open.ts";
 
 /** Nobody's on this machine. */
 const UID = 61_357;

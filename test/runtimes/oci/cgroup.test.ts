@@ -2,10 +2,10 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { createCgroups } from "../../../src/runtimes/oci/cgroup.ts";
+import { createCgroups } from "../../../src/runtimes/common/cgroup.ts";
+import { createLiveLimits } from "../../../src/runtimes/common/live-limits.ts";
+import { createPayloadGroups } from "../../../src/runtimes/common/payload-groups.ts";
 import { createFreezer } from "../../../src/runtimes/oci/freezer.ts";
-import { createLiveLimits } from "../../../src/runtimes/oci/live-limits.ts";
-import { createPayloadGroups } from "../../../src/runtimes/oci/payload-groups.ts";
 
 describe("cgroup v1", () => {
   const host = (mount: string) => ({

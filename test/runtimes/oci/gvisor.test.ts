@@ -13,10 +13,10 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { silentLogger } from "../../../src/lib/log.ts";
 import { openOciRuntime } from "../../../src/runtimes/oci/runtime.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
-import { runInside, shellInside } from "../../../src/testing/guest-tools.ts";
+import { noLimits, runInside, shellInside } from "../../../src/testing/guest-tools.ts";
 import { eventually } from "../../../src/testing/wait.ts";
 import { noGvisor } from "./support/gvisor.ts";
-import { noLimits, openTestRuntime, processesIn, type TestRuntime } from "./support/open.ts";
+import { openTestRuntime, processesIn, type TestRuntime } from "./support/open.ts";
 
 const MIB = 1024 ** 2;
 const needsRunsc = noGvisor === undefined ? "" : ` [not possible here: ${noGvisor}]`;

@@ -16,7 +16,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createHostImage, type HostImage } from "../../../src/runtimes/oci/images/host.ts";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
-import { type Box, openTestRuntime, shortId, type TestRuntime } from "./support/open.ts";
+import { type Box, shortId } from "../common/support/boxes.ts";
+import { openTestRuntime, type TestRuntime } from "./support/open.ts";
 import { busyboxRoot } from "./support/rootfs.ts";
 
 /** Regular files that can be opened, below / but for the kernel's own file systems; each path ends with a NUL. */

@@ -20,6 +20,7 @@ import type { ImageProgress } from "../../../src/contracts/images.ts";
 import { buildContext } from "../../../src/testing/build-context.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { eventually } from "../../../src/testing/wait.ts";
+import { type RawEntry, rawTar } from "../common/support/raw-tar.ts";
 import { buildImage, type Registry, startRegistry } from "../common/support/registry.ts";
 import { openTestRuntime, type TestRuntime } from "./support/open.ts";
 import { busyboxRoot } from "./support/rootfs.ts";
@@ -134,24 +135,21 @@ describe("a tar file as image", () => {
     const target = join(base, "target");
     mkdirSync(target);
     writeFileSync(join(target, "kept"), "kept");
-    const tar = (name: string, ...more: Buffer[]) => {
-      const entries = [
-        tarEntry("bin/busybox", { data: readFileSync("/bin/busybox"), mode: 0o755 }),
-        tarEntry("out", { type: "2", link: target }),
-        tarEntry("out/through-link", { data: Buffer.from("evil") }),
-        tarEntry("hard", { type: "1", link: "out/kept" }),
+    const tar = (name: string, ...more: RawEntry[]) => {
+      const bytes = rawTar(
+        { name: "bin/busybox", content: readFileSync("/bin/busybox"), mode: 0o755 },
+        { name: "out", type: "2", link: target },
+        { name: "out/through-link", content: "evil" },
+        { name: "hard", type: "1", link: "out/kept" },
         ...more,
-        Buffer.alloc(1024),
-      ];
-      writeFileSync(join(base, name), Buffer.concat(entries));
+      );
+      writeFileSync(join(base, name), bytes);
       return join(base, name);
     };
-    const evil = { data: Buffer.from("evil") };
     await ensure(tar("link.tar")).catch(() => {});
-    await ensure(
-      tar("dots.tar", tarEntry("../../../../../../../../../../../../tmp/woci-escaped", evil)),
-    ).catch(() => {});
-    await ensure(tar("root.tar", tarEntry("/tmp/woci-escaped", evil))).catch(() => {});
+    const dots = { name: "../../../../../../../../../../../../tmp/woci-escaped", content: "evil" };
+    await ensure(tar("dots.tar", dots)).catch(() => {});
+    await ensure(tar("root.tar", { name: "/tmp/woci-escaped", content: "evil" })).catch(() => {});
     expect(readdirSync(target)).toEqual(["kept"]);
     expect(readFileSync(join(target, "kept"), "utf8")).toBe("kept");
     expect(existsSync("/tmp/woci-escaped")).toBe(false);
@@ -370,33 +368,6 @@ RUN busybox cat /from-image && busybox stat -c %u:%g /from-image
     await images().remove(`${name}:1`);
   });
 });
-
-/** One ustar entry, which no tool would write. */
-function tarEntry(
-  name: string,
-  entry: { type?: string; link?: string; data?: Buffer; mode?: number },
-): Buffer {
-  const { type = "0", link = "", data = Buffer.alloc(0), mode = 0o644 } = entry;
-  const head = Buffer.alloc(512);
-  head.write(name, 0);
-  const octal = (value: number, at: number, length: number) =>
-    head.write(`${value.toString(8).padStart(length - 1, "0")}\0`, at);
-  octal(mode, 100, 8);
-  octal(0, 108, 8);
-  octal(0, 116, 8);
-  octal(data.length, 124, 12);
-  octal(0, 136, 12);
-  head.fill(" ", 148, 156);
-  head.write(type, 156);
-  head.write(link, 157);
-  head.write("ustar\x0000", 257);
-  octal(
-    head.reduce((sum, byte) => sum + byte, 0),
-    148,
-    7,
-  );
-  return Buffer.concat([head, data, Buffer.alloc((512 - (data.length % 512)) % 512)]);
-}
 
 function commandLines(): string {
   return execFileSync("ps", ["-eo", "args"]).toString();

@@ -16,7 +16,8 @@ import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { shellInside } from "../../../src/testing/guest-tools.ts";
 import { eventually } from "../../../src/testing/wait.ts";
-import { mountsBelow, openTestRuntime, shortId, type TestRuntime } from "./support/open.ts";
+import { shortId } from "../common/support/boxes.ts";
+import { mountsBelow, openTestRuntime, type TestRuntime } from "./support/open.ts";
 import { busyboxRoot } from "./support/rootfs.ts";
 
 describe.each(ociPrograms)("lifecycle, with %s", (program) => {

@@ -1,12 +1,12 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { checkLimits, createCgroups } from "../../../src/runtimes/oci/cgroup.ts";
-import { GUEST_PIDS, guestMemoryBytes } from "../../../src/runtimes/oci/payload-groups.ts";
+import { checkLimits, createCgroups } from "../../../src/runtimes/common/cgroup.ts";
+import { GUEST_PIDS, guestMemoryBytes } from "../../../src/runtimes/common/payload-groups.ts";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
-import { shellInside } from "../../../src/testing/guest-tools.ts";
+import { noLimits, shellInside } from "../../../src/testing/guest-tools.ts";
 import { eventually } from "../../../src/testing/wait.ts";
-import { noLimits, openTestRuntime, type TestRuntime } from "./support/open.ts";
+import { openTestRuntime, type TestRuntime } from "./support/open.ts";
 
 const MIB = 1 << 20;
 const isV1 = existsSync("/sys/fs/cgroup/memory");

@@ -3,8 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
+import type { Box } from "../common/support/boxes.ts";
 import { testSecurityInside } from "../support/security.ts";
-import { type Box, openTestRuntime, type TestRuntime } from "./support/open.ts";
+import { openTestRuntime, type TestRuntime } from "./support/open.ts";
 import { busyboxRoot } from "./support/rootfs.ts";
 
 describe.each(ociPrograms)("security of a sandbox, with %s", (program) => {

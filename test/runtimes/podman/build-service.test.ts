@@ -8,8 +8,9 @@ import { endFormerBuilds, openBuildService } from "../../../src/runtimes/podman/
 import { openPodmanRuntime } from "../../../src/runtimes/podman/runtime.ts";
 import { openService } from "../../../src/runtimes/podman/service.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
+import { piecesOf } from "../../../src/testing/tar.ts";
 import { eventually } from "../../../src/testing/wait.ts";
-import { contextOf, piecesOf, scratch, sleeping } from "../containers/support/contexts.ts";
+import { contextOf, scratch, sleeping } from "../containers/support/contexts.ts";
 import { makeStorage, type TestStorage } from "./support/storage.ts";
 
 let storage: TestStorage;

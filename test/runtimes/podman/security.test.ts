@@ -6,8 +6,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createGuestClient } from "../../../src/guest/client.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
+import type { Box } from "../common/support/boxes.ts";
 import { testSecurityInside } from "../support/security.ts";
-import { type Box, openPodmanRig, type PodmanRig } from "./support/open.ts";
+import { openPodmanRig, type PodmanRig } from "./support/open.ts";
 
 let rig: PodmanRig;
 beforeAll(async () => {

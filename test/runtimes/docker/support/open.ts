@@ -6,8 +6,7 @@ import type { Runtime } from "../../../../src/contracts/runtime.ts";
 import { silentLogger } from "../../../../src/lib/log.ts";
 import { openDockerRuntime } from "../../../../src/runtimes/docker/runtime.ts";
 import type { DockerSettings } from "../../../../src/runtimes/factory.ts";
-import { shellInside } from "../../../../src/testing/guest-tools.ts";
-import { type Box, type RuntimeFixture, runtimeFixture } from "../../../../src/testing/runtime-fixture.ts";
+import { type RuntimeFixture, runtimeFixture } from "../../../../src/testing/runtime-fixture.ts";
 import { writeImageTar } from "../../containers/support/image.ts";
 import { cgroupDirs, type Dockerd, type DockerdOptions, startDockerd } from "./dockerd.ts";
 
@@ -89,13 +88,6 @@ export async function openDockerRig({ settings, ...options }: RigOptions = {}): 
       }
     },
   };
-}
-
-/** Standard output of a shell script inside; fails the test when it doesn't exit with 0. */
-export async function sh(box: Pick<Box, "guest">, script: string, user?: string): Promise<string> {
-  const result = await shellInside(box.guest, script, user === undefined ? {} : { user });
-  expect(result.exit_code, result.stderr).toBe(0);
-  return result.stdout;
 }
 
 async function importImage(daemon: Dockerd): Promise<void> {

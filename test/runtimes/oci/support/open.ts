@@ -3,43 +3,24 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
-import type { PreparedImage, Runtime, RuntimeSpec } from "../../../../src/contracts/runtime.ts";
-import { createGuestClient } from "../../../../src/guest/client.ts";
-import type { GuestClient } from "../../../../src/guest/types.ts";
+import type { PreparedImage, Runtime } from "../../../../src/contracts/runtime.ts";
 import { silentLogger } from "../../../../src/lib/log.ts";
 import type { OciProgramName } from "../../../../src/runtimes/oci/programs.ts";
 import { removeState } from "../../../../src/runtimes/oci/remove-state.ts";
 import { openOciRuntime } from "../../../../src/runtimes/oci/runtime.ts";
-import { shellInside } from "../../../../src/testing/guest-tools.ts";
+import { type Boxes, createBoxes } from "../../common/support/boxes.ts";
 
 /** An oci runtime on a state directory of its own. */
-export interface TestRuntime {
+export interface TestRuntime extends Boxes {
   runtime: Runtime;
   stateDir: string;
   ownerId: string;
   /** Opens the state directory again, as the next engine does. The runtime before must be closed. */
   reopen(): Promise<Runtime>;
-  spec(patch?: Partial<RuntimeSpec>): Promise<RuntimeSpec>;
-  /** Creates and starts a sandbox. */
-  box(patch?: Partial<RuntimeSpec>): Promise<Box>;
   /** What of this sandbox is left on the host: mounts, cgroups, processes, directories. */
   leftovers(id: string): string[];
   /** Removes all sandboxes, closes, and expects that nothing is left on the host. */
   close(): Promise<void>;
-}
-
-export interface Box {
-  id: string;
-  pid: number;
-  guest: GuestClient;
-  /** Standard output of a shell script; fails the test when it doesn't exit with 0. */
-  sh(script: string, user?: string): Promise<string>;
-}
-
-export const noLimits: RuntimeSpec["limits"] = { memoryBytes: 0, cpuNano: 0, pids: 0 };
-
-export function shortId(): string {
-  return `t${randomBytes(6).toString("hex")}`;
 }
 
 export async function openTestRuntime(ociProgram: OciProgramName, below = "."): Promise<TestRuntime> {
@@ -61,32 +42,11 @@ export async function openTestRuntime(ociProgram: OciProgramName, below = "."): 
       runtime = await open();
       return runtime;
     },
-    async spec(patch = {}) {
-      host ??= await runtime.images.ensure("host");
-      const id = shortId();
-      return {
-        id,
-        image: host,
-        env: {},
-        workdir: "/",
-        hostname: id,
-        labels: {},
-        network: "none",
-        isolation: ociProgram === "runsc" ? "gvisor" : "container",
-        readonlyRoot: false,
-        tmpfs: [],
-        mounts: [],
-        limits: noLimits,
-        ...patch,
-      };
-    },
-    async box(patch) {
-      const spec = await self.spec(patch);
-      await runtime.create(spec);
-      const { pid } = await runtime.start(spec.id);
-      const guest = createGuestClient(() => runtime.connect(spec.id));
-      return { id: spec.id, pid, guest, sh: (script, user) => shell(guest, script, user) };
-    },
+    ...createBoxes(
+      () => runtime,
+      async () => (host ??= await runtime.images.ensure("host")),
+      ociProgram === "runsc" ? "gvisor" : "container",
+    ),
     leftovers: (id) => leftovers(stateDir, ownerId, id),
     async close() {
       try {
@@ -102,12 +62,6 @@ export async function openTestRuntime(ociProgram: OciProgramName, below = "."): 
     },
   };
   return self;
-}
-
-async function shell(guest: GuestClient, script: string, user?: string): Promise<string> {
-  const result = await shellInside(guest, script, user === undefined ? {} : { user });
-  expect(result.exit_code, result.stderr).toBe(0);
-  return result.stdout;
 }
 
 function leftovers(stateDir: string, ownerId: string, id: string): string[] {

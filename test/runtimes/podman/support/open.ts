@@ -3,40 +3,27 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
-import type { Runtime, RuntimeSpec } from "../../../../src/contracts/runtime.ts";
+import type { Runtime } from "../../../../src/contracts/runtime.ts";
 import type { OnStep } from "../../../../src/contracts/steps.ts";
-import { createGuestClient } from "../../../../src/guest/client.ts";
-import type { GuestClient } from "../../../../src/guest/types.ts";
 import { silentLogger } from "../../../../src/lib/log.ts";
 import { openPodmanRuntime } from "../../../../src/runtimes/podman/runtime.ts";
-import { noLimits, shellInside } from "../../../../src/testing/guest-tools.ts";
+import { type Boxes, createBoxes } from "../../common/support/boxes.ts";
 import { makeStorage, type TestStorage, testImage } from "./storage.ts";
 
 /** A podman runtime on a state directory of its own. */
-export interface PodmanRig {
+export interface PodmanRig extends Boxes {
   runtime: Runtime;
   storage: TestStorage;
   stateDir: string;
   ownerId: string;
   /** Opens the state directory again, as the next engine does after one that was killed. */
   reopen(): Promise<Runtime>;
-  spec(patch?: Partial<RuntimeSpec>): Promise<RuntimeSpec>;
-  /** Creates and starts a sandbox. */
-  box(patch?: Partial<RuntimeSpec>): Promise<Box>;
   /** Name of a sandbox's container. */
   container(id: string): string;
   /** Pid of the service that the runtime has started. */
   servicePid(): number;
   /** Removes all sandboxes, closes, and expects that nothing is left. */
   close(): Promise<void>;
-}
-
-export interface Box {
-  id: string;
-  pid: number;
-  guest: GuestClient;
-  /** Standard output of a shell script; fails the test when it doesn't exit with 0. */
-  sh(script: string, user?: string): Promise<string>;
 }
 
 /** `storage`: of the caller, who removes it. */
@@ -65,40 +52,7 @@ export async function openPodmanRig({
       opened.push(await open());
       return current();
     },
-    async spec(patch = {}) {
-      const id = `t${randomBytes(6).toString("hex")}`;
-      return {
-        id,
-        image: patch.image ?? (await current().images.ensure(testImage)),
-        env: {},
-        workdir: "/",
-        hostname: id,
-        labels: {},
-        network: "none",
-        isolation: "container",
-        readonlyRoot: false,
-        tmpfs: [],
-        mounts: [],
-        limits: noLimits,
-        ...patch,
-      };
-    },
-    async box(patch) {
-      const spec = await self.spec(patch);
-      await current().create(spec);
-      const { pid } = await current().start(spec.id);
-      const guest = createGuestClient(() => current().connect(spec.id));
-      return {
-        id: spec.id,
-        pid,
-        guest,
-        async sh(script, user) {
-          const result = await shellInside(guest, script, user === undefined ? {} : { user });
-          expect(result.exit_code, result.stderr).toBe(0);
-          return result.stdout;
-        },
-      };
-    },
+    ...createBoxes(current, () => current().images.ensure(testImage), "container"),
     container: (id) => `warren-${ownerId}-${id}`,
     servicePid: () => JSON.parse(readFileSync(join(stateDir, "podman/service.json"), "utf8")).pid,
     async close() {

@@ -2,8 +2,8 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeLimits } from "../../contracts/runtime.ts";
 import { readText, writeExisting } from "../../lib/files.ts";
 import { formatBytes } from "../../lib/units.ts";
-import { cpuValues } from "../common/cpu-limit.ts";
 import type { CgroupHost, Cgroups } from "./cgroup.ts";
+import { cpuValues } from "./cpu-limit.ts";
 import { type PayloadGroups, payloadPids, withGuest } from "./payload-groups.ts";
 
 /** Changes the limits of a sandbox that runs, by the files of its cgroup. */

@@ -1,5 +1,10 @@
 import { readSmall, readText } from "../../lib/files.ts";
-import type { ProcessId } from "./launcher-client.ts";
+
+/** A process that can't be mistaken for a later one with the same pid. */
+export interface ProcessId {
+  pid: number;
+  startTime: bigint;
+}
 
 /** The guest that the launcher recorded, when exactly that process is still alive. */
 export async function liveGuest(pidFile: string): Promise<ProcessId | undefined> {

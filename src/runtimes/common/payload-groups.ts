@@ -1,9 +1,20 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { RuntimeLimits } from "../../contracts/runtime.ts";
-import { cpuValues } from "../common/cpu-limit.ts";
 import type { CgroupHost, Cgroups, Limit } from "./cgroup.ts";
-import type { LauncherGroups } from "./launcher-client.ts";
+import { cpuValues } from "./cpu-limit.ts";
+
+/** Cgroups that the launcher makes below the sandbox's own. */
+export interface LauncherGroups {
+  /** To make, outer ones first; there already is success. */
+  dirs: string[];
+  /** Files that the guest inherits opened for writing, as descriptors 4 and 5; two at most. */
+  handed: string[];
+  /** Two `cgroup.procs`: the guest inherits the second after those of `handed`, and moves itself there from the first. */
+  leave?: { from: string; to: string };
+  /** File and value, in this order; once `from` has no members, or before the start where nobody leaves. */
+  writes: (readonly [file: string, value: string])[];
+}
 
 /**
  * The cgroups of one sandbox below the one that crun and runc make, whose limits hold for commands and not for the

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec, RuntimeStats } from "../../contracts/runtime.ts";
 import { isGone, readText } from "../../lib/files.ts";
-import { isSandboxId } from "../common/sandbox-id.ts";
+import { isSandboxId } from "./sandbox-id.ts";
 
 export type Limit = "memory" | "cpu" | "pids";
 
