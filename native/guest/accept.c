@@ -6,8 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,33 +24,13 @@ bool proxy_listen(uint16_t port) {
   return ok;
 }
 
-/// The next client; -1 with errno, 0 of it when the host has gone.
-static int next_client(void) {
-  for (;;) {
-    int fd = accept4(FD_PROXY, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0) return fd;
-    // Others wait for clients as well, and were faster.
-    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) return -1;
-    struct pollfd p[2] = {{.fd = FD_PROXY, .events = POLLIN}, {.fd = FD_CONN, .events = POLLRDHUP}};
-    if (poll(p, 2, -1) > 0 && p[1].revents != 0) {
-      errno = 0;
-      return -1;
-    }
-  }
+bool has_proxy(void) {
+  int listening = 0;
+  socklen_t bytes = sizeof listening;
+  return getsockopt(FD_PROXY, SOL_SOCKET, SO_ACCEPTCONN, &listening, &bytes) == 0 && listening;
 }
 
 void do_accept(struct fields *f) {
-  int listening = 0;
-  socklen_t bytes = sizeof listening;
-  if (f->left != 0 || getsockopt(FD_PROXY, SOL_SOCKET, SO_ACCEPTCONN, &listening, &bytes) != 0 || !listening) {
-    send_error(FD_CONN, f->left != 0 ? EINVAL : ENOTSUP, "accepting connections");
-    return;
-  }
-  int client = next_client();
-  if (client < 0) {
-    if (errno != 0) send_error(FD_CONN, errno, "accepting a connection");
-    return;
-  }
-  setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-  if (send_ok(FD_CONN)) relay(client);
+  if (f->left != 0 || !has_proxy()) send_error(FD_CONN, f->left != 0 ? EINVAL : ENOTSUP, "accepting connections");
+  else if (!tell_init(&(struct control){.kind = CONTROL_ACCEPT}, FD_CONN)) send_error(FD_CONN, errno, "the relay");
 }

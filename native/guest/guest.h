@@ -6,9 +6,10 @@
 //                after it, tree.c kills all that it started
 //   group.c      the cgroups whose limits hold for commands, and not for the guest
 //   mainlog.c    what the main command wrote last, and the LOGS request
-//   accept.c     connections of programs inside that the host takes: their way out
+//   relay.c      the one process for all connections that the host makes to programs inside (DIAL, dial.c) and that it takes
+//                from them (ACCEPT, accept.c); it waits in loop.c
 //   mux.c        no part of PID 1: many connections over one stream, for hosts that its socket is out of reach of
-//   files.c path.c write.c remove.c watch.c dial.c users.c frame.c   what their names say
+//   files.c path.c write.c remove.c watch.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
 #define WARREN_GUEST_H
 
@@ -255,16 +256,55 @@ void do_write(struct fields *f);
 void do_remove(struct fields *f);
 void do_watch(struct fields *f);
 void do_dial(struct fields *f);
-/// Moves bytes between FD_CONN and this connection until both directions have ended.
-void relay(int remote);
+void do_accept(struct fields *f);
+void do_spawn(struct fields *f);
+void do_logs(struct fields *f);
 
 // ---- accept.c
 
 /// Listens on this port of 127.0.0.1, as FD_PROXY. False with errno.
 bool proxy_listen(uint16_t port);
-void do_accept(struct fields *f);
-void do_spawn(struct fields *f);
-void do_logs(struct fields *f);
+/// True when proxy_listen() has been called.
+bool has_proxy(void);
+
+// ---- loop.c: what the relay process waits in
+
+/// A descriptor, and what is called when something happens to it.
+struct source {
+  int fd;
+  uint32_t events; // what is waited for; loop_watch() sets it
+  void (*ready)(struct source *s, uint32_t events);
+};
+bool loop_open(void);
+/// Waits for these events of epoll(7), level-triggered, instead of those before; 0: for none, not even a hang-up. False with errno.
+bool loop_watch(struct source *s, uint32_t events);
+/// Closes the descriptor, if there is one; `ready` is not called any more, so that the source may be freed.
+void loop_close(struct source *s);
+/// Waits once, -1 ms for ever, and calls what is ready.
+void loop_turn(int wait_ms);
+
+// ---- relay.c
+
+/// What a captured connection was meant for.
+struct wanted {
+  char host[256]; // a name or an IP address
+  uint16_t port;
+};
+/// A listening socket for programs inside, each of whose connections goes to the next ACCEPT.
+struct door {
+  struct source source;
+  /// Says what a client that was accepted here wanted; false: it is closed. NULL: the clients say it themselves, and first
+  /// (the proxy port).
+  bool (*ask)(int client, struct wanted *wanted);
+  struct door *next;
+};
+/// Takes clients from this non-blocking socket from now on; to be called before the first turn of the loop. False: no memory.
+bool relay_open_door(struct door *d, int fd);
+/// Runs in a process forked for it. PID 1 hands connections over through `handed`: `struct control` with a descriptor each.
+_Noreturn void run_relay(int handed);
+
+/// The first byte of what ACCEPT is answered with.
+enum { ACCEPTED_PROXY = 0, ACCEPTED_CAPTURED = 1 };
 
 // ---- mux.c
 
@@ -281,14 +321,31 @@ _Noreturn void run_main(char **argv, char **env, const char *cwd, const char *us
 _Noreturn void serve(int conn);
 /// Closes every descriptor from `first` on.
 void close_from(int first);
+/// For processes that outlive what a payload sends to everybody (`kill -TERM -1`); PID 1 ends those that don't end by
+/// themselves with SIGUSR2.
+void set_handler_signals(void);
 
-enum control_kind { CONTROL_WAIT = 1, CONTROL_SHUTDOWN, CONTROL_MAIN_STARTED, CONTROL_MAIN_ENDED };
-/// What handlers tell PID 1. CONTROL_WAIT carries the connection with it.
+/// Where DIAL goes.
+struct destination {
+  int family; // AF_INET, AF_INET6
+  unsigned char address[16];
+  uint16_t port;
+  uint32_t timeout_ms; // 0: none
+  bool localhost; // ::1 is tried when 127.0.0.1 refuses
+};
+enum control_kind { CONTROL_WAIT = 1, CONTROL_SHUTDOWN, CONTROL_MAIN_STARTED, CONTROL_MAIN_ENDED, CONTROL_ACCEPT, CONTROL_DIAL };
+/// What handlers tell PID 1, and PID 1 the relay. WAIT, ACCEPT and DIAL carry the connection with them.
 struct control {
   enum control_kind kind;
   uint32_t value; // SHUTDOWN: grace in ms; MAIN_STARTED: pid; MAIN_ENDED: wait status
-  uint64_t cpu_us;
+  uint64_t cpu_us; // MAIN_ENDED
+  struct destination to; // DIAL
 };
-void tell_init(const struct control *message, int fd);
+/// False with errno.
+bool tell_init(const struct control *message, int fd);
+/// With a descriptor; -1: without one. False with errno.
+bool send_message(int to, const struct control *message, int fd, int flags);
+/// As recv(2), without waiting, with the descriptor that came along; -1: none did.
+ssize_t receive_message(int from, void *message, size_t bytes, int *fd);
 
 #endif

@@ -50,10 +50,12 @@ static struct {
   bool has_path; // anybody inside may try it
   int signals;
   int control;
-  pid_t handlers[MAX_HANDLERS];
+  pid_t handlers[MAX_HANDLERS + 1]; // and the relay
   size_t handler_count;
   struct waiter waiters[MAX_WAITERS];
   size_t waiter_count;
+  pid_t relay; // 0: there is none
+  int to_relay;
 
   pid_t main_supervisor; // 0: there is no main command
   uint32_t main_pid; // 0: not yet started
@@ -332,30 +334,52 @@ static void add_waiter(int conn) {
   tell_waiters();
 }
 
-/// As recv(2), with the descriptor that came along; -1: none did.
-static ssize_t receive(int from, void *message, size_t bytes, int *fd) {
-  struct iovec part = {.iov_base = message, .iov_len = bytes};
-  union {
-    struct cmsghdr align;
-    unsigned char bytes[CMSG_SPACE(sizeof(int))];
-  } ancillary;
-  struct msghdr m = {
-    .msg_iov = &part, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
-  *fd = -1;
-  ssize_t n = recvmsg(from, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
-  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) memcpy(fd, CMSG_DATA(c), sizeof *fd);
-  return n;
+static void refuse(int conn, int error, const char *what) {
+  enum { MOST_READS = 64 };
+  char scrap[4096];
+  fcntl(conn, F_SETFL, O_NONBLOCK);
+  send_error(conn, error, what);
+  // What is left unread would be a reset; one who goes on sending gets one.
+  for (int i = 0; i < MOST_READS && recv(conn, scrap, sizeof scrap, MSG_DONTWAIT) > 0; i++) continue;
+  close(conn);
+}
+
+static bool start_relay(void) {
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
+  int parked = fcntl(pair[0], F_DUPFD_CLOEXEC, FD_LOW);
+  pid_t pid = parked < 0 ? -1 : fork();
+  if (pid == 0) run_relay(pair[1]);
+  close(pair[0]);
+  close(pair[1]);
+  if (pid < 0) {
+    close(parked);
+    return false;
+  }
+  g.relay = pid;
+  g.to_relay = parked;
+  add_handler(pid);
+  return true;
+}
+
+/// Gives a connection to the relay, which is started when there is none.
+static void hand_over(const struct control *message, int conn) {
+  if ((g.relay == 0 && !start_relay()) || !send_message(g.to_relay, message, conn, MSG_DONTWAIT)) refuse(conn, EAGAIN, "the relay");
+  else close(conn);
 }
 
 /// Takes one message. False when there is none.
 static bool on_control(void) {
   struct control message;
   int fd;
-  if (receive(g.control, &message, sizeof message, &fd) != (ssize_t)sizeof message) return false;
+  if (receive_message(g.control, &message, sizeof message, &fd) != (ssize_t)sizeof message) return false;
   switch (message.kind) {
     case CONTROL_WAIT:
       if (fd >= 0) add_waiter(fd);
+      break;
+    case CONTROL_ACCEPT:
+    case CONTROL_DIAL:
+      if (fd >= 0) hand_over(&message, fd);
       break;
     case CONTROL_SHUTDOWN:
       begin_ending(message.value);
@@ -391,6 +415,13 @@ static void reap(void) {
       continue;
     }
     if (!drop_handler(pid)) continue;
+    if (pid == g.relay) {
+      g.relay = 0;
+      close(g.to_relay);
+      // A payload did that. One that ends by itself would do so again.
+      if (WIFSIGNALED(status) && g.phase == SERVING && has_proxy()) start_relay();
+      continue;
+    }
     if (WIFSIGNALED(status)) g.orphans = true;
     if (pid == g.main_supervisor) {
       // Its last message may still be on its way; without one, the payload killed it.
@@ -408,21 +439,11 @@ static void on_signal(void) {
   }
 }
 
-static void refuse(int conn, int error, const char *what) {
-  enum { MOST_READS = 64 };
-  char scrap[4096];
-  fcntl(conn, F_SETFL, O_NONBLOCK);
-  send_error(conn, error, what);
-  // What is left unread would be a reset; one who goes on sending gets one.
-  for (int i = 0; i < MOST_READS && recv(conn, scrap, sizeof scrap, MSG_DONTWAIT) > 0; i++) continue;
-  close(conn);
-}
-
 /// The next connection that the host hands over; -1 with errno. When it closes its end, nobody can reach us any more.
 static int receive_connection(void) {
   char note;
   int fd;
-  ssize_t n = receive(g.listener, &note, sizeof note, &fd);
+  ssize_t n = receive_message(g.listener, &note, sizeof note, &fd);
   if (n < 0) return -1;
   if (n == 0) begin_ending(0);
   errno = EAGAIN;
@@ -450,6 +471,14 @@ static int next_connection(void) {
   return -1;
 }
 
+/// Takes an ACCEPT off a connection on which it has come already, as it has when many come at once: that saves a process.
+static bool takes_accept(int conn) {
+  static const unsigned char request[HEADER_BYTES] = {[4] = REQ_ACCEPT};
+  unsigned char first[HEADER_BYTES];
+  return recv(conn, first, sizeof first, MSG_DONTWAIT | MSG_PEEK) == sizeof first && memcmp(first, request, sizeof first) == 0 &&
+         has_proxy() && recv(conn, first, sizeof first, MSG_DONTWAIT) == sizeof first;
+}
+
 static void on_connection(void) {
   int conn = next_connection();
   if (conn < 0) {
@@ -457,7 +486,11 @@ static void on_connection(void) {
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) usleep(10000);
     return;
   }
-  if (g.handler_count == MAX_HANDLERS) {
+  if (takes_accept(conn)) {
+    hand_over(&(struct control){.kind = CONTROL_ACCEPT}, conn);
+    return;
+  }
+  if (g.handler_count - (g.relay != 0) == MAX_HANDLERS) {
     refuse(conn, EAGAIN, "starting a handler");
     return;
   }
@@ -510,7 +543,7 @@ int main(int argc, char **argv) {
   // Nobody without CAP_SYS_PTRACE may read our memory or take our descriptors.
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   if (getpid() != 1) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-  if (!arrange_descriptors(&o) || !arrange_signals() || !start_main(&o)) {
+  if (!arrange_descriptors(&o) || !arrange_signals() || (has_proxy() && !start_relay()) || !start_main(&o)) {
     perror("warren-guest");
     return 1;
   }

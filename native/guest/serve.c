@@ -20,7 +20,7 @@ void close_from(int first) {
   for (int fd = first; fd < MOST; fd++) close(fd);
 }
 
-void tell_init(const struct control *message, int fd) {
+bool send_message(int to, const struct control *message, int fd, int flags) {
   struct iovec part = {.iov_base = (void *)(uintptr_t)message, .iov_len = sizeof *message};
   struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1};
   union {
@@ -37,7 +37,28 @@ void tell_init(const struct control *message, int fd) {
     c->cmsg_len = CMSG_LEN(sizeof fd);
     memcpy(CMSG_DATA(c), &fd, sizeof fd);
   }
-  while (sendmsg(FD_CONTROL, &m, MSG_NOSIGNAL) < 0 && errno == EINTR) continue;
+  ssize_t n;
+  while ((n = sendmsg(to, &m, MSG_NOSIGNAL | flags)) < 0 && errno == EINTR) continue;
+  return n >= 0;
+}
+
+ssize_t receive_message(int from, void *message, size_t bytes, int *fd) {
+  struct iovec part = {.iov_base = message, .iov_len = bytes};
+  union {
+    struct cmsghdr align;
+    unsigned char bytes[CMSG_SPACE(sizeof(int))];
+  } ancillary;
+  struct msghdr m = {
+    .msg_iov = &part, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
+  *fd = -1;
+  ssize_t n = recvmsg(from, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
+  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) memcpy(fd, CMSG_DATA(c), sizeof *fd);
+  return n;
+}
+
+bool tell_init(const struct control *message, int fd) {
+  return send_message(FD_CONTROL, message, fd, 0);
 }
 
 static void hello(void) {
@@ -82,9 +103,7 @@ static void answer(unsigned type, struct fields *f) {
   }
 }
 
-/// Handlers outlive what a payload sends to everybody (`kill -TERM -1`); PID 1 ends those that don't end by themselves
-/// with SIGUSR2.
-static void set_signals(void) {
+void set_handler_signals(void) {
   static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGALRM, SIGPIPE, SIGXCPU, SIGXFSZ,
                                 SIGVTALRM, SIGPROF, SIGIO, SIGTSTP, SIGTTIN, SIGTTOU};
   for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
@@ -97,7 +116,7 @@ static void set_signals(void) {
 void serve(int conn) {
   if (conn != FD_CONN && dup3(conn, FD_CONN, O_CLOEXEC) < 0) _exit(1);
   close_from(first_free_fd());
-  set_signals();
+  set_handler_signals();
   // A handler without children needs no more; a supervisor sets another.
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   umask(0);

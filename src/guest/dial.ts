@@ -5,10 +5,15 @@ import { type Connect, connectInTime } from "./connection.ts";
 import { brokenProtocol } from "./decoder.ts";
 import { encodeFrame } from "./encoder.ts";
 import { errnoError, guestGone, guestSilent, linuxErrno, parseError } from "./errors.ts";
-import { HEADER_BYTES, MAX_REPLY_BYTES, replies, requests } from "./frames.ts";
+import { acceptedKinds, HEADER_BYTES, MAX_REPLY_BYTES, replies, requests } from "./frames.ts";
+import { readPayload } from "./reader.ts";
+import type { AcceptedConnection } from "./types.ts";
 
 /** How long connecting inside may take, when nothing is said. */
 const DEFAULT_TIMEOUT_MS = 10_000;
+
+/** Of a host name (RFC 1035, 2.3.4). */
+const MAX_HOST_BYTES = 255;
 
 /** A raw connection to a TCP port inside; each direction ends by itself. */
 export async function dial(
@@ -41,15 +46,12 @@ export async function dial(
   }
 }
 
-/**
- * The next connection that a program inside makes to the guest's proxy port, as raw bytes; each direction ends by itself. Waits
- * for as long as there is none.
- */
+/** The next connection of a program inside that leads out. Waits for as long as there is none. */
 export async function accept(
   connect: Connect,
   signal: AbortSignal,
   limits: { answerTimeoutMs: number },
-): Promise<Duplex> {
+): Promise<AcceptedConnection> {
   const socket = await connectInTime(connect, { ...limits, signal });
   socket.allowHalfOpen = true;
   const onAbort = () => void socket.destroy();
@@ -58,14 +60,30 @@ export async function accept(
     socket.write(encodeFrame(requests.accept).finish());
     const { type, payload } = await readFrame(socket);
     if (type === replies.error) throw errnoError(parseError(payload).errno, "the sandbox's proxy port");
-    if (type !== replies.ok || payload.length > 0) throw brokenProtocol(`frame ${type} to one who accepts`);
-    return socket;
+    if (type !== replies.ok) throw brokenProtocol(`frame ${type} to one who accepts`);
+    const target = parseTarget(payload);
+    return target ? { socket, target } : { socket };
   } catch (error) {
     socket.on("error", () => {}).destroy();
     throw signal.aborted ? cancelled(signal) : error;
   } finally {
     signal.removeEventListener("abort", onAbort);
   }
+}
+
+function parseTarget(payload: Buffer): AcceptedConnection["target"] {
+  const r = readPayload(payload);
+  const kind = r.u8();
+  if (kind === acceptedKinds.proxy) {
+    r.end();
+    return undefined;
+  }
+  const target = { host: r.str().toString("latin1"), port: r.u16() };
+  r.end();
+  if (kind !== acceptedKinds.captured || target.host.length > MAX_HOST_BYTES || target.port === 0) {
+    throw brokenProtocol("an accepted connection that leads nowhere");
+  }
+  return target;
 }
 
 /** Takes one frame and not a byte more, without making the stream flow. */

@@ -48,6 +48,8 @@ export const replies = {
   log: 0x8c,
 } as const;
 
+/** The first byte of what ACCEPT is answered with. */
+export const acceptedKinds = { proxy: 0, captured: 1 } as const;
 export const spawnFlags = { tty: 1, stdin: 2, detached: 4 } as const;
 export const writeFlags = { parents: 1, append: 2, mustNotExist: 4 } as const;
 export const exitFlags = { timedOut: 1, stdoutCut: 2, stderrCut: 4, killed: 8 } as const;

@@ -2,6 +2,7 @@ import { brokenProtocol } from "./decoder.ts";
 
 export interface PayloadReader {
   u8(): number;
+  u16(): number;
   u32(): number;
   u64(): number;
   i64(): number;
@@ -27,6 +28,7 @@ export function readPayload(payload: Buffer): PayloadReader {
   };
   const reader: PayloadReader = {
     u8: () => payload.readUInt8(take(1)),
+    u16: () => payload.readUInt16LE(take(2)),
     u32: () => payload.readUInt32LE(take(4)),
     u64: () => safe(payload.readBigUInt64LE(take(8))),
     i64: () => safe(payload.readBigInt64LE(take(8))),

@@ -61,6 +61,17 @@ export interface GuestInfo {
   version: string;
 }
 
+/** A connection of a program inside, as raw bytes; each direction ends by itself. */
+export interface AcceptedConnection {
+  socket: Duplex;
+  /** What the program wanted to reach, where its connection was captured. Absent: it is connected to the proxy port. */
+  target?: {
+    /** A name or an IP address, as the guest says: anything. */
+    host: string;
+    port: number;
+  };
+}
+
 /**
  * The host's side of one sandbox's guest. Each call makes its own connection. The guest is hostile: answers are parsed
  * with limits, and a guest that breaks the protocol or does not answer gives `guest_failed` in bounded time.
@@ -99,8 +110,8 @@ export interface GuestClient {
   watch(path: string, options: { recursive?: boolean; signal: AbortSignal }): AsyncIterable<WatchEvent>;
   /** A raw connection to a TCP port inside. */
   dial(port: number, options?: { host?: string; timeoutMs?: number }): Promise<Duplex>;
-  /** The next connection of a program inside to the guest's proxy port. Throws `unsupported` when the guest has none. */
-  accept(signal: AbortSignal): Promise<Duplex>;
+  /** The next connection of a program inside that leads out. Throws `unsupported` when the guest has no proxy port. */
+  accept(signal: AbortSignal): Promise<AcceptedConnection>;
 }
 
 /** `connect` is the runtime's, bound to one sandbox. */

@@ -63,7 +63,9 @@ export function createEgressManager(core: Core, resolve: Resolve = createResolve
     const guest = guestOf(core, record);
     for (let delay = FIRST_RETRY_MS; !stop.signal.aborted; ) {
       try {
-        egress.serve(await guest.accept(stop.signal));
+        const { socket, target } = await guest.accept(stop.signal);
+        if (target) egress.serveDirect(socket, target.host, target.port);
+        else egress.serve(socket);
         delay = FIRST_RETRY_MS;
       } catch {
         // Its guest is gone, paused or busy; who supervises it finds out, and ends this when the sandbox has ended.
