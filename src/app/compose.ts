@@ -59,6 +59,7 @@ async function start(config: ServeConfig, log: Logger, options: ComposeOptions):
       apiKeys: config.apiKeys,
       allowedOrigins: config.allowedOrigins,
       allowBinds: config.allowBinds,
+      publishAddresses: config.publishAddresses,
       log: log.child({ part: "server" }),
     });
     undo.push(() => server.close());

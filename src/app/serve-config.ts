@@ -16,6 +16,7 @@ export interface ServeFlags {
   apiKeyFile?: string;
   allowedOrigin?: string[];
   allowBinds?: boolean;
+  publishAddress?: string[];
   tlsCert?: string;
   tlsKey?: string;
   http2?: boolean;
@@ -55,6 +56,10 @@ const ServeConfig = z.object({
   allowedOrigins: z.array(z.url({ error: "an allowed origin looks like https://example.org" })),
   /** Clients over TCP may mount directories of this machine. */
   allowBinds: z.boolean(),
+  /** Addresses beside the loopback ones on which clients over TCP may publish ports. */
+  publishAddresses: z.array(
+    z.union([z.ipv4(), z.ipv6()], { error: "a publish address is an IP address such as 0.0.0.0" }),
+  ),
   /** The one of sandboxes that name none. */
   runtime: RuntimeChoice,
   /** Those that sandboxes may name; the default one is among them. */
@@ -96,6 +101,7 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     http2: !flags.onDemand && (flags.http2 ?? isOn("WARREN_HTTP2", environment.http2)),
     allowedOrigins: flags.allowedOrigin ?? [],
     allowBinds: flags.allowBinds ?? false,
+    publishAddresses: flags.publishAddress ?? [],
     runtime,
     runtimes: usableRuntimes(flags.runtimes ?? environment.runtimes, runtime),
     ociProgram: flags.ociProgram ?? environment.ociProgram,

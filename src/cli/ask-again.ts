@@ -53,6 +53,11 @@ export function askAgain(api: SandboxApi, next: (isLeaving: boolean) => Promise<
         await (await current()).images.build(request, context, options),
       remove: (reference, options) => ask((at) => at.images.remove(reference, options)),
     },
+    ports: {
+      list: (id) => ask((at) => at.ports.list(id)),
+      add: (id, port) => ask((at) => at.ports.add(id, port)),
+      remove: (id, choice) => ask((at) => at.ports.remove(id, choice)),
+    },
     volumes: {
       create: (request) => ask((at) => at.volumes.create(request)),
       get: (name, options) => ask((at) => at.volumes.get(name, options)),

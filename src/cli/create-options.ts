@@ -13,6 +13,7 @@ import {
   readEnvFile,
   wholeNumber,
 } from "./options.ts";
+import { parsePublish } from "./publish.ts";
 
 /** What a sandbox is to be: the options of every command that makes one. */
 export interface CreateOptions {
@@ -35,6 +36,7 @@ export interface CreateOptions {
   network?: string;
   networkAllow?: string[];
   networkDeny?: string[];
+  publish?: string[];
   runtime?: string;
   isolation?: string;
 }
@@ -83,6 +85,11 @@ export function addCreateOptions(command: Command): Command {
       collect,
     )
     .option("--network-deny <rule>", "what it may not reach, whatever is allowed (repeatable)", collect)
+    .option(
+      "-p, --publish <ports>",
+      "reach a port inside through one of the engine's machine: 8080:80, 127.0.0.1:8080:80/udp, or 80 for one that is chosen; without an address on 127.0.0.1 (repeatable)",
+      collect,
+    )
     .option("--runtime <name>", "runtime driver (default: the engine's)")
     .option(
       "--isolation <level>",
@@ -111,6 +118,7 @@ export function createRequest(options: CreateOptions, isLocal: boolean): CreateS
     ...(options.label === undefined ? {} : { labels: parseLabels(options.label) }),
     ...(options.network === undefined ? {} : { network_mode: options.network }),
     ...networkRules(options),
+    ...(options.publish === undefined ? {} : { ports: options.publish.map(parsePublish) }),
     ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
     ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),
   };

@@ -68,6 +68,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "create, list and remove volumes, and see what they take",
     load: () => import("./commands/volume.ts"),
   },
+  port: {
+    summary: "publish ports of a sandbox on this machine",
+    load: () => import("./commands/port.ts"),
+  },
   stats: { summary: "show what sandboxes use", load: () => import("./commands/stats.ts") },
   doctor: {
     summary: "check what this machine can do",

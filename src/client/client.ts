@@ -3,6 +3,7 @@ import { WarrenError } from "../contracts/errors.ts";
 import type { ExecResult } from "../contracts/exec.ts";
 import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
 import type { NetworkDecision } from "../contracts/network.ts";
+import type { PublishedPort } from "../contracts/ports.ts";
 import type { PruneResult, SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
 import type { VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { openExecSession } from "./exec-session.ts";
@@ -72,6 +73,12 @@ export function createClient({
       explain: async (id, host, port) =>
         http.json<NetworkDecision>("GET", at(id, "/network/explain"), { query: { host, port } }),
       decisions: async (id) => http.json<NetworkDecision[]>("GET", at(id, "/network/decisions")),
+    },
+    ports: {
+      list: async (id) => http.json<PublishedPort[]>("GET", at(id, "/ports")),
+      add: async (id, port) => http.json<PublishedPort>("POST", at(id, "/ports"), { json: port }),
+      remove: async (id, { sandboxPort, protocol }) =>
+        http.json<void>("DELETE", at(id, `/ports/${sandboxPort}`), { query: { protocol } }),
     },
     files: {
       async read(id, path, options = {}) {

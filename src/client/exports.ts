@@ -6,6 +6,7 @@ export type * from "../contracts/exec.ts";
 export type * from "../contracts/files.ts";
 export type * from "../contracts/images.ts";
 export type * from "../contracts/logs.ts";
+export type * from "../contracts/ports.ts";
 export type * from "../contracts/sandbox.ts";
 export type * from "../contracts/volumes.ts";
 export { type ClientOptions, createClient } from "./client.ts";

@@ -1,6 +1,7 @@
 import type { SandboxApi, WaitOptions, WaitResult } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { LogOptions, LogStream } from "../contracts/logs.ts";
+import type { PortChoice, PortMapping, PublishedPort } from "../contracts/ports.ts";
 import type {
   CreateSandbox,
   Isolation,
@@ -188,6 +189,20 @@ export class SandboxHandle implements AsyncDisposable {
 
   stats(): Promise<SandboxStats> {
     return this.#api.stats(this.id);
+  }
+
+  /** Publishes a port: by its number inside, on a host port of 127.0.0.1 that is chosen, or as the mapping says. */
+  publish(port: number | PortMapping): Promise<PublishedPort> {
+    return this.#api.ports.add(this.id, typeof port === "number" ? { sandbox_port: port } : port);
+  }
+
+  /** What was published of a port inside is not any more; its connections end. */
+  unpublish(sandboxPort: number, protocol?: PortChoice["protocol"]): Promise<void> {
+    return this.#api.ports.remove(this.id, { sandboxPort, ...(protocol === undefined ? {} : { protocol }) });
+  }
+
+  ports(): Promise<PublishedPort[]> {
+    return this.#api.ports.list(this.id);
   }
 
   /** Stops and forgets the sandbox with everything in it. */

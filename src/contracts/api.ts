@@ -3,6 +3,7 @@ import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOpti
 import type { BuildImage, ImageFilter, ImageInfo, PullImage } from "./images.ts";
 import type { LogOptions, LogStream } from "./logs.ts";
 import type { NetworkDecision, NetworkRules } from "./network.ts";
+import type { PortChoice, PortMapping, PublishedPort } from "./ports.ts";
 import type { ProgressOptions } from "./runtime.ts";
 import type {
   CreateSandbox,
@@ -118,6 +119,18 @@ export interface NetworkApi {
   decisions(id: string): Promise<NetworkDecision[]>;
 }
 
+/** Ports of sandboxes that are reached through ports of the engine's machine, in every network mode. */
+export interface PortsApi {
+  list(id: string): Promise<PublishedPort[]>;
+  /**
+   * At once, or when the sandbox starts. Throws `port_in_use` when a program of the machine or another sandbox has it, or the
+   * sandbox's own port is published already.
+   */
+  add(id: string, port: PortMapping): Promise<PublishedPort>;
+  /** Its connections end. Throws `port_not_found`. */
+  remove(id: string, port: PortChoice): Promise<void>;
+}
+
 /**
  * What Warren does, whichever way in. Engine and HTTP client both implement it, and `testApi()` runs against both.
  * `id` is a full id, a unique prefix of one of at least 4 characters, or a name. Every failure is a `WarrenError`.
@@ -151,6 +164,7 @@ export interface SandboxApi {
   readonly files: FilesApi;
   readonly images: ImagesApi;
   readonly network: NetworkApi;
+  readonly ports: PortsApi;
   readonly volumes: VolumesApi;
   /**
    * Removes the stopped sandboxes of one runtime, and none that runs, is paused, being created or in error. One that can't

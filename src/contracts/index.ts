@@ -6,6 +6,7 @@ export * from "./files.ts";
 export * from "./images.ts";
 export * from "./logs.ts";
 export * from "./network.ts";
+export * from "./ports.ts";
 export * from "./runtime.ts";
 export * from "./sandbox.ts";
 export * from "./storage.ts";

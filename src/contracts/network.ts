@@ -1,15 +1,5 @@
 import { z } from "zod";
 
-/** den's `PortMapping`. */
-export const PortMapping = z
-  .object({
-    sandbox_port: z.number().int().min(1).max(65535),
-    host_port: z.number().int().min(0).max(65535),
-    protocol: z.string().optional(),
-  })
-  .meta({ id: "PortMapping" });
-export type PortMapping = z.infer<typeof PortMapping>;
-
 /** Such as `example.com:443`, `*.example.com`, `10.0.0.0/8`, `[fd00::1]:22`, `*`. docs/network.md has the grammar. */
 export const NetworkRule = z.string().min(1).max(300);
 

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { isolations, NO_EXPIRY } from "./constants.ts";
-import { NetworkRules, PortMapping } from "./network.ts";
+import { NetworkRules } from "./network.ts";
+import { PortMapping, PublishedPort } from "./ports.ts";
 import { MountInfo, StorageConfig } from "./storage.ts";
 
 /** den's four states and `paused`. `error` is a sandbox that failed to start or was lost. */
@@ -86,7 +87,11 @@ export const CreateSandbox = z
       description: "`none` is the default; `filtered` is the default where `network` has rules",
     }),
     network: NetworkRules.optional().meta({ description: "Whom a sandbox with filtered network may reach" }),
-    ports: z.array(PortMapping).max(256).optional(),
+    ports: z
+      .array(PortMapping)
+      .max(256)
+      .optional()
+      .meta({ description: "Ports to publish; in every network mode" }),
     labels: z.record(CString.max(256), CString.max(4096)).optional(),
     storage: StorageConfig.optional(),
     ...RuntimeChoice.shape,
@@ -138,7 +143,7 @@ export const SandboxInfo = z
     status: SandboxStatus,
     created_at: z.string(),
     expires_at: z.string().meta({ description: `RFC 3339; ${NO_EXPIRY} when it never expires` }),
-    ports: z.array(PortMapping).optional(),
+    ports: z.array(PublishedPort).optional(),
     ip: z.string().optional(),
     name: z.string().optional(),
     labels: z.record(z.string(), z.string()).optional(),

@@ -4,6 +4,8 @@ import type { CreateSandbox, CreateSandboxParsed, Isolation, UpdateSandbox } fro
 import type { EngineConfig } from "./config.ts";
 import { withMounts } from "./mounts.ts";
 import { type AdmittedNetwork, admitNetwork } from "./network.ts";
+import { admitPorts } from "./ports/admit.ts";
+import type { StoredPort } from "./record.ts";
 import type { Runtimes } from "./runtimes.ts";
 import { tmpfsMounts } from "./tmpfs.ts";
 
@@ -36,6 +38,7 @@ export interface Admitted {
   tmpfs: RuntimeSpec["tmpfs"];
   mounts: RuntimeSpec["mounts"];
   network: AdmittedNetwork;
+  ports: StoredPort[];
   limits: RuntimeLimits;
   /** Absent: never expires. */
   timeoutS: number | undefined;
@@ -82,6 +85,7 @@ export function admit(request: CreateSandboxParsed, runtime: Runtime, config: En
     isolation,
     readonlyRoot,
     network,
+    ports: admitPorts(request.ports ?? [], network.mode),
     ...withMounts(tmpfs, request.storage),
     limits: limitsFor(request, isolation, runtime.capabilities, config),
     timeoutS: effectiveTimeout(request.timeout, config.defaultTimeoutS),
@@ -95,9 +99,6 @@ function effectiveTimeout(asked: number | undefined, fallback: number): number |
 }
 
 function refuseWhatIsNotThereYet(request: CreateSandboxParsed): void {
-  if (request.ports?.length) {
-    throw unsupported("ports", "published ports are not supported yet", "leave ports out");
-  }
   if (request.storage?.s3) {
     throw unsupported("storage.s3", "S3 sync is not supported yet", "leave storage.s3 out");
   }

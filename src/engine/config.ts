@@ -17,6 +17,10 @@ export interface EngineConfig {
   maxExecsPerSandbox: number;
   /** Commands at one time in all sandboxes: each costs up to three file descriptors and its capped output. */
   maxExecs: number;
+  /** Connections into one sandbox through its ports: each takes a process inside, of which there are 1024. */
+  maxPortConnectionsPerSandbox: number;
+  /** Those into all sandboxes: each costs two file descriptors. */
+  maxPortConnections: number;
   /** Bytes of output that all commands together may have kept here; what comes beyond is cut and flagged. */
   maxTotalOutputBytes: number;
   /** Bytes of one file of a sandbox's log. */
@@ -44,6 +48,8 @@ export function defaultConfig(): EngineConfig {
     defaultCpuNano: 0,
     maxExecsPerSandbox: 64,
     maxExecs: 1024,
+    maxPortConnectionsPerSandbox: 512,
+    maxPortConnections: 4096,
     maxTotalOutputBytes: 512 * MIB,
     logFileBytes: 4 * MIB,
     logFiles: 2,

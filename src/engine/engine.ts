@@ -1,6 +1,7 @@
 import { setMaxListeners } from "node:events";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import type { Duplex } from "node:stream";
 import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import { LogRequest } from "../contracts/logs.ts";
@@ -25,6 +26,7 @@ import { createLifecycle } from "./lifecycle.ts";
 import { lockStateDir } from "./lock.ts";
 import { createLogCollector } from "./logs/collector.ts";
 import { streamLog } from "./logs/stream.ts";
+import { createPortManager } from "./ports/manager.ts";
 import { createReaper } from "./reaper.ts";
 import { reconcile } from "./reconcile.ts";
 import { createRuntimes, type RuntimeOpener } from "./runtimes.ts";
@@ -54,6 +56,8 @@ export interface EngineOptions {
 
 export interface Engine extends SandboxApi {
   readonly events: SandboxEvents;
+  /** A raw connection to a TCP port inside, published or not. Throws `port_unreachable`. */
+  dial(id: string, port: number): Promise<Duplex>;
   /**
    * Ends commands that still run, waits for lifecycle steps that have begun, and lets go of everything. Sandboxes keep
    * running unless `stopSandboxes`. Every call after it throws `shutting_down`.
@@ -98,7 +102,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     ...options,
     clock,
     closing: closing.signal,
-    bringInOrder: (runtime, again) => reconcile(core, supervisor, runtime, again),
+    bringInOrder: (runtime, again) => reconcile(core, supervisor, ports, runtime, again),
   });
   const core: Core = {
     config: { ...defaultConfig(), ...options.config },
@@ -114,7 +118,8 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   const logs = createLogCollector(core, options.stateDir);
   const egress = createEgressManager(core);
   const supervisor = createSupervisor(core, logs, egress);
-  const lifecycle = createLifecycle(core, supervisor, logs);
+  const ports = createPortManager(core);
+  const lifecycle = createLifecycle(core, supervisor, logs, ports);
   const reaper = createReaper(core, lifecycle.expire);
   const execs = createExecs(core);
   const images = createImages(core);
@@ -153,6 +158,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     }
     supervisor.close();
     egress.close();
+    ports.closeAll();
     await core.mutex.idle();
     await logs.close();
     await runtimes.close();
@@ -246,6 +252,24 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
         open();
         return egress.decisions(id);
       },
+    },
+    ports: {
+      async list(id) {
+        open();
+        return ports.list(id);
+      },
+      async add(id, port) {
+        open();
+        return await ports.add(id, port);
+      },
+      async remove(id, choice) {
+        open();
+        await ports.remove(id, choice);
+      },
+    },
+    async dial(id, port) {
+      open();
+      return await ports.dial(id, port);
     },
     volumes: createVolumes(core, lifecycle.remove),
     async prune(options = {}) {

@@ -18,6 +18,7 @@ const features: readonly string[] = [
   "images",
   "volumes",
   "binds",
+  "ports",
   "prune",
   "wait",
   "logs",

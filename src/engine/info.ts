@@ -1,6 +1,7 @@
 import { NO_EXPIRY } from "../contracts/constants.ts";
+import type { PublishedPort } from "../contracts/ports.ts";
 import type { SandboxInfo } from "../contracts/sandbox.ts";
-import type { SandboxRecord } from "./record.ts";
+import { isAlive, type SandboxRecord, type StoredPort } from "./record.ts";
 import { wireStatus } from "./states.ts";
 
 /** A record as clients see it. The environment is left out: it holds secrets. */
@@ -14,6 +15,7 @@ export function sandboxInfo(record: SandboxRecord): SandboxInfo {
     status: wireStatus[record.state],
     created_at: new Date(record.createdAt).toISOString(),
     expires_at: time(record.expiresAt) ?? NO_EXPIRY,
+    ports: record.ports?.length ? record.ports.map((port) => publishedPort(record, port)) : undefined,
     name: record.name,
     labels: request.labels,
     runtime: record.runtime,
@@ -43,6 +45,12 @@ export function sandboxInfo(record: SandboxRecord): SandboxInfo {
         }))
       : undefined,
   });
+}
+
+/** A port as clients see it: nobody listens for a sandbox that does not run. */
+export function publishedPort(record: SandboxRecord, { error, ...port }: StoredPort): PublishedPort {
+  if (!isAlive(record)) return { ...port, state: "closed" };
+  return error === undefined ? { ...port, state: "open" } : { ...port, state: "failed", error };
 }
 
 type WithoutUndefined<T> = { [K in keyof T]: Exclude<T[K], undefined> };

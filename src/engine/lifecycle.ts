@@ -23,6 +23,8 @@ import {
 } from "./core.ts";
 import { newSandboxId } from "./ids.ts";
 import type { LogCollector } from "./logs/collector.ts";
+import { refuseTaken } from "./ports/admit.ts";
+import type { PortManager } from "./ports/manager.ts";
 import type { SandboxRecord } from "./record.ts";
 import { isUnavailable } from "./runtimes.ts";
 import { runtimeSpec } from "./spec.ts";
@@ -54,7 +56,12 @@ export interface Lifecycle {
   expire(id: string): Promise<void>;
 }
 
-export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCollector): Lifecycle {
+export function createLifecycle(
+  core: Core,
+  supervisor: Supervisor,
+  logs: LogCollector,
+  ports: PortManager,
+): Lifecycle {
   const { table, mutex, config, clock, log } = core;
   const starts = createTurnstile(STARTS_AT_ONCE);
 
@@ -99,6 +106,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
           // Of a sandbox in error something may still be alive.
           if (wasLost) await runtime.stop(id, { timeoutMs: 0 });
           const { pid } = await starts.run(() => runtime.start(id));
+          await ports.open(id);
           const running = table.update(id, { state: "running", pid, startedAt: clock.now() });
           supervisor.watch(running);
           return announce(core, "started", running);
@@ -242,6 +250,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
     let id = newSandboxId();
     while (table.get(id) || request.name === id) id = newSandboxId();
     if (request.name !== undefined && table.get(request.name)) throw nameTaken(request.name);
+    refuseTaken(admitted.ports, table.all());
     const record: SandboxRecord = {
       id,
       name: request.name,
@@ -250,6 +259,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
       request,
       createdAt: clock.now(),
       ...(admitted.network.rules ? { network: admitted.network.rules } : {}),
+      ...(admitted.ports.length > 0 ? { ports: admitted.ports } : {}),
     };
     const stored = table.add(record);
     stored.catch(() => {}); // its turn, in which it is awaited, may come later
@@ -259,6 +269,8 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
   async function build(id: string, admitted: Admitted, signal?: AbortSignal): Promise<SandboxInfo> {
     const { runtime, request } = admitted;
     const options = signal === undefined ? {} : { signal };
+    // First: it is quick, and a port that can't be had costs no pull of an image.
+    const opened = await ports.claim(table.require(id));
     let image = await ensureImage(runtime, request.image, signal);
     await ensureVolumes(core, runtime, admitted.mounts);
     const make = async (spec: RuntimeSpec, isLastTry: boolean) => {
@@ -287,6 +299,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
       spec,
       pid: started?.pid,
       startedAt: clock.now(),
+      ...(opened.length > 0 ? { ports: opened } : {}),
       expiresAt: expiry(admitted.timeoutS ?? -1),
     });
     supervisor.watch(running);
@@ -301,6 +314,7 @@ export function createLifecycle(core: Core, supervisor: Supervisor, logs: LogCol
 
   /** Takes back a create. What can't be taken back now stays visible, in error, and can be removed again. */
   async function undo(id: string, runtime: Runtime): Promise<void> {
+    ports.close(id);
     try {
       await runtime.remove(id).catch((error: unknown) => {
         if (!isUnavailable(error)) throw error;

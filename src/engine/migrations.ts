@@ -30,6 +30,7 @@ const migrations: readonly string[] = [
   // Earlier ones have the rules that they were created with.
   `ALTER TABLE sandboxes ADD COLUMN network TEXT;
    UPDATE sandboxes SET network = json_extract(request, '$.network') WHERE json_valid(request);`,
+  "ALTER TABLE sandboxes ADD COLUMN ports TEXT;",
 ];
 
 /**

@@ -1,5 +1,6 @@
 import type { Runtime, RuntimeSandbox } from "../contracts/runtime.ts";
 import { announce, asWarrenError, type Core } from "./core.ts";
+import type { PortManager } from "./ports/manager.ts";
 import type { SandboxRecord } from "./record.ts";
 import type { SandboxState } from "./states.ts";
 import type { Supervisor } from "./supervisor.ts";
@@ -18,6 +19,7 @@ const passing: readonly SandboxState[] = ["creating", "starting", "stopping", "r
 export async function reconcile(
   core: Core,
   supervisor: Supervisor,
+  ports: PortManager,
   runtime: Runtime,
   again: boolean,
 ): Promise<void> {
@@ -31,7 +33,14 @@ export async function reconcile(
       // While this waited for its turn, others may have had theirs.
       const record = core.table.get(id);
       if (record)
-        await settle(core, supervisor, runtime, record, again ? await runtime.inspect(id) : seen.get(id));
+        await settle(
+          core,
+          supervisor,
+          ports,
+          runtime,
+          record,
+          again ? await runtime.inspect(id) : seen.get(id),
+        );
     };
     steps.push({ id, step });
   }
@@ -62,6 +71,7 @@ export async function reconcile(
 async function settle(
   core: Core,
   supervisor: Supervisor,
+  ports: PortManager,
   runtime: Runtime,
   record: SandboxRecord,
   seen: RuntimeSandbox | undefined,
@@ -88,7 +98,7 @@ async function settle(
     case "running":
     case "starting":
     case "paused":
-      if (lives) return await adopt(core, supervisor, runtime, record, seen);
+      if (lives) return await adopt(core, supervisor, ports, runtime, record, seen);
       if (!seen) return lost(core, record);
       // Dead, but what was around it may still be there.
       announce(
@@ -105,7 +115,7 @@ async function settle(
       if (!seen) return lost(core, record);
       // In error for its silence only: whoever asked last wanted it to run.
       if (lives && record.state === "error" && record.pid !== undefined)
-        return await adopt(core, supervisor, runtime, record, seen);
+        return await adopt(core, supervisor, ports, runtime, record, seen);
       await keepLimits(core, runtime, record);
       // Whoever stopped it was told so.
       if (lives) await runtime.stop(id, { timeoutMs: 0 });
@@ -117,6 +127,7 @@ async function settle(
 async function adopt(
   core: Core,
   supervisor: Supervisor,
+  ports: PortManager,
   runtime: Runtime,
   record: SandboxRecord,
   seen: RuntimeSandbox,
@@ -125,6 +136,7 @@ async function adopt(
   const state = seen.state === "paused" ? "paused" : "running";
   const adopted = core.table.update(id, { state, pid: seen.pid, startedAt, error: undefined });
   await keepLimits(core, runtime, adopted);
+  await ports.open(id);
   supervisor.watch(adopted);
   if (record.state === "error") announce(core, "started", adopted);
   core.log.info({ sandbox: id, state }, "adopted a running sandbox");

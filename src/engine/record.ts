@@ -1,10 +1,22 @@
 import { z } from "zod";
 import { NetworkRules } from "../contracts/network.ts";
+import { portProtocols } from "../contracts/ports.ts";
 import { CreateSandbox } from "../contracts/sandbox.ts";
 import { StoredSpec } from "../contracts/stored-spec.ts";
 import { sandboxStates } from "./states.ts";
 
 const millis = z.number().int();
+
+/** A published port. Host port 0: not chosen yet. */
+export const StoredPort = z.object({
+  sandbox_port: z.number().int().min(1).max(65_535),
+  host_port: z.number().int().min(0).max(65_535),
+  protocol: z.enum(portProtocols),
+  address: z.string(),
+  /** Why nobody listens, though the sandbox runs. */
+  error: z.string().optional(),
+});
+export type StoredPort = z.infer<typeof StoredPort>;
 
 /** One sandbox as the engine knows it. Times are milliseconds since 1970. */
 export const SandboxRecord = z.object({
@@ -28,6 +40,16 @@ export const SandboxRecord = z.object({
   oomKilled: z.boolean().optional(),
   /** Of filtered network, as they are now. */
   network: NetworkRules.optional(),
+  ports: z.array(StoredPort).optional(),
   error: z.string().optional(),
 });
 export type SandboxRecord = z.infer<typeof SandboxRecord>;
+
+/** Runs as far as anybody knows: in error only for its silence. */
+export function isAlive(record: SandboxRecord | undefined): record is SandboxRecord {
+  return (
+    record?.state === "running" ||
+    record?.state === "paused" ||
+    (record?.state === "error" && record.pid !== undefined)
+  );
+}

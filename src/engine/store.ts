@@ -44,6 +44,7 @@ const columns = [
   "request",
   "spec",
   "network",
+  "ports",
 ] as const;
 /**
  * With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its files as
@@ -187,6 +188,7 @@ function toRow(record: SandboxRecord): unknown[] {
     request: JSON.stringify(record.request),
     spec: record.spec === undefined ? null : JSON.stringify(record.spec),
     network: record.network === undefined ? null : JSON.stringify(record.network),
+    ports: record.ports === undefined ? null : JSON.stringify(record.ports),
   };
   return columns.map((column) => row[column]);
 }
@@ -197,10 +199,12 @@ function parseRow(row: Row): SandboxRecord | string {
   let request: unknown;
   let spec: unknown;
   let network: unknown;
+  let ports: unknown;
   try {
     request = JSON.parse(String(row.request));
     spec = row.spec === null ? undefined : JSON.parse(String(row.spec));
     network = row.network === null ? undefined : JSON.parse(String(row.network));
+    ports = row.ports === null ? undefined : JSON.parse(String(row.ports));
   } catch (error) {
     return `its configuration is not JSON: ${(error as Error).message}`;
   }
@@ -211,6 +215,7 @@ function parseRow(row: Row): SandboxRecord | string {
     state: row.state,
     request,
     spec,
+    ports,
     createdAt: row.created_at,
     expiresAt: absent(row.expires_at),
     startedAt: absent(row.started_at),

@@ -3,7 +3,7 @@ import type { GuestExit } from "../guest/types.ts";
 import { announce, asWarrenError, type Core, guestOf, runtimeOf } from "./core.ts";
 import type { EgressManager } from "./egress/manager.ts";
 import type { LogCollector } from "./logs/collector.ts";
-import type { SandboxRecord } from "./record.ts";
+import { isAlive, type SandboxRecord } from "./record.ts";
 import { isUnavailable } from "./runtimes.ts";
 import type { RecordPatch } from "./table.ts";
 import { createWatches, type Ending } from "./watch.ts";
@@ -211,14 +211,5 @@ export function createSupervisor(core: Core, logs: LogCollector, egress: EgressM
   function forget(id: string): void {
     retries.get(id)?.cancel();
     retries.delete(id);
-  }
-
-  /** Runs as far as anybody knows: in error only for its silence. */
-  function isAlive(record: SandboxRecord | undefined): record is SandboxRecord {
-    return (
-      record?.state === "running" ||
-      record?.state === "paused" ||
-      (record?.state === "error" && record.pid !== undefined)
-    );
   }
 }

@@ -68,7 +68,7 @@ const meanings: Readonly<Record<number, Meaning>> = {
   [linuxErrno.ELOOP]: ["invalid_path", "the path leads through too many links, or through one of /proc's"],
   [linuxErrno.EOPNOTSUPP]: ["unsupported", "its filesystem can't do that"],
   [linuxErrno.ETIMEDOUT]: ["deadline_exceeded", "no answer in time"],
-  [linuxErrno.ECONNREFUSED]: ["guest_failed", "nothing listens there", "start the server inside first"],
+  [linuxErrno.ECONNREFUSED]: ["port_unreachable", "nothing listens there", "start the server inside first"],
   [linuxErrno.EDQUOT]: ["no_space", "the sandbox's disk quota is used up"],
 };
 

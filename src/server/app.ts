@@ -6,15 +6,16 @@ import { readJson } from "./body.ts";
 import { toWarrenError } from "./failure.ts";
 import { execHandlers } from "./handlers/exec.ts";
 import { fileHandlers } from "./handlers/files.ts";
-import { type Call, type Handler, isReply, type Limits, sent } from "./handlers/handler.ts";
+import { type Call, type Handler, isReply, type Limits, type Rights, sent } from "./handlers/handler.ts";
 import { imageHandlers } from "./handlers/images.ts";
 import { logHandlers } from "./handlers/logs.ts";
+import { portHandlers } from "./handlers/ports.ts";
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
 import { volumeHandlers } from "./handlers/volumes.ts";
 import { breakOff } from "./outgoing.ts";
 import { parseQuery } from "./query.ts";
 import { PREFIX, type Route } from "./route.ts";
-import { createRouter } from "./router.ts";
+import { createRouter, type Match } from "./router.ts";
 import { type Operation, routes } from "./routes.ts";
 import { sendError } from "./send-error.ts";
 
@@ -24,14 +25,15 @@ export interface AppOptions {
   log: Logger;
 }
 
-/** Answers one request, whatever becomes of it. `mayBind`: it may mount what is outside of sandboxes. */
-export type App = (incoming: IncomingMessage, outgoing: ServerResponse, mayBind: boolean) => Promise<void>;
+/** Answers one request, whatever becomes of it. */
+export type App = (incoming: IncomingMessage, outgoing: ServerResponse, rights: Rights) => Promise<void>;
 
 const handlers: Record<Operation, Handler> = {
   ...sandboxHandlers,
   ...execHandlers,
   ...fileHandlers,
   ...logHandlers,
+  ...portHandlers,
   ...imageHandlers,
   ...volumeHandlers,
 };
@@ -43,19 +45,20 @@ export function buildApp(options: AppOptions): App {
   async function dispatch(
     incoming: IncomingMessage,
     outgoing: ServerResponse,
-    mayBind: boolean,
+    rights: Rights,
   ): Promise<void> {
     const match = find(incoming.url ?? "");
     if (!match) throw new WarrenError("route_not_found", "no such route");
     const { method = "" } = incoming;
     const route = match.routes.get(method === "HEAD" ? "GET" : method);
-    if (route) return await answer(incoming, outgoing, route, { ...options, id: match.id, mayBind });
+    if (route)
+      return await answer(incoming, outgoing, route, { ...options, parameters: match.parameters, rights });
     outgoing.setHeader("allow", [...match.routes.keys()].join(", "));
     throw new WarrenError("method_not_allowed", `${method} is not allowed here`);
   }
 
-  return (incoming, outgoing, mayBind) =>
-    dispatch(incoming, outgoing, mayBind).catch((cause: unknown) => {
+  return (incoming, outgoing, rights) =>
+    dispatch(incoming, outgoing, rights).catch((cause: unknown) => {
       const error = toWarrenError(cause, options.log);
       // What has begun as a success can only be broken off.
       if (outgoing.headersSent) breakOff(outgoing);
@@ -67,13 +70,20 @@ async function answer(
   incoming: IncomingMessage,
   outgoing: ServerResponse,
   route: Route & { operation: Operation },
-  { id, mayBind, api, limits, log }: AppOptions & Pick<Call, "id" | "mayBind">,
+  {
+    parameters,
+    rights,
+    api,
+    limits,
+    log,
+  }: AppOptions & Pick<Match<Route>, "parameters"> & Pick<Call, "rights">,
 ): Promise<void> {
   let signal: AbortSignal | undefined;
   const call: Call = {
     api,
-    id,
-    mayBind,
+    id: parameters.id ?? "",
+    parameter: (name) => parameters[name] ?? "",
+    rights,
     get signal() {
       signal ??= departure(incoming, outgoing);
       return signal;

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { WarrenError } from "../contracts/errors.ts";
+import { portProtocols } from "../contracts/ports.ts";
 import { describeIssues } from "../lib/parse.ts";
 
 const flag = z
@@ -63,6 +64,9 @@ export const VolumeQuery = z.object({
   runtime: z.string().optional(),
 });
 export const RemoveVolumeQuery = VolumeQuery.extend({ force: flag });
+export const PortQuery = z.object({
+  protocol: z.enum(portProtocols, { error: "a protocol is tcp or udp" }).optional(),
+});
 export const PruneQuery = z.object({ runtime: z.string().optional() });
 export const ListSandboxesQuery = z.object({
   label: z.string().optional().meta({ description: "`name=value`; may be given more than once" }),
@@ -108,6 +112,13 @@ export function pairsOf(target: string, parameter: string): Record<string, strin
       return [value.slice(0, equals), value.slice(equals + 1)];
     });
   return pairs.length === 0 ? undefined : Object.fromEntries(pairs);
+}
+
+/** A port's number in a path. @throws WarrenError `invalid_request` */
+export function portNumber(text: string): number {
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : 0;
+  if (port >= 1 && port <= 65_535) return port;
+  throw new WarrenError("invalid_request", "a port is a whole number from 1 to 65535");
 }
 
 /** 4096 bytes is the kernel's PATH_MAX, its closing NUL included. */

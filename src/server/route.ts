@@ -48,6 +48,8 @@ export const errorGroups = {
   creation: [
     "unsupported",
     "name_taken",
+    "port_in_use",
+    "permission_denied",
     "image_not_found",
     "image_invalid",
     "image_pull_failed",

@@ -1,9 +1,9 @@
 import type { Route } from "./route.ts";
 
-/** What a path leads to: its routes by method, and the value of its `:id`, if it has one. */
+/** What a path leads to: its routes by method, and the values of its parameters, such as `:id`. */
 export interface Match<R extends Route> {
   routes: ReadonlyMap<string, R>;
-  id: string;
+  parameters: Readonly<Record<string, string>>;
 }
 
 interface Node<R extends Route> {
@@ -37,15 +37,15 @@ export function createRouter<R extends Route>(
 
   return (target) => {
     let node: Node<R> | undefined = root;
-    let id = "";
+    const parameters: Record<string, string> = {};
     for (const part of pathOf(target).split("/").slice(1)) {
       const named: Node<R> | undefined = node.named.get(part);
       if (!named && part === "") return undefined; // no parameter is empty
-      if (!named && node.anyName === "id") id = decoded(part);
+      if (!named && node.anyName !== undefined) parameters[node.anyName] = decoded(part);
       node = named ?? node.any;
       if (!node) return undefined;
     }
-    return node.routes.size === 0 ? undefined : { routes: node.routes, id };
+    return node.routes.size === 0 ? undefined : { routes: node.routes, parameters };
   };
 }
 

@@ -2,7 +2,8 @@ import { z } from "zod";
 import { ExecRequest, ExecResult, ExecStreamStart } from "../contracts/exec.ts";
 import { FileInfo } from "../contracts/files.ts";
 import { ImageInfo, PullImage } from "../contracts/images.ts";
-import { NetworkDecision, NetworkRules, PortMapping } from "../contracts/network.ts";
+import { NetworkDecision, NetworkRules } from "../contracts/network.ts";
+import { PortMapping, PublishedPort } from "../contracts/ports.ts";
 import {
   CreateSandbox,
   ExtendRequest,
@@ -23,6 +24,7 @@ import {
   ListSandboxesQuery,
   LogsQuery,
   PathQuery,
+  PortQuery,
   PruneQuery,
   ReadQuery,
   RemoveVolumeQuery,
@@ -365,26 +367,28 @@ export const routes = [
     operation: "listPorts",
     summary: "Published ports",
     status: 200,
-    response: z.array(PortMapping),
+    response: z.array(PublishedPort),
     errors: ["sandbox_not_found"],
   },
   {
     method: "POST",
     path: "/sandboxes/:id/ports",
     operation: "addPort",
-    summary: "Refused with status 501, as by den",
-    status: 501,
-    response: "nothing",
-    errors: ["unsupported"],
+    summary: "Publishes a port, at once where the sandbox runs",
+    request: PortMapping,
+    status: 201,
+    response: PublishedPort,
+    errors: ["sandbox_not_found", "sandbox_wrong_state", "port_in_use", "permission_denied"],
   },
   {
     method: "DELETE",
     path: "/sandboxes/:id/ports/:port",
     operation: "removePort",
-    summary: "Refused with status 501, as by den",
-    status: 501,
+    summary: "Takes back what was published of a port inside; its connections end",
+    query: PortQuery,
+    status: 204,
     response: "nothing",
-    errors: ["unsupported"],
+    errors: ["sandbox_not_found", "port_not_found"],
   },
   {
     method: "GET",

@@ -7,6 +7,7 @@ import { ApiKeys } from "./auth.ts";
 import type { DetachableLimits } from "./detachable-execs.ts";
 import { toWarrenError } from "./failure.ts";
 import { corsHeaders, type Entrance, Gate } from "./gate.ts";
+import type { Rights } from "./handlers/handler.ts";
 import { listenOnTcp, listenOnUnix, resolveHost } from "./listen.ts";
 import { type Listener, openListener, type TlsIdentity } from "./listener.ts";
 import { isLoopbackAddress } from "./loopback.ts";
@@ -27,6 +28,11 @@ export interface ServerOptions {
    * can. Those of the Unix socket are that user, and always may.
    */
   allowBinds?: boolean;
+  /**
+   * Addresses of this machine, beside the loopback ones, on which clients over TCP may publish ports of sandboxes: others can
+   * reach those. Clients of the Unix socket may use any.
+   */
+  publishAddresses?: readonly string[];
   log: Logger;
   /** Default 1 MiB. */
   maxJsonBytes?: number;
@@ -91,6 +97,11 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       maxUploadBytes: options.maxUploadBytes ?? 4 * 1024 ** 3,
     },
   });
+  const ownRights: Rights = { mayBind: true, checkPublish: () => {} };
+  const clientRights: Rights = {
+    mayBind: options.allowBinds === true,
+    checkPublish: (address) => checkPublish(address, options.publishAddresses ?? []),
+  };
   const sockets = new Sockets({ api, gate, log, limits: options.resumable ?? {} });
   const listeners: Listener[] = [];
 
@@ -131,7 +142,7 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       return;
     }
     if (isPreflight) response.writeHead(204).end();
-    else void app(request, response, entrance === "unix" || options.allowBinds === true);
+    else void app(request, response, entrance === "unix" ? ownRights : clientRights);
   }
 
   return {
@@ -164,6 +175,16 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       await Promise.all(closed);
     },
   };
+}
+
+/** Others than this machine's own programs reach every address but the loopback ones. */
+function checkPublish(address: string, allowed: readonly string[]): void {
+  // The engine's words for its default.
+  if (address === "" || address === "localhost" || isLoopbackAddress(address) || allowed.includes(address))
+    return;
+  throw new WarrenError("forbidden", `ports: this server publishes nothing on ${JSON.stringify(address)}`, {
+    hint: "leave the address out for 127.0.0.1; whoever runs the server allows others: warren serve --publish-address",
+  });
 }
 
 /** Node's own errors for a certificate or key say little. */

@@ -11,6 +11,7 @@ import { testApiLifecycle } from "./api-lifecycle.ts";
 import { testApiLogs } from "./api-logs.ts";
 import { testApiNetwork } from "./api-network.ts";
 import { testApiPause } from "./api-pause.ts";
+import { testApiPorts } from "./api-ports.ts";
 import { testApiPrune } from "./api-prune.ts";
 import { testApiReality } from "./api-reality.ts";
 import { testApiUpdate } from "./api-update.ts";
@@ -89,5 +90,6 @@ export function testApi(
     testApiExecStream(context);
     testApiFiles(context);
     testApiNetwork(context);
+    testApiPorts(context);
   });
 }

@@ -48,7 +48,6 @@ const admitted = (input: CreateSandbox, settings = config) => {
 
 describe("what is refused", () => {
   it.each<[string, CreateSandbox, string]>([
-    ["ports", { ports: [{ sandbox_port: 1, host_port: 1 }] }, "unsupported"],
     [
       "storage.volumes",
       { runtime: "unable", storage: { volumes: [{ name: "v", mount_path: "/v" }] } },

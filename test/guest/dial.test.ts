@@ -82,7 +82,7 @@ it("fails where nothing listens, and for what is no address", async () => {
     return server.port;
   })();
   await expect(guest.client.dial(port)).rejects.toMatchObject({
-    code: "guest_failed",
+    code: "port_unreachable",
     hint: expect.any(String),
   });
   await expect(guest.client.dial(80, { host: "example.com" })).rejects.toMatchObject({

@@ -121,6 +121,16 @@ export function createHostApi(): HostApi {
       explain: async (id, host, port) => ({ ...info(id), host, port, allowed: false, reason: "none" }),
       decisions: async (id) => [info(id)].slice(1) as never[],
     },
+    ports: {
+      list: async (id) => [info(id)].slice(1) as never[],
+      async add(id, { sandbox_port, host_port = 0, address = "127.0.0.1" }) {
+        info(id);
+        return { sandbox_port, host_port, protocol: "tcp", address, state: "open" };
+      },
+      async remove(id) {
+        info(id);
+      },
+    },
     files: {
       async read(id, path, { offset = 0, length } = {}) {
         info(id);

@@ -10,15 +10,16 @@ it("leads every path of the table to its routes", () => {
     const target = (PREFIX + route.path).replace(":id", "box").replace(":port", "80");
     const match = find(`${target}?a=/b/c`);
     expect(match?.routes.get(route.method), target).toBe(route);
-    expect(match?.id).toBe(route.path.includes(":id") ? "box" : "");
+    expect(match?.parameters.id).toBe(route.path.includes(":id") ? "box" : undefined);
+    expect(match?.parameters.port).toBe(route.path.includes(":port") ? "80" : undefined);
   }
 });
 
 it("takes an id as it was encoded, and only one part of the path", () => {
-  expect(find("/api/v1/sandboxes/a%20b%2Fc/exec")?.id).toBe("a b/c");
-  expect(find("/api/v1/sandboxes/%zz")?.id).toBe("%zz");
-  expect(find("/api/v1/sandboxes/..")?.id).toBe("..");
-  expect(find("http://host:1/api/v1/sandboxes/x")?.id).toBe("x");
+  expect(find("/api/v1/sandboxes/a%20b%2Fc/exec")?.parameters.id).toBe("a b/c");
+  expect(find("/api/v1/sandboxes/%zz")?.parameters.id).toBe("%zz");
+  expect(find("/api/v1/sandboxes/..")?.parameters.id).toBe("..");
+  expect(find("http://host:1/api/v1/sandboxes/x")?.parameters.id).toBe("x");
 });
 
 it("finds nothing where there is nothing", () => {

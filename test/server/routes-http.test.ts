@@ -53,17 +53,14 @@ describe("what den's clients rely on", () => {
     }
     expect((await call("GET", "/sandboxes/box/files/list")).body).toEqual([]);
     expect((await call("GET", "/sandboxes/box/ports")).body).toEqual([]);
-    for (const [method, path] of [
-      ["POST", "/sandboxes/nobody/ports"],
-      ["DELETE", "/sandboxes/nobody/ports/80"],
-    ] as const) {
-      expect(await call(method, path)).toMatchObject({
-        status: 501,
-        body: {
-          error: expect.stringMatching(/^dynamic port forwarding is not supported:/),
-          code: "unsupported",
-        },
-      });
+    const mapping = { sandbox_port: 80, host_port: 8080, protocol: "TCP" };
+    expect(await call("POST", "/sandboxes/box/ports", mapping)).toMatchObject({
+      status: 201,
+      body: { sandbox_port: 80, host_port: 8080, protocol: "tcp", address: "127.0.0.1" },
+    });
+    expect(await call("DELETE", "/sandboxes/box/ports/80")).toMatchObject({ status: 204 });
+    for (const port of ["0", "65536", "1e3", "80%2f1"]) {
+      expect(await call("DELETE", `/sandboxes/box/ports/${port}`)).toMatchObject({ status: 400 });
     }
     expect((await call("GET", "/stats")).body).toEqual({
       total_sandboxes: 1,

@@ -35,6 +35,11 @@ export function define(command: Command): void {
       "--allow-binds",
       "let clients over TCP mount directories of this machine: they can then change what the engine's user can",
     )
+    .option(
+      "--publish-address <address>",
+      "let clients over TCP publish ports of sandboxes on this address too, such as 0.0.0.0 (repeatable)",
+      collect,
+    )
     .option("--max-sandboxes <number>", "most sandboxes at a time (default: WARREN_MAX_SANDBOXES)")
     .option(
       "--default-timeout <duration>",

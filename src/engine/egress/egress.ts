@@ -1,9 +1,10 @@
 import type { Duplex } from "node:stream";
+import { flow } from "../../lib/splice.ts";
 import { createHttpProxy } from "./http-proxy.ts";
 import { compilePolicy, type Decision, type EgressPolicy } from "./policy.ts";
 import type { Resolve } from "./resolver.ts";
 import { readSocksRequest, SOCKS_VERSION, socksReplies, socksReply } from "./socks.ts";
-import { agrees, flow, peek } from "./tunnel.ts";
+import { agrees, peek } from "./tunnel.ts";
 import { createUpstream, type EgressEvent, type Opened } from "./upstream.ts";
 
 export interface EgressRules {

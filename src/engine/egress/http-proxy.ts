@@ -8,8 +8,8 @@ import {
   STATUS_CODES,
 } from "node:http";
 import type { Duplex } from "node:stream";
+import { splice } from "../../lib/splice.ts";
 import { parseHost } from "./host-name.ts";
-import { splice } from "./tunnel.ts";
 import type { Opened, Upstream } from "./upstream.ts";
 
 /** Of a request's or an answer's head. */

@@ -9,13 +9,22 @@ export interface Limits {
   maxUploadBytes: number;
 }
 
+/** What this client may have of the engine's machine. */
+export interface Rights {
+  /** Directories of it may be mounted in sandboxes. */
+  mayBind: boolean;
+  /** @throws WarrenError `forbidden` unless a port may be published on this address of it */
+  checkPublish(address: string): void;
+}
+
 /** One request, as a handler sees it. */
 export interface Call {
   api: SandboxApi;
   /** Path parameter; empty where the route has none. */
   id: string;
-  /** Directories of this machine may be mounted in sandboxes. */
-  mayBind: boolean;
+  /** Another parameter of the path; empty where the route has none of that name. */
+  parameter(name: string): string;
+  rights: Rights;
   /** Fires when the client goes away or the server closes. */
   signal: AbortSignal;
   incoming: IncomingMessage;

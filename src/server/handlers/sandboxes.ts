@@ -1,22 +1,8 @@
-import { errorBody, WarrenError } from "../../contracts/errors.ts";
+import { WarrenError } from "../../contracts/errors.ts";
 import { NetworkRules } from "../../contracts/network.ts";
 import { CreateSandbox, ExtendRequest, UpdateSandbox } from "../../contracts/sandbox.ts";
 import { ExplainQuery, ListSandboxesQuery, PruneQuery, pairsOf, StopQuery, WaitQuery } from "../query.ts";
 import { type Handler, present, reply } from "./handler.ts";
-
-/** den's status for what it does not do; the code is the one for programs. */
-const NOT_IMPLEMENTED = 501;
-
-const refusePorts: Handler = async () =>
-  reply(
-    NOT_IMPLEMENTED,
-    errorBody(
-      new WarrenError(
-        "unsupported",
-        "dynamic port forwarding is not supported: ports can't be added to or taken from a sandbox",
-      ),
-    ),
-  );
 
 export const sandboxHandlers = {
   async health({ api }) {
@@ -24,13 +10,14 @@ export const sandboxHandlers = {
     return reply(health.status === "ok" ? 200 : 503, health);
   },
   version: ({ api }) => api.version(),
-  async createSandbox({ api, json, signal, mayBind }) {
+  async createSandbox({ api, json, signal, rights }) {
     const request = await json(CreateSandbox);
-    if (!mayBind && request.storage?.binds?.length) {
+    if (!rights.mayBind && request.storage?.binds?.length) {
       throw new WarrenError("forbidden", "storage.binds: this server mounts no directories of its machine", {
         hint: "clients of the engine's socket may; for those over TCP: warren serve --allow-binds",
       });
     }
+    for (const { address } of request.ports ?? []) rights.checkPublish(address);
     return await api.create(request, { signal });
   },
   async listSandboxes({ api, incoming, query }) {
@@ -69,9 +56,4 @@ export const sandboxHandlers = {
   prune: ({ api, query }) => api.prune(present(query(PruneQuery))),
   sandboxStats: ({ api, id }) => api.stats(id),
   systemStats: ({ api }) => api.systemStats(),
-  async listPorts({ api, id }) {
-    return (await api.get(id)).ports ?? [];
-  },
-  addPort: refusePorts,
-  removePort: refusePorts,
 } satisfies Record<string, Handler>;

@@ -1,0 +1,89 @@
+import { isIP, isIPv6 } from "node:net";
+import { EGRESS_PROXY_PORT } from "../../contracts/constants.ts";
+import { type ErrorDetails, WarrenError } from "../../contracts/errors.ts";
+import type { PortMappingParsed } from "../../contracts/ports.ts";
+import type { NetworkMode } from "../../contracts/runtime.ts";
+import type { SandboxRecord, StoredPort } from "../record.ts";
+
+/** Published ports of one sandbox at most, as many as one request may have. */
+export const MOST_PORTS = 256;
+
+const wildcards: Readonly<Record<string, true>> = { "0.0.0.0": true, "::": true };
+
+/** @throws WarrenError `invalid_request` for what can't be published, whoever else publishes what */
+export function admitPorts(ports: readonly PortMappingParsed[], mode: NetworkMode): StoredPort[] {
+  const admitted = ports.map((port) => {
+    refuseReservedPort(port.sandbox_port, mode);
+    if (port.protocol !== "tcp") {
+      throw new WarrenError("unsupported", `ports: ${port.protocol} is not published yet`, {
+        hint: "use tcp",
+      });
+    }
+    return { ...port, address: canonicalAddress(port.address) };
+  });
+  for (const [i, port] of admitted.entries()) {
+    if (admitted.slice(0, i).some((other) => collide(port, other)))
+      throw portInUse(port, "is asked for twice");
+  }
+  return admitted;
+}
+
+/**
+ * The guest's own port: whoever reached it from outside could use what the sandbox is allowed to reach.
+ * @throws WarrenError `forbidden`
+ */
+export function refuseReservedPort(port: number, mode: NetworkMode | undefined): void {
+  if (mode !== "filtered" || port !== EGRESS_PROXY_PORT) return;
+  throw new WarrenError("forbidden", `port ${port} of a sandbox with filtered network is its own way out`, {
+    hint: "have the server inside listen on another port",
+  });
+}
+
+/** @throws WarrenError `port_in_use` when one of these sandboxes, running or not, has one of the ports */
+export function refuseTaken(ports: readonly StoredPort[], records: Iterable<SandboxRecord>): void {
+  for (const { id, name = id, ports: theirs = [] } of records) {
+    for (const port of ports) {
+      const other = theirs.find((one) => collide(port, one));
+      if (!other) continue;
+      const giveUp = `warren port rm ${name} ${other.sandbox_port}${other.protocol === "udp" ? "/udp" : ""}`;
+      throw portInUse(port, `belongs to sandbox ${name}`, {
+        hint: `${ANOTHER}; or have it given up: ${giveUp}`,
+      });
+    }
+  }
+}
+
+/** Whether both can't be had at one time. */
+function collide(one: StoredPort, other: StoredPort): boolean {
+  return (
+    one.host_port !== 0 &&
+    one.host_port === other.host_port &&
+    one.protocol === other.protocol &&
+    isIPv6(one.address) === isIPv6(other.address) &&
+    (one.address === other.address || one.address in wildcards || other.address in wildcards)
+  );
+}
+
+const ANOTHER = "choose another host port, or 0 for a free one";
+
+export function portInUse(port: StoredPort, why: string, details: ErrorDetails = {}): WarrenError {
+  return new WarrenError("port_in_use", `${describe(port)} ${why}`, { hint: ANOTHER, ...details });
+}
+
+export function describe({ address, host_port, protocol }: StoredPort): string {
+  return `${protocol} port ${host_port} of ${address}`;
+}
+
+function canonicalAddress(address: string): string {
+  if (address === "" || address === "localhost") return "127.0.0.1";
+  const bare = address.replace(/^\[(.*)\]$/, "$1");
+  const family = isIP(bare);
+  if (family === 4) return bare;
+  const canonical =
+    family === 6 && !bare.includes("%") ? new URL(`http://[${bare}]`).hostname.slice(1, -1) : "";
+  // What is written must be what is meant: the mapped form is an IPv4 address in other clothes.
+  if (canonical !== "" && !canonical.startsWith("::ffff:")) return canonical;
+  throw new WarrenError("invalid_request", `ports: ${JSON.stringify(address)} is not an IP address`, {
+    hint: "write it as in 127.0.0.1 or ::1",
+  });
+}

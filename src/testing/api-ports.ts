@@ -1,0 +1,117 @@
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer } from "node:net";
+import { expect } from "vitest";
+import type { ApiContext, ApiFixture } from "./api-fixture.ts";
+import { expectFailure } from "./failures.ts";
+import { eventually, within } from "./wait.ts";
+
+/** Answers each connection, when its client has ended, with the number of its bytes and the first ones in upper case. */
+export const countingServer = `use IO::Socket::INET; $SIG{CHLD} = "IGNORE";
+my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $ARGV[0], Listen => 64, ReuseAddr => 1) or die;
+while (my $c = $s->accept) {
+  next if fork;
+  my $all = "";
+  while (sysread($c, my $piece, 65536)) { $all .= $piece }
+  print $c length($all), " ", uc(substr($all, 0, 20));
+  exit;
+}`;
+
+/** Ports of a sandbox that are reached from outside. */
+export function testApiPorts({ test, fixture }: ApiContext): void {
+  const serve = async ({ shell }: ApiFixture, id: string, port: number) => {
+    await shell(id, 'perl -e "$1" "$2" >/dev/null 2>&1 </dev/null &', {
+      args: [countingServer, String(port)],
+    });
+  };
+
+  test("publishes ports though there is no network, with half-close, over stop and start", async () => {
+    const { api, box } = fixture();
+    const created = await box({ network_mode: "none", ports: [{ sandbox_port: 8000 }] });
+    const { id } = created;
+    const [port] = created.ports ?? [];
+    expect(port).toEqual({
+      sandbox_port: 8000,
+      host_port: expect.any(Number),
+      protocol: "tcp",
+      address: "127.0.0.1",
+      state: "open",
+    });
+    const hostPort = port?.host_port ?? 0;
+    expect(hostPort).toBeGreaterThan(0);
+    // Nobody listens inside yet.
+    expect(await within(3000, "a refusal", exchange(hostPort, "x"))).toBe("ECONNRESET");
+    await serve(fixture(), id, 8000);
+    const answer = await eventually(
+      "a server inside",
+      async () => /^\d/.exec(await exchange(hostPort, "hello")) && (await exchange(hostPort, "hello")),
+    );
+    expect(answer).toBe("5 HELLO");
+    const large = "abc".repeat(2_000_000);
+    expect(await exchange(hostPort, large)).toBe(`6000000 ${large.slice(0, 20).toUpperCase()}`);
+
+    expect((await api.stop(id, { timeoutMs: 0 })).ports).toEqual([{ ...port, state: "closed" }]);
+    expect(await exchange(hostPort, "x")).toBe("ECONNREFUSED");
+    expect((await api.start(id)).ports).toEqual([port]);
+    expect(await exchange(hostPort, "x")).toBe("ECONNRESET");
+    await api.remove(id);
+    expect(await exchange(hostPort, "x")).toBe("ECONNREFUSED");
+  });
+
+  test("publishes and takes back ports while it runs", async () => {
+    const { api, box } = fixture();
+    const { id } = await box();
+    expect(await api.ports.list(id)).toEqual([]);
+    await serve(fixture(), id, 8000);
+    const added = await api.ports.add(id, { sandbox_port: 8000 });
+    expect(await api.ports.list(id)).toEqual([added]);
+    expect((await api.get(id)).ports).toEqual([added]);
+    await eventually("a server inside", async () => (await exchange(added.host_port, "ab")) === "2 AB");
+    const open = connect(added.host_port, "127.0.0.1");
+    open.on("error", () => {});
+    await once(open, "connect");
+    const gone = new Promise((resolve) => open.once("close", resolve));
+    await api.ports.remove(id, { sandboxPort: 8000 });
+    await within(3000, "the end of an open connection", gone);
+    expect(await exchange(added.host_port, "x")).toBe("ECONNREFUSED");
+    await expectFailure(api.ports.remove(id, { sandboxPort: 8000 }), "port_not_found");
+    await expectFailure(api.ports.add("no-such-sandbox", { sandbox_port: 1 }), "sandbox_not_found");
+  });
+
+  test("refuses host ports that somebody has, and leaves nothing of the sandbox", async () => {
+    const { api, box } = fixture();
+    const program = createServer().listen(0, "127.0.0.1");
+    try {
+      await once(program, "listening");
+      const { port } = program.address() as AddressInfo;
+      await expectFailure(box({ ports: [{ sandbox_port: 1, host_port: port }] }), "port_in_use");
+      expect(await api.list()).toEqual([]);
+      const { id, ports } = await box({ ports: [{ sandbox_port: 1 }] });
+      const taken = { sandbox_port: 2, host_port: ports?.[0]?.host_port ?? 0 };
+      const failure = await expectFailure(box({ ports: [taken] }), "port_in_use");
+      expect(failure.message).toContain(id);
+      expect(failure.hint).toContain("warren port rm");
+      await expectFailure(api.ports.add(id, taken), "port_in_use");
+      await expectFailure(api.ports.add(id, { sandbox_port: 3, host_port: port }), "port_in_use");
+      // A stopped one keeps what it will want again.
+      await api.stop(id, { timeoutMs: 0 });
+      await expectFailure(box({ ports: [taken] }), "port_in_use");
+      expect((await api.list()).map((sandbox) => sandbox.id)).toEqual([id]);
+    } finally {
+      program.close();
+    }
+  });
+}
+
+/** Sends all, ends our direction, and gives back what comes until the other one ends, or the code of the failure. */
+export function exchange(port: number, text: string, host = "127.0.0.1"): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = connect({ port, host, allowHalfOpen: true });
+    let answer = "";
+    socket.setEncoding("utf8").on("data", (chunk) => {
+      answer += chunk;
+    });
+    socket.once("end", () => resolve(answer));
+    socket.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+    socket.end(text);
+  });
+}
