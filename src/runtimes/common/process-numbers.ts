@@ -1,10 +1,12 @@
 import { readdir, readlink } from "node:fs/promises";
 import type { RuntimeStats } from "../../contracts/runtime.ts";
 import { readText } from "../../lib/files.ts";
-import { readProcess } from "../../lib/processes.ts";
+import { type ProcessStat, readProcess } from "../../lib/processes.ts";
 
 /** Clock ticks of /proc per second: USER_HZ, 100 on every architecture that we run on. */
 const NS_PER_TICK = 1e9 / 100;
+/** A sandbox whose processes come and go faster than they can be looked at is told of as well as it can. */
+const MOST_WALKS = 5;
 
 type Numbers = Omit<RuntimeStats, "network_rx" | "network_tx">;
 
@@ -24,15 +26,34 @@ export async function processNumbers(guest: number): Promise<Numbers> {
   };
   const namespace = await pidNamespace(guest);
   if (namespace === undefined) return total;
-  for (const name of await readdir("/proc")) {
-    if (!/^\d+$/.test(name) || (await pidNamespace(Number(name))) !== namespace) continue;
-    const status = (await readText(`/proc/${name}/status`).catch(() => undefined)) ?? "";
+  for (const { pid, cpuTicks } of await membersOf(namespace)) {
+    const status = (await readText(`/proc/${pid}/status`).catch(() => undefined)) ?? "";
     const number = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0);
-    total.cpuTotalNs += (readProcess(Number(name))?.cpuTicks ?? 0) * NS_PER_TICK;
+    total.cpuTotalNs += cpuTicks * NS_PER_TICK;
     total.memory_usage += (number("RssAnon") + number("RssShmem")) * 1024;
     total.pid_count += number("Threads");
   }
   return total;
+}
+
+/**
+ * All processes of a pid namespace, at one instant as far as their time goes: one that ends while we look is found neither
+ * in its parent, which we have read, nor itself, so then we look again.
+ */
+async function membersOf(namespace: string): Promise<ProcessStat[]> {
+  for (let walk = 1; ; walk++) {
+    const members: ProcessStat[] = [];
+    for (const name of await readdir("/proc")) {
+      if (!/^\d+$/.test(name) || (await pidNamespace(Number(name))) !== namespace) continue;
+      const found = readProcess(Number(name));
+      if (found) members.push(found);
+    }
+    // All in one go now: others may have waited for some in between.
+    const now = members.map(({ pid }) => readProcess(pid));
+    const stayed = now.filter((found, i) => found?.startTime === members[i]?.startTime);
+    if (stayed.length === members.length || walk === MOST_WALKS)
+      return stayed.filter((found) => found !== undefined);
+  }
 }
 
 /** Undefined when it is gone, or of somebody whose processes we may not look at. */
