@@ -76,7 +76,7 @@ describe("the store", () => {
     tamper(
       dir.path,
       `UPDATE sandboxes SET request = '{' WHERE id = 'ccccbbbbccccdddd';
-       ALTER TABLE sandboxes DROP COLUMN network; PRAGMA user_version = 1`,
+       ALTER TABLE sandboxes DROP COLUMN network; ALTER TABLE sandboxes DROP COLUMN ports; PRAGMA user_version = 1`,
     );
     const store = open(dir.path);
     expect(store.load().map(({ network }) => network)).toEqual([{ allow: ["example.com"] }, undefined]);
