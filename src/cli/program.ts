@@ -44,6 +44,10 @@ export const commands: Record<string, CommandEntry> = {
   },
   start: { summary: "start stopped sandboxes", load: () => import("./commands/start.ts") },
   stop: { summary: "stop sandboxes; their files stay", load: () => import("./commands/stop.ts") },
+  kill: {
+    summary: "stop sandboxes at once, without SIGTERM; their files stay",
+    load: () => import("./commands/kill.ts"),
+  },
   logs: {
     summary: "print the output of a sandbox's main command",
     load: () => import("./commands/logs.ts"),
@@ -60,7 +64,7 @@ export const commands: Record<string, CommandEntry> = {
   cp: { summary: "copy files into a sandbox or out of it", load: () => import("./commands/cp.ts") },
   prune: { summary: "remove stopped sandboxes", load: () => import("./commands/prune.ts") },
   image: {
-    summary: "pull, build, list and remove images",
+    summary: "pull, build, list, inspect and remove images",
     load: () => import("./commands/image.ts"),
     needsEngineCode: (args) => args.includes("build"),
   },

@@ -1,4 +1,4 @@
-import { totalmem } from "node:os";
+import { availableParallelism, totalmem } from "node:os";
 
 const MIB = 1024 ** 2;
 
@@ -31,6 +31,8 @@ export interface EngineConfig {
   logBytesPerS: number;
   /** Bytes of a build's context. */
   maxBuildContextBytes: number;
+  /** Builds at one time; others wait, with their contexts unread. */
+  maxBuilds: number;
   /** Grace between SIGTERM and SIGKILL when a stop names none. */
   stopGraceMs: number;
   /** Grace when a sandbox is removed: its files go too, so there is little to save. 0: killed at once. */
@@ -55,6 +57,8 @@ export function defaultConfig(): EngineConfig {
     logFiles: 2,
     logBytesPerS: MIB,
     maxBuildContextBytes: 4 * 1024 * MIB,
+    // One holds a processor, and on some runtimes memory that no limit counts.
+    maxBuilds: Math.max(2, Math.ceil(availableParallelism() / 2)),
     stopGraceMs: 2000,
     removeGraceMs: 0,
   };

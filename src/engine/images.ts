@@ -15,6 +15,7 @@ import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
 import { createSingleFlight } from "../lib/single-flight.ts";
 import { checkedTar } from "../lib/tar-entries.ts";
+import { createTurnstile } from "../lib/turnstile.ts";
 import { asWarrenError, type Core, refuseWhenClosing } from "./core.ts";
 import { createFacet } from "./facets.ts";
 import { cleanProgress } from "./progress.ts";
@@ -35,6 +36,7 @@ export function createImages(core: Core): Images {
   const flights = createSingleFlight<ImageInfo>();
   const audiences = new Map<string, Audience>();
   const running = new Set<Promise<unknown>>();
+  const builds = createTurnstile(core.config.maxBuilds);
 
   return {
     async list(filter = {}) {
@@ -89,18 +91,20 @@ export function createImages(core: Core): Images {
       const body = guarded(checkedTar(context, core.config.maxBuildContextBytes));
       try {
         return await tracked(signal, `the image ${tag} could not be built`, async (either) => {
-          // Looked at before anything is made of it.
+          // Looked at before anything is made of it. Nobody who sends nothing keeps others waiting.
           const first = await beforeAbort(body.bytes.next(), either);
-          return await store.build({
-            tag,
-            context: continued(first, body.bytes),
-            signal: either,
-            onProgress: audience.tell,
-            ...(dockerfile === undefined ? {} : { dockerfile }),
-            ...(buildArgs === undefined ? {} : { buildArgs }),
-            ...(target === undefined ? {} : { target }),
-            ...(noCache === undefined ? {} : { noCache }),
-          });
+          const build = () =>
+            store.build({
+              tag,
+              context: continued(first, body.bytes),
+              signal: either,
+              onProgress: audience.tell,
+              ...(dockerfile === undefined ? {} : { dockerfile }),
+              ...(buildArgs === undefined ? {} : { buildArgs }),
+              ...(target === undefined ? {} : { target }),
+              ...(noCache === undefined ? {} : { noCache }),
+            });
+          return await builds.run(build, either);
         });
       } catch (error) {
         // A build may have done something before the engine closed: nobody is to think that it was never begun.

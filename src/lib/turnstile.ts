@@ -1,22 +1,44 @@
+import { cancelled, throwIfAborted } from "./signals.ts";
+
 /** Lets a number of tasks run at a time; the others wait, in order of arrival. */
 export interface Turnstile {
-  run<T>(task: () => Promise<T>): Promise<T>;
+  /** @throws WarrenError `cancelled` when the signal fires while the task waits; one that runs is left alone */
+  run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T>;
 }
 
 export function createTurnstile(most: number): Turnstile {
-  const waiting: (() => void)[] = [];
+  const waiting = new Set<() => void>();
   let running = 0;
+
+  /** Resolves when it is their turn. */
+  const turn = (signal: AbortSignal | undefined): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const leave = () => {
+        waiting.delete(enter);
+        reject(cancelled(signal));
+      };
+      const enter = () => {
+        signal?.removeEventListener("abort", leave);
+        resolve();
+      };
+      waiting.add(enter);
+      signal?.addEventListener("abort", leave, { once: true });
+    });
+
   return {
-    async run(task) {
+    async run(task, signal) {
+      throwIfAborted(signal);
       if (running < most) running++;
-      // Whoever leaves hands its place over, so nobody comes between.
-      else await new Promise<void>((resolve) => waiting.push(resolve));
+      else await turn(signal);
       try {
         return await task();
       } finally {
-        const next = waiting.shift();
-        if (next) next();
-        else running--;
+        const [next] = waiting;
+        // Whoever leaves hands its place over, so nobody comes between.
+        if (next) {
+          waiting.delete(next);
+          next();
+        } else running--;
       }
     },
   };

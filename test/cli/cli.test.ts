@@ -98,7 +98,7 @@ describe("the main command", () => {
       }
     }
     expect((await box.warren(["update", "plain"])).code).toBe(2);
-    await box.ok(["stop", "-t", "0", "plain"]);
+    expect(await box.ok(["kill", "plain"])).toMatch(/^\S+\n$/);
     expect(await box.ok(["wait", "plain"])).toBe("unknown\n");
     await box.ok(["rm", "plain"]);
   });

@@ -73,6 +73,10 @@ describe("warren image", () => {
       "registry.test/b:1\n",
     );
     expect(JSON.parse((await warren(["image", "ls", "--json"])).stdout.toString())).toHaveLength(2);
+    expect(
+      JSON.parse((await warren(["image", "inspect", "registry.test/b:1"])).stdout.toString()),
+    ).toMatchObject({ reference: "registry.test/b:1", runtime: "fake", size: 17 });
+    expect((await warren(["image", "inspect", "absent:1"])).code).toBe(1);
     const removed = await warren(["image", "rm", "registry.test/a:1", "absent:1", "registry.test/b:1"]);
     expect(removed.code).toBe(1);
     expect(removed.stdout.toString()).toBe("registry.test/a:1\nregistry.test/b:1\n");

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { WarrenError } from "../../src/contracts/errors.ts";
 import type { ImageProgress } from "../../src/contracts/images.ts";
 import type { ImageStore, Runtime } from "../../src/contracts/runtime.ts";
+import type { EngineConfig } from "../../src/engine/config.ts";
 import type { Engine } from "../../src/engine/engine.ts";
 import { createDeferred } from "../../src/lib/deferred.ts";
 import { piecesOf, tarOf } from "../../src/testing/tar.ts";
@@ -13,11 +14,15 @@ import { withImages } from "./support/image-store.ts";
 const PULLED = "registry.test/tiny:1";
 
 /** An engine whose images come layer by layer; each is `layerMs` long in coming. */
-async function engineWithImages(layerMs = 0, change = (runtime: Runtime) => runtime) {
+async function engineWithImages(
+  layerMs = 0,
+  change = (runtime: Runtime) => runtime,
+  config: Partial<EngineConfig> = {},
+) {
   const { path } = stateDir();
   let lab: ReturnType<typeof withImages> | undefined;
   const made = await testEngine(path, {
-    config: { maxBuildContextBytes: 3_000_000 },
+    config: { maxBuildContextBytes: 3_000_000, ...config },
     change: (runtime) => {
       lab = withImages(runtime, join(path, "images"), { layerMs });
       return change(lab.runtime);
@@ -124,6 +129,23 @@ describe("closing the engine", () => {
 });
 
 describe("a build", () => {
+  it("waits for its turn behind as many as may run, and leaves the line when it is given up", async () => {
+    await using made = await engineWithImages(1, undefined, { maxBuilds: 1 });
+    const { engine, lab } = made;
+    const [stopFirst, stopSecond] = [new AbortController(), new AbortController()];
+    const { building } = await hangingBuild(engine, { signal: stopFirst.signal });
+    const context = await tarOf({ Dockerfile: "FROM scratch\n" });
+    const given = engine.images.build({ tag: "given" }, piecesOf(context), { signal: stopSecond.signal });
+    const next = engine.images.build({ tag: "next" }, piecesOf(context));
+    stopSecond.abort();
+    await expect(given).rejects.toMatchObject({ code: "cancelled" });
+    expect(lab.begun).toEqual(["build hangs"]);
+    stopFirst.abort();
+    await expect(building).rejects.toMatchObject({ code: "cancelled" });
+    await next;
+    expect(lab.begun).toEqual(["build hangs", "build next"]);
+  });
+
   it("reads its context as fast as it is taken, up to its limit", async () => {
     await using made = await engineWithImages();
     const { engine, lab } = made;

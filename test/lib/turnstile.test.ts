@@ -1,5 +1,22 @@
 import { expect, it } from "vitest";
+import { createDeferred } from "../../src/lib/deferred.ts";
 import { createTurnstile } from "../../src/lib/turnstile.ts";
+
+it("lets those who wait give up, and nobody else go before his turn", async () => {
+  const turnstile = createTurnstile(1);
+  const first = createDeferred<void>();
+  const holding = turnstile.run(() => first.promise);
+  const stop = new AbortController();
+  const given = turnstile.run(async () => "never", stop.signal);
+  const kept = turnstile.run(async () => "kept", new AbortController().signal);
+  stop.abort();
+  await expect(given).rejects.toMatchObject({ code: "cancelled" });
+  await expect(turnstile.run(async () => "never", stop.signal)).rejects.toMatchObject({ code: "cancelled" });
+  first.resolve();
+  await holding;
+  expect(await kept).toBe("kept");
+  expect(await turnstile.run(async () => "again")).toBe("again");
+});
 
 it("lets two in at a time, in order, and goes on after a failure", async () => {
   const turnstile = createTurnstile(2);

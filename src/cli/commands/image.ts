@@ -35,6 +35,7 @@ export function define(command: Command, context: CliContext): void {
   definePull(command, context);
   defineBuild(command, context);
   defineLs(command, context);
+  defineInspect(command, context);
   defineRm(command, context);
 }
 
@@ -134,6 +135,19 @@ function defineLs(parent: Command, context: CliContext): void {
       else if (images.length > 0) await print(images.map(({ reference }) => safe(reference)).join("\n"));
     },
   );
+}
+
+function defineInspect(parent: Command, context: CliContext): void {
+  const command = parent
+    .command("inspect")
+    .description("print all that is known of an image, as JSON")
+    .argument("<reference>")
+    .option(...RUNTIME)
+    .option("--json", "JSON; that is the only format");
+  addGlobalOptions(command).action(async (reference: string, options: RuntimeOption) => {
+    const api = await connectApi(command, context);
+    await print(json(await api.images.get(reference, runtimeOf(options))));
+  });
 }
 
 function imageTable(images: readonly ImageInfo[], now: number): string {
