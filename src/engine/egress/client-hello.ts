@@ -3,8 +3,8 @@ export type Hello =
   /** More bytes are needed. */
   | { kind: "more" }
   | { kind: "other" }
-  /** `serverName` is absent when the client names none. */
-  | { kind: "tls"; serverName?: string };
+  /** `serverName` is absent when the client names none, `protocols` when it offers none (RFC 7301). */
+  | { kind: "tls"; serverName?: string; protocols?: string[] };
 
 /** RFC 8446, 5.1. */
 const HANDSHAKE = 22;
@@ -12,6 +12,7 @@ const MAX_RECORD = 16_384;
 const RECORD_HEADER = 5;
 const CLIENT_HELLO = 1;
 const SERVER_NAME = 0;
+const PROTOCOLS = 16;
 /** Larger ones exist on paper only; post-quantum key shares make one of 2 KiB. */
 export const MAX_HELLO = 65_536;
 
@@ -52,9 +53,11 @@ function readBody(body: Buffer): Hello {
   if (reader.left === 0) return { kind: "tls" };
   const extensions = new Reader(reader.take(reader.uint(2)));
   let serverName: string | undefined;
+  let protocols: string[] | undefined;
   while (extensions.left > 0 && !extensions.failed) {
     const type = extensions.uint(2);
     const data = new Reader(extensions.take(extensions.uint(2)));
+    if (type === PROTOCOLS) protocols = readProtocols(new Reader(data.take(data.uint(2))));
     if (type !== SERVER_NAME) continue;
     const list = new Reader(data.take(data.uint(2)));
     if (list.uint(1) !== 0) return { kind: "other" };
@@ -65,7 +68,17 @@ function readBody(body: Buffer): Hello {
     serverName = name.toString("latin1");
   }
   if (reader.failed || extensions.failed) return { kind: "other" };
-  return serverName === undefined ? { kind: "tls" } : { kind: "tls", serverName };
+  return {
+    kind: "tls",
+    ...(serverName === undefined ? {} : { serverName }),
+    ...(protocols === undefined ? {} : { protocols }),
+  };
+}
+
+function readProtocols(list: Reader): string[] {
+  const protocols: string[] = [];
+  while (list.left > 0 && !list.failed) protocols.push(list.take(list.uint(1)).toString("latin1"));
+  return protocols;
 }
 
 class Reader {

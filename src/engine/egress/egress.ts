@@ -1,6 +1,8 @@
 import type { Duplex } from "node:stream";
 import { flow } from "../../lib/splice.ts";
 import { createHttpProxy } from "./http-proxy.ts";
+import { type Bindings, compileBindings, type LiveSecret } from "./intercept/bindings.ts";
+import { createInterceptor, type InterceptionTls } from "./intercept/interceptor.ts";
 import { compilePolicy, type Decision, type EgressPolicy } from "./policy.ts";
 import type { Resolve } from "./resolver.ts";
 import { readSocksRequest, SOCKS_VERSION, socksReplies, socksReply } from "./socks.ts";
@@ -16,6 +18,8 @@ export interface EgressOptions {
   rules: EgressRules;
   resolve: Resolve;
   onDecision: (event: EgressEvent) => void;
+  /** What the engine adds to requests, and how. Absent: nothing. */
+  secrets?: { all: readonly LiveSecret[]; tls: InterceptionTls };
   /** Connections at one time. Default 1024. */
   most?: number;
 }
@@ -28,6 +32,8 @@ export interface Egress {
   serveDirect(client: Duplex, host: string, port: number): void;
   /** Takes the place of the rules, for open connections too. */
   replace(rules: EgressRules): void;
+  /** Takes the place of the secrets, for open connections too; for those that were given some at first. */
+  replaceSecrets(secrets: readonly LiveSecret[]): void;
   explain(host: string, port: number): Decision;
   close(): void;
 }
@@ -45,14 +51,34 @@ export function createEgress(options: EgressOptions): Egress {
     onDecision: options.onDecision,
     most: options.most ?? 1024,
   });
+  let bindings: Bindings = compileBindings(options.secrets?.all ?? []);
   const http = createHttpProxy({
     upstream,
+    guard: {
+      admit(to, url, fields) {
+        const admitted = bindings.admit(to, url, fields);
+        if ("status" in admitted) {
+          options.onDecision({ host: to.host, port: to.port, allowed: false, reason: admitted.reason });
+        }
+        return admitted;
+      },
+    },
     onTunnel: (client, opened, port) => tunnel(client, opened, port),
   });
+
+  const interceptor =
+    options.secrets &&
+    createInterceptor({
+      tls: options.secrets.tls,
+      bindings: () => bindings,
+      http,
+      onDecision: options.onDecision,
+    });
 
   /** The server may speak at once; what the client says first is looked at before the server hears of it. */
   const tunnel = (client: Duplex, opened: Extract<Opened, { outcome: "open" }>, port: number) => {
     const { socket, host } = opened;
+    if (interceptor && bindings.intercepts(host, port)) return interceptor.take(client, opened, port);
     const answers = flow(socket, client);
     void peek(client).then((first) => {
       // Whoever speaks to this port in clear text speaks HTTP, however oddly it begins.
@@ -131,6 +157,10 @@ export function createEgress(options: EgressOptions): Egress {
     replace(rules) {
       policy = compilePolicy(rules);
       upstream.enforce();
+    },
+    replaceSecrets(secrets) {
+      bindings = compileBindings(secrets);
+      interceptor?.refresh();
     },
     explain: (host, port) => policy.decide(host, port),
     close() {

@@ -8,8 +8,10 @@ import {
   STATUS_CODES,
 } from "node:http";
 import type { Duplex } from "node:stream";
-import { splice } from "../../lib/splice.ts";
+import { flow, splice } from "../../lib/splice.ts";
+import { type Admitted, type Origin, type Refusal, type RequestGuard, refuse } from "./guard.ts";
 import { parseHost } from "./host-name.ts";
+import { cleanAnswer, lead } from "./intercept/answer.ts";
 import type { Opened, Upstream } from "./upstream.ts";
 
 /** Of a request's or an answer's head. */
@@ -22,6 +24,8 @@ const KEEP_ALIVE_MS = 60_000;
 export interface Destination {
   host: string;
   port: number;
+  /** Of a client whose TLS ended here: the way to that server. */
+  agent?: Agent;
 }
 
 export interface HttpProxy {
@@ -32,6 +36,7 @@ export interface HttpProxy {
 
 export interface HttpProxyOptions {
   upstream: Upstream;
+  guard: RequestGuard;
   /** Takes over a client to which a tunnel was granted. */
   onTunnel: (client: Duplex, opened: Extract<Opened, { outcome: "open" }>, port: number) => void;
 }
@@ -40,7 +45,7 @@ export interface HttpProxyOptions {
  * A forward proxy (RFC 9110, 7.6): CONNECT, requests in absolute form, and upgrades. Node's parser, in its strict mode, says what
  * a request is: what it takes for ambiguous (two lengths, folded lines) never gets here.
  */
-export function createHttpProxy({ upstream, onTunnel }: HttpProxyOptions): HttpProxy {
+export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions): HttpProxy {
   const destinations = new WeakMap<Duplex, Destination>();
   const agent = new UpstreamAgent(upstream);
   const server = createServer(
@@ -62,19 +67,47 @@ export function createHttpProxy({ upstream, onTunnel }: HttpProxyOptions): HttpP
     return fixed ? originTarget(request, fixed) : absoluteTarget(request);
   };
 
-  const forward = (request: IncomingMessage, response: ServerResponse) => {
+  /** Where it goes, and as what. */
+  const admit = (request: IncomingMessage): { target: Target; admitted: Admitted } | Refusal => {
     const target = targetOf(request);
-    if ("status" in target) return answer(response, target);
-    const outgoing = httpRequest(outgoingOptions(request, target, agent));
+    if ("status" in target) return target;
+    const admitted = guard.admit(originOf(target), request.url ?? "", endToEnd(request.rawHeaders, ["host"]));
+    return "status" in admitted ? admitted : { target, admitted };
+  };
+
+  const forward = (request: IncomingMessage, response: ServerResponse) => {
+    const granted = admit(request);
+    if ("status" in granted) return answer(response, granted);
+    const { target, admitted } = granted;
+    const outgoing = httpRequest(outgoingOptions(request, granted, agent));
     outgoing.once("response", (incoming) => {
-      response.writeHead(
-        incoming.statusCode ?? 502,
-        incoming.statusMessage ?? "",
-        endToEnd(incoming.rawHeaders),
-      );
-      incoming.pipe(response);
-      incoming.once("error", () => response.destroy());
+      const status = incoming.statusCode ?? 502;
+      const clean = cleanAnswer(admitted.redaction, {
+        fields: endToEnd(incoming.rawHeaders),
+        hasBody: request.method !== "HEAD" && status !== 204 && status !== 304,
+        isPartial: status === 206,
+      });
+      if ("status" in clean) {
+        outgoing.destroy();
+        return answer(response, clean);
+      }
+      // The client's connection is as good as the server's where there is one for each.
+      if (target.agent && isLast(incoming)) clean.fields.push("connection", "close");
+      response.writeHead(status, redacted(admitted, incoming.statusMessage), clean.fields);
+      const body = lead(incoming, clean.through);
+      body.once("error", () => response.destroy());
+      body.once("end", () => {
+        if (incoming.rawTrailers.length > 0) {
+          response.addTrailers(pairs(incoming.rawTrailers.map((text) => redacted(admitted, text))));
+        }
+        response.end();
+      });
+      body.pipe(response, { end: false });
     });
+    if (request.headers.expect !== undefined) {
+      outgoing.once("continue", () => response.writeContinue());
+      outgoing.flushHeaders();
+    }
     outgoing.once("upgrade", (_incoming, socket) => {
       // Nobody asked for it.
       socket.destroy();
@@ -84,9 +117,15 @@ export function createHttpProxy({ upstream, onTunnel }: HttpProxyOptions): HttpP
     response.once("close", () => {
       if (!response.writableFinished) outgoing.destroy();
     });
-    request.pipe(outgoing);
+    request.pipe(outgoing, { end: false });
+    request.once("end", () => {
+      if (request.rawTrailers.length > 0) outgoing.addTrailers(pairs(request.rawTrailers));
+      outgoing.end();
+    });
     request.once("error", () => outgoing.destroy());
   };
+  // Whether a body is wanted is for its server to say.
+  server.on("checkContinue", forward);
 
   server.on("connect", (request, client: Duplex, head: Buffer) => {
     client.on("error", () => {});
@@ -109,22 +148,42 @@ export function createHttpProxy({ upstream, onTunnel }: HttpProxyOptions): HttpP
 
   server.on("upgrade", (request, client: Duplex, head: Buffer) => {
     client.on("error", () => {});
-    const target = targetOf(request);
-    if ("status" in target) return endWith(client, target);
-    const { headers, ...options } = outgoingOptions(request, target, agent);
+    const granted = admit(request);
+    if ("status" in granted) return endWith(client, granted);
+    const { redaction } = granted.admitted;
+    if (redaction && request.headers.upgrade?.toLowerCase() !== "websocket") {
+      return endWith(client, refuse(400, "a host with a secret is spoken to over HTTP or WebSocket only"));
+    }
+    const { headers, ...options } = outgoingOptions(request, granted, agent);
     const outgoing = httpRequest({
       ...options,
       headers: [...headers, "connection", "Upgrade", "upgrade", request.headers.upgrade ?? ""],
     });
     outgoing.once("upgrade", (incoming, socket, first) => {
-      client.write(headOf(incoming, ["connection", "Upgrade", "upgrade", incoming.headers.upgrade ?? ""]));
+      const more = ["connection", "Upgrade", "upgrade", incoming.headers.upgrade ?? ""];
+      client.write(headOf(incoming, endToEnd(incoming.rawHeaders), more, granted.admitted));
       if (first.length > 0) socket.unshift(first);
       if (head.length > 0) client.unshift(head);
-      splice(client, socket);
+      if (!redaction) return splice(client, socket);
+      const redactor = redaction.stream();
+      flow(client, socket);
+      flow(socket, redactor);
+      flow(redactor, client);
     });
     outgoing.once("response", (incoming) => {
-      client.write(headOf(incoming, ["connection", "close"]));
-      incoming.pipe(client);
+      const clean = cleanAnswer(redaction, {
+        fields: endToEnd(incoming.rawHeaders),
+        hasBody: true,
+        isPartial: incoming.statusCode === 206,
+      });
+      if ("status" in clean) {
+        outgoing.destroy();
+        return endWith(client, clean);
+      }
+      // Its pieces are put together here, and its end is the connection's.
+      const whole = clean.fields.filter((_text, i) => !isChunked(clean.fields[i - (i % 2)]));
+      client.write(headOf(incoming, whole, ["connection", "close"], granted.admitted));
+      lead(incoming, clean.through).pipe(client);
     });
     outgoing.once("error", (error) => endWith(client, refusalOf(error)));
     client.once("close", () => outgoing.destroy());
@@ -155,12 +214,8 @@ interface Target extends Destination {
   authority: string;
 }
 
-interface Refusal {
-  status: number;
-  reason: string;
-}
-
-class RefusedError extends Error {
+/** What an agent says of a connection that there can't be. */
+export class RefusedError extends Error {
   readonly refusal: Refusal;
   constructor(refusal: Refusal) {
     super(refusal.reason);
@@ -214,7 +269,7 @@ function originTarget(request: IncomingMessage, fixed: Destination): Target | Re
   const path = request.url ?? "";
   if (!path.startsWith("/") && path !== "*") return refuse(400, "this connection leads to one server");
   const authority = request.headers.host ?? "";
-  if (!sameAuthority(authority, fixed, 80))
+  if (!sameAuthority(authority, fixed, fixed.agent ? 443 : 80))
     return refuse(403, "Host is not what this connection was made for");
   return { ...fixed, path, authority };
 }
@@ -229,7 +284,7 @@ function parseAuthority(text: string): { host: string; port?: number } | undefin
   return port >= 1 && port <= 65_535 ? { host, port } : undefined;
 }
 
-function sameAuthority(
+export function sameAuthority(
   text: string | undefined,
   { host, port }: { host: string; port?: number },
   defaultPort: number,
@@ -240,9 +295,34 @@ function sameAuthority(
   return same && (other.port ?? defaultPort) === (port ?? defaultPort);
 }
 
-function outgoingOptions(request: IncomingMessage, target: Target, agent: Agent) {
+function originOf({ host, port, agent }: Destination): Origin {
+  return { host, port, isSecure: agent !== undefined };
+}
+
+/** The server ends the connection after this answer. */
+function isLast({ headers, httpVersion }: IncomingMessage): boolean {
+  return httpVersion === "1.0" || /\bclose\b/i.test(headers.connection ?? "");
+}
+
+function isChunked(name = ""): boolean {
+  return name.toLowerCase() === "transfer-encoding";
+}
+
+function redacted({ redaction }: Admitted, text = ""): string {
+  return redaction?.text(text) ?? text;
+}
+
+function pairs(raw: readonly string[]): [string, string][] {
+  return raw.flatMap((name, i) => (i % 2 === 0 ? [[name, raw[i + 1] ?? ""] as [string, string]] : []));
+}
+
+function outgoingOptions(
+  request: IncomingMessage,
+  { target, admitted }: { target: Target; admitted: Admitted },
+  agent: Agent,
+) {
   return {
-    agent,
+    agent: target.agent ?? agent,
     method: request.method ?? "GET",
     host: target.host,
     port: target.port,
@@ -250,7 +330,7 @@ function outgoingOptions(request: IncomingMessage, target: Target, agent: Agent)
     setHost: false,
     insecureHTTPParser: false,
     maxHeaderSize: MAX_HEADER_BYTES,
-    headers: ["host", target.authority, ...endToEnd(request.rawHeaders, ["host"])],
+    headers: ["host", target.authority, ...admitted.fields],
   };
 }
 
@@ -262,7 +342,6 @@ const hopByHop = [
   "proxy-authorization",
   "proxy-connection",
   "te",
-  "trailer",
   "upgrade",
 ];
 
@@ -282,15 +361,16 @@ function countOf(request: IncomingMessage, name: string): number {
   return request.rawHeaders.filter((text, i) => i % 2 === 0 && text.toLowerCase() === name).length;
 }
 
-function headOf(incoming: IncomingMessage, more: readonly string[]): string {
-  const fields = [...endToEnd(incoming.rawHeaders), ...more];
-  const lines = [`HTTP/1.1 ${incoming.statusCode} ${incoming.statusMessage}`];
+function headOf(
+  incoming: IncomingMessage,
+  rest: readonly string[],
+  more: readonly string[],
+  admitted: Admitted,
+): string {
+  const fields = [...rest.map((text) => redacted(admitted, text)), ...more];
+  const lines = [`HTTP/1.1 ${incoming.statusCode} ${redacted(admitted, incoming.statusMessage)}`];
   for (let i = 0; i < fields.length; i += 2) lines.push(`${fields[i]}: ${fields[i + 1]}`);
   return `${lines.join("\r\n")}\r\n\r\n`;
-}
-
-function refuse(status: number, reason: string): Refusal {
-  return { status, reason };
 }
 
 function refusalFor(opened: Exclude<Opened, { outcome: "open" }>): Refusal {

@@ -3,7 +3,10 @@ import { MAX_HELLO, readHello } from "./client-hello.ts";
 import { type Host, parseHost } from "./host-name.ts";
 
 /** What a client begins with. */
-export type Opening = { kind: "tls"; serverName?: string } | { kind: "http" } | { kind: "other" };
+export type Opening =
+  | { kind: "tls"; serverName?: string; protocols?: string[] }
+  | { kind: "http" }
+  | { kind: "other" };
 
 /** A method's token (RFC 9110, 9.1; the registered ones are shorter) and the space behind it. */
 const httpStart = /^[A-Z]{1,32} /;
