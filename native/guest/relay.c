@@ -29,6 +29,7 @@ enum {
   CLIENT_BUFFER = 256 << 10, // of the kernel, for each direction of a client: it would let them grow to megabytes
   ACCEPTS = 64, // in one go, before anything else is looked at
   SILENCE_MS = 60000, // of a client before its first byte
+  BREATH_MS = 1000, // of it in any case
   FAREWELL_MS = 60000, // for a program to take more of what the host had said before it went
   PAUSE_MS = 100, // until descriptors or memory are asked for again
 };
@@ -73,7 +74,8 @@ static struct {
   size_t most; // connections, without those in WAITING
   struct door *doors;
   bool doors_closed;
-  uint64_t doors_open_ns; // when to try again; 0: when a connection has ended
+  bool doors_paused; // though there is room
+  uint64_t doors_open_ns; // when to try again, if not earlier because of room; 0: never
   uint64_t next_deadline_ns; // the earliest of all, or before it; 0: none
   size_t kept_bytes;
   unsigned char piece[PIECE];
@@ -133,7 +135,7 @@ static void end_connection(struct connection *c) {
   unlink_from_list(c);
   free(c->wanted);
   free(c);
-  if (r.doors_closed && r.doors_open_ns == 0) open_doors();
+  if (r.doors_closed && !r.doors_paused) open_doors();
 }
 
 static void set_deadline(struct connection *c, uint32_t after_ms) {
@@ -147,10 +149,16 @@ static bool is_full(void) {
   return count >= r.most;
 }
 
-/// Who has said nothing for the longest time makes room for others.
+/// When the one who has said nothing for the longest time has had time enough; 0: there is none.
+static uint64_t next_eviction_ns(void) {
+  return r.lists[SILENT].count == 0 ? 0 : r.lists[SILENT].first->deadline_ns - (SILENCE_MS - BREATH_MS) * 1000000ull;
+}
+
+/// Who says nothing makes room for others.
 static bool make_room(void) {
   if (!is_full()) return true;
-  if (r.lists[SILENT].count == 0) return false;
+  uint64_t evict_ns = next_eviction_ns();
+  if (evict_ns == 0 || now_ns() < evict_ns) return false;
   end_connection(r.lists[SILENT].first);
   return true;
 }
@@ -281,7 +289,7 @@ static void match(void) {
 static void take_accept(int host) {
   struct connection *c = r.lists[WAITING].count < MOST_WAITING ? new_connection(WAITING, host, -1) : NULL;
   if (c == NULL) {
-    send_error(host, EAGAIN, "more waiting for connections than there may be");
+    send_error(host, EUSERS, "more waiting for connections than there may be");
     close(host);
     return;
   }
@@ -327,8 +335,9 @@ static bool take_client(struct door *d, int client) {
   return true;
 }
 
-static void close_doors(uint64_t open_ns) {
+static void close_doors(uint64_t open_ns, bool pause) {
   r.doors_closed = true;
+  r.doors_paused = pause;
   r.doors_open_ns = open_ns;
   if (open_ns != 0 && (r.next_deadline_ns == 0 || open_ns < r.next_deadline_ns)) r.next_deadline_ns = open_ns;
   for (struct door *d = r.doors; d != NULL; d = d->next) loop_watch(&d->source, 0);
@@ -345,12 +354,15 @@ static void on_door(struct source *s, uint32_t events) {
   (void)events;
   for (int i = 0; i < ACCEPTS; i++) {
     // They wait in the kernel then.
-    if (is_full() && r.lists[SILENT].count == 0) return close_doors(0);
+    if (is_full() && (next_eviction_ns() == 0 || now_ns() < next_eviction_ns())) {
+      close_doors(next_eviction_ns(), false);
+      break;
+    }
     int client = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (client < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
     if (client < 0 && errno == EAGAIN) break;
     if (client < 0 || !take_client(d, client)) {
-      close_doors(now_ns() + PAUSE_MS * 1000000ull);
+      close_doors(now_ns() + PAUSE_MS * 1000000ull, true);
       break;
     }
   }
@@ -416,7 +428,7 @@ static void on_connected(struct connection *c, int error) {
 static void take_dial(int host, const struct destination *to) {
   struct connection *c = make_room() ? new_connection(CONNECTING, host, -1) : NULL;
   if (c == NULL) {
-    send_error(host, EAGAIN, "more connections than there may be");
+    send_error(host, EUSERS, "more connections than there may be");
     close(host);
     return;
   }

@@ -1,11 +1,24 @@
-import { readdir } from "node:fs/promises";
+import { once, setMaxListeners } from "node:events";
+import { readdir, readFile, readlink, stat } from "node:fs/promises";
 import net from "node:net";
+import type { Duplex } from "node:stream";
 import { describe, expect, it } from "vitest";
 import { createGuestClient } from "../../src/guest/client.ts";
 import { encodeFrame } from "../../src/guest/encoder.ts";
 import { replies } from "../../src/guest/frames.ts";
 import { expectFailure } from "../../src/testing/failures.ts";
-import { childrenOf, drain, frame, startGuest, until } from "./harness.ts";
+import {
+  childrenOf,
+  drain,
+  frame,
+  type GuestOptions,
+  isSanitized,
+  processStatus,
+  run,
+  script,
+  startGuest,
+  until,
+} from "./harness.ts";
 
 /** The guest runs in this test's own network, so the port must be one that nobody has. */
 async function freePort(): Promise<number> {
@@ -14,6 +27,17 @@ async function freePort(): Promise<number> {
   const { port } = server.address() as net.AddressInfo;
   await new Promise((resolve) => server.close(resolve));
   return port;
+}
+
+/** Processor time that it has used, in the kernel's unit. */
+async function ticksOf(pid: number): Promise<number> {
+  const fields = (await readFile(`/proc/${pid}/stat`, "utf8")).split(") ")[1]?.split(" ") ?? [];
+  return Number(fields[11]) + Number(fields[12]);
+}
+
+async function linksOf(pid: number): Promise<string[]> {
+  const names = await readdir(`/proc/${pid}/fd`).catch(() => []);
+  return Promise.all(names.map((name) => readlink(`/proc/${pid}/fd/${name}`).catch(() => "")));
 }
 
 const descriptorsOf = async (pid: number): Promise<number> => (await readdir(`/proc/${pid}/fd`)).length;
@@ -75,37 +99,210 @@ it("keeps a client that came before anybody waited", async () => {
   accepted.destroy();
 });
 
-it("leaves nothing of those who no longer wait", async () => {
+/** A guest that listens for programs, the one that connects as such, and the other end of its connection. */
+async function startProxied(options: GuestOptions = {}) {
   const port = await freePort();
-  await using guest = await startGuest({ args: ["--proxy-port", String(port)] });
-  const stop = new AbortController();
-  const [relay = 0] = await until(async () => (await childrenOf(guest.pid)).slice(0, 1));
-  const before = await descriptorsOf(relay);
-  const waiting = Array.from({ length: 20 }, () => guest.client.accept(stop.signal).catch(() => {}));
-  await until(async () => (await descriptorsOf(relay)) === before + 20);
-  stop.abort();
-  await Promise.all(waiting);
-  await until(async () => (await descriptorsOf(relay)) === before);
-  expect(await childrenOf(guest.pid)).toEqual([relay]);
+  const guest = await startGuest({ ...options, args: ["--proxy-port", String(port)] });
+  const relay = await until(async () => (await childrenOf(guest.pid))[0]);
+  // From then on it has what it keeps.
+  await until(async () => (await linksOf(relay)).some((link) => link.includes("eventpoll")));
+  return {
+    guest,
+    relay,
+    accept: async () => (await guest.client.accept(new AbortController().signal)).socket,
+    program(): net.Socket {
+      const client = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+      return client.on("error", () => {});
+    },
+    [Symbol.asyncDispose]: () => guest[Symbol.asyncDispose](),
+  };
+}
+
+it("carries a thousand connections at once in one small process, beside everything else", async () => {
+  const count = 1000;
+  await using rig = await startProxied();
+  const accepted: Duplex[] = [];
+  const takes = Array.from({ length: 8 }, async () => {
+    for (let socket = await rig.accept(); ; socket = await rig.accept()) {
+      accepted.push(socket);
+      socket.on("error", () => {}).pipe(socket);
+    }
+  });
+  const programs = Array.from({ length: count }, (_, i) => {
+    const program = rig.program();
+    program.write(`program ${i}`);
+    return program;
+  });
+  const said = (program: net.Socket) =>
+    new Promise((resolve) => program.once("data", (b) => resolve(String(b))));
+  expect(await Promise.all(programs.map(said))).toEqual(programs.map((_, i) => `program ${i}`));
+  expect(accepted).toHaveLength(count);
+  expect((await run(rig.guest, script("echo fine"))).stdout).toBe("fine\n");
+  expect(await childrenOf(rig.guest.pid)).toEqual([rig.relay]);
+  // The sanitizers have memory of their own.
+  if (!isSanitized) expect((await processStatus(rig.relay)).rssKiB).toBeLessThan(1500);
+  for (const program of programs) program.destroy();
+  await until(async () => (await descriptorsOf(rig.relay)) < 50);
+  rig.guest.process.kill("SIGKILL");
+  await Promise.allSettled(takes);
 });
 
-it("has a relay again after a payload has killed it", async () => {
-  const port = await freePort();
-  await using guest = await startGuest({ args: ["--proxy-port", String(port)] });
-  const [relay = 0] = await until(async () => (await childrenOf(guest.pid)).slice(0, 1));
-  const waiting = guest.client.accept(new AbortController().signal);
-  const lost = expectFailure(waiting, "guest_failed");
-  await until(async () => (await descriptorsOf(relay)) > 4);
-  process.kill(relay, "SIGKILL");
+it("ends each direction by itself, whoever ends first", async () => {
+  await using rig = await startProxied();
+  for (const hostFirst of [false, true]) {
+    const accepting = rig.accept();
+    const program = rig.program();
+    program.write("hello");
+    const host = await accepting;
+    const [first, second] = hostFirst ? [host, program] : [program, host];
+    const heard = drain(second);
+    first.end("the last words");
+    expect((await heard).toString()).toMatch(/the last words$/);
+    const answer = drain(first);
+    second.write("and yet");
+    second.end("x".repeat(1_000_000));
+    expect((await answer).toString()).toMatch(/(^|hello)and yetx{1000000}$/);
+    first.destroy();
+    second.destroy();
+  }
+});
+
+it("holds up who is not read, with little of his, and loses none of it", async () => {
+  await using rig = await startProxied();
+  const bytes = Buffer.alloc(64 << 20, "0123456789abcdef!");
+  for (const fromHost of [true, false]) {
+    const accepting = rig.accept();
+    const program = rig.program();
+    program.write("!");
+    const host = await accepting;
+    if (!fromHost) await once(host, "readable");
+    const [writer, reader] = fromHost ? [host, program] : [program, host];
+    let taken = false;
+    writer.end(bytes, () => {
+      taken = true;
+    });
+    // It has come to a standstill when the relay needs no more time.
+    let before = -1;
+    await until(async () => {
+      const now = await ticksOf(rig.relay);
+      const isStill = now === before;
+      before = now;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      return isStill;
+    });
+    expect(taken).toBe(false);
+    if (!isSanitized) expect((await processStatus(rig.relay)).rssKiB).toBeLessThan(1000);
+    const read = await drain(reader);
+    expect(read.subarray(fromHost ? 0 : 1).equals(bytes)).toBe(true);
+    host.destroy();
+    program.destroy();
+  }
+});
+
+it("tells each side that the other has gone", async () => {
+  await using rig = await startProxied();
+  for (const isHost of [true, false]) {
+    const accepting = rig.accept();
+    const program = rig.program();
+    program.write("hello");
+    const host = await accepting;
+    const [one, other] = isHost ? [host, program] : [program, host];
+    const heard = drain(other);
+    one.destroy();
+    await heard;
+    other.destroy();
+  }
+  await until(async () => (await descriptorsOf(rig.relay)) < 10);
+});
+
+it("serves those who speak among more silent ones than there is room for", async () => {
+  // Of 512 descriptors, 96 are for other things than connections of two each.
+  const room = (512 - 96) / 2;
+  await using rig = await startProxied({ uid: 54_321, wrapper: ["prlimit", "--nofile=512:512"] });
+  const silent = Array.from({ length: 3 * room }, () => rig.program());
+  const accepting = rig.accept();
+  const ended = silent.map((program) => once(program.resume(), "end"));
+  await Promise.all(silent.map((program) => program.pending && once(program, "connect")));
+  const program = rig.program();
+  program.write("but I speak");
+  const host = await accepting;
+  expect(String((await once(host, "data"))[0])).toBe("but I speak");
+  // The oldest ones made room.
+  await Promise.all(ended.slice(0, room));
+  expect(await descriptorsOf(rig.relay)).toBeLessThan(room + 20);
+  for (const one of silent) one.destroy();
+  program.destroy();
+  host.destroy();
+});
+
+it("refuses what goes beyond its bounds, and goes on with the rest", async () => {
+  await using rig = await startProxied({ uid: 54_321, wrapper: ["prlimit", "--nofile=256:256"] });
+  const room = (256 - 96) / 2;
+  const stop = new AbortController();
+  setMaxListeners(0, stop.signal);
+  const before = await descriptorsOf(rig.relay);
+  const waiting = Array.from({ length: 64 }, () => rig.guest.client.accept(stop.signal));
+  const outcomes = Promise.allSettled(waiting);
+  await until(async () => (await descriptorsOf(rig.relay)) === before + 64);
+  const failure = await expectFailure(rig.guest.client.accept(stop.signal), "guest_failed");
+  expect(failure.message).toMatch(/as many connections as it can have/);
+  stop.abort();
+  await outcomes;
+  await until(async () => (await descriptorsOf(rig.relay)) === before);
+  // Programs that have spoken, and that nobody takes, stay; more of them wait in the kernel.
+  const programs = Array.from({ length: room + 20 }, (_, i) => {
+    const program = rig.program();
+    program.write(`${i}`);
+    return program;
+  });
+  await until(async () => (await descriptorsOf(rig.relay)) === before + room);
+  expect((await expectFailure(rig.guest.client.dial(1), "guest_failed")).message).toBe(
+    failure.message.replace(/.*: /, "port 1 of the sandbox: "),
+  );
+  const served = new Set<string>();
+  for (const _ of programs) {
+    const host = await rig.accept();
+    served.add(String((await once(host, "data"))[0]));
+    host.destroy();
+  }
+  expect(served.size).toBe(programs.length);
+  for (const program of programs) program.destroy();
+});
+
+it("can't be looked into by others of its user", async () => {
+  await using rig = await startProxied({ uid: 54_321 });
+  expect((await stat(`/proc/${rig.relay}`)).uid).toBe(0);
+  expect((await stat(`/proc/${rig.relay}/mem`)).uid).toBe(0);
+});
+
+it("leaves nothing of those who no longer wait", async () => {
+  await using rig = await startProxied();
+  const before = await descriptorsOf(rig.relay);
+  const stop = new AbortController();
+  setMaxListeners(0, stop.signal);
+  const waiting = Array.from({ length: 20 }, () => rig.guest.client.accept(stop.signal).catch(() => {}));
+  await until(async () => (await descriptorsOf(rig.relay)) === before + 20);
+  stop.abort();
+  await Promise.all(waiting);
+  await until(async () => (await descriptorsOf(rig.relay)) === before);
+  expect(await childrenOf(rig.guest.pid)).toEqual([rig.relay]);
+});
+
+it.each(["SIGKILL", "SIGSTOP"] as const)("has a relay again after a payload's %s", async (signal) => {
+  await using rig = await startProxied();
+  const before = await descriptorsOf(rig.relay);
+  const lost = expectFailure(rig.accept(), "guest_failed");
+  await until(async () => (await descriptorsOf(rig.relay)) > before);
+  process.kill(rig.relay, signal);
   await lost;
-  const accepted = guest.client.accept(new AbortController().signal);
-  const client = net.connect({ port, host: "127.0.0.1" });
-  client.write("again");
-  const { socket } = await accepted;
-  expect((await new Promise<Buffer>((resolve) => socket.once("data", resolve))).toString()).toBe("again");
-  client.destroy();
-  socket.destroy();
-  expect(await childrenOf(guest.pid)).not.toContain(relay);
+  const accepting = rig.accept();
+  const program = rig.program();
+  program.write("again");
+  const host = await accepting;
+  expect(String((await once(host, "data"))[0])).toBe("again");
+  expect(await childrenOf(rig.guest.pid)).not.toContain(rig.relay);
+  program.destroy();
+  host.destroy();
 });
 
 describe("what a guest says of a connection", () => {

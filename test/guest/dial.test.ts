@@ -1,5 +1,8 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import net, { type AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { expectFailure } from "../../src/testing/failures.ts";
 import { bytesOf, childrenOf, drain, startGuest, type TestGuest, until } from "./harness.ts";
 
 let guest: TestGuest;
@@ -102,6 +105,32 @@ it("ends a connection when the host goes, even while the far side is silent", as
   socket.destroy();
   await gone;
   expect(await childrenOf(guest.pid)).toHaveLength(1);
+});
+
+it("gives up in time where nobody answers, and others don't wait for that", async () => {
+  // A queue for one, which is full then: the kernel leaves all others without an answer.
+  const deaf = spawn(
+    "/usr/bin/perl",
+    [
+      "-MIO::Socket::INET",
+      "-e",
+      `$| = 1; my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1) or die; my @kept;
+       for (1 .. 4) { push @kept, IO::Socket::INET->new(PeerAddr => "127.0.0.1", PeerPort => $s->sockport, Timeout => 0.1) }
+       print $s->sockport, "\n"; sleep 60`,
+    ],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
+  try {
+    const port = Number(String((await once(deaf.stdout, "data"))[0]));
+    await using server = await listen((socket) => socket.end("here"));
+    const silent = expectFailure(guest.client.dial(port, { timeoutMs: 500 }), "deadline_exceeded");
+    const socket = await guest.client.dial(server.port);
+    expect((await drain(socket)).toString()).toBe("here");
+    socket.destroy();
+    await silent;
+  } finally {
+    deaf.kill("SIGKILL");
+  }
 });
 
 it("passes a reset on", async () => {
