@@ -45,6 +45,12 @@ const PathInContext = CString.min(1)
   );
 
 /** What a build is told; its context comes beside it, as an uncompressed tar. */
+/** What the commands of a build reach: nothing, or what the runtime's builder gives them. */
+export const BuildNetwork = z
+  .enum(["none", "open"], { error: "the network of a build is none or open" })
+  .meta({ id: "BuildNetwork", description: "Default: `none`" });
+export type BuildNetwork = z.infer<typeof BuildNetwork>;
+
 export const BuildImage = z
   .object({
     tag: ImageReference.meta({ description: "Name of the result, such as `my/tools:1`" }),
@@ -57,6 +63,7 @@ export const BuildImage = z
       .optional(),
     target: CString.min(1).max(256).optional().meta({ description: "Stage to stop at" }),
     no_cache: z.boolean().optional(),
+    network: BuildNetwork.optional(),
     ...RuntimeChoice.shape,
   })
   .meta({ id: "BuildImage" });

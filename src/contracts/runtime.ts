@@ -1,5 +1,5 @@
 import type { Duplex } from "node:stream";
-import type { ImageInfo, ImageProgress } from "./images.ts";
+import type { BuildNetwork, ImageInfo, ImageProgress } from "./images.ts";
 import type { Isolation, SandboxStats } from "./sandbox.ts";
 import type { VolumeInfo, VolumeUsage } from "./volumes.ts";
 
@@ -130,6 +130,8 @@ export interface BuildOptions extends ProgressOptions {
   buildArgs?: Readonly<Record<string, string>>;
   target?: string;
   noCache?: boolean;
+  /** Default: `none`. */
+  network?: BuildNetwork;
 }
 
 /** Images by name. Throws `image_pull_failed`, `image_build_failed`, each with the last words of what failed. */

@@ -83,6 +83,7 @@ export function createImages(core: Core): Images {
         build_args: buildArgs,
         target,
         no_cache: noCache,
+        network,
         runtime,
       } = parseInput(BuildImage, request);
       const { store } = await images.of(runtime);
@@ -103,6 +104,7 @@ export function createImages(core: Core): Images {
               ...(buildArgs === undefined ? {} : { buildArgs }),
               ...(target === undefined ? {} : { target }),
               ...(noCache === undefined ? {} : { noCache }),
+              ...(network === undefined ? {} : { network }),
             });
           return await builds.run(build, either);
         });

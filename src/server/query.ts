@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { WarrenError } from "../contracts/errors.ts";
+import { BuildNetwork } from "../contracts/images.ts";
 import { portProtocols } from "../contracts/ports.ts";
 import { describeIssues } from "../lib/parse.ts";
 
@@ -53,6 +54,7 @@ export const BuildQuery = z.object({
   build_arg: z.string().optional().meta({ description: "`NAME=value`; may be given more than once" }),
   target: z.string().optional(),
   no_cache: flag,
+  network: BuildNetwork.optional(),
   runtime: z.string().optional(),
 });
 export const VolumesQuery = z.object({

@@ -9,10 +9,12 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { WarrenError } from "../../src/contracts/errors.ts";
+import type { BuildNetwork } from "../../src/contracts/images.ts";
 import { buildContext, tinyImage } from "../../src/testing/build-context.ts";
 import { openTestRuntime, type TestRuntime } from "../runtimes/oci/support/open.ts";
 import { type Canary, plantCanary } from "./support/canary.ts";
@@ -48,11 +50,11 @@ async function* once(bytes: Uint8Array) {
 }
 
 /** All that a build says, its failure included, which is one of ours. */
-async function build(context: AsyncIterable<Uint8Array>): Promise<string> {
+async function build(context: AsyncIterable<Uint8Array>, network?: BuildNetwork): Promise<string> {
   const said: string[] = [];
   const keep = (progress: object) => void said.push(JSON.stringify(progress));
   const failure = await made.runtime.images.store
-    ?.build({ tag, context, onProgress: keep })
+    ?.build({ tag, context, onProgress: keep, ...(network === undefined ? {} : { network }) })
     .then(() => undefined)
     .catch((error: unknown) => error);
   if (failure !== undefined) {
@@ -150,6 +152,29 @@ RUN busybox cat /proc/self/uid_map /proc/self/status; busybox cat /proc/1/root${
         encoding: "utf8",
       });
       expect(bare).toContain(canary.token);
+    },
+    TIMEOUT_MS,
+  );
+
+  it(
+    "reaches no service of the host, unless it is given the host's network",
+    async () => {
+      const server = createServer((socket) => socket.end("HTTP/1.0 200 OK\r\n\r\nof the host\n"));
+      const port = await new Promise<number>((resolve) => {
+        server.listen(0, "127.0.0.1", () => resolve((server.address() as AddressInfo).port));
+      });
+      try {
+        const context = () =>
+          buildContext({
+            dockerfile: `${tinyImage}RUN busybox wget -q -O - http://127.0.0.1:${port}/ || busybox echo closed\n`,
+          });
+        const said = await build(context());
+        expect(said).toContain('"closed"');
+        expect(said).not.toContain("of the host");
+        expect(await build(context(), "open")).toContain("of the host");
+      } finally {
+        server.close();
+      }
     },
     TIMEOUT_MS,
   );

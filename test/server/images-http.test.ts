@@ -143,7 +143,7 @@ describe("a build", () => {
       return image;
     };
     const query =
-      "tag=a%2Fb%3A1&dockerfile=x%20y&build_arg=A%3D1%3D2&build_arg=B%3D&no_cache=true&target=t&runtime=r";
+      "tag=a%2Fb%3A1&dockerfile=x%20y&build_arg=A%3D1%3D2&build_arg=B%3D&no_cache=true&network=open&target=t&runtime=r";
     await post(`${served.url}${PREFIX}/images/build?${query}`, "x");
     expect(asked).toEqual([
       {
@@ -151,6 +151,7 @@ describe("a build", () => {
         dockerfile: "x y",
         build_args: { A: "1=2", B: "" },
         no_cache: true,
+        network: "open",
         target: "t",
         runtime: "r",
       },

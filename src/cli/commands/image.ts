@@ -3,7 +3,7 @@ import { relative, resolve } from "node:path";
 import type { Command } from "commander";
 import { packDirectory } from "../../client/node/index.ts";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { BuildImage, ImageInfo } from "../../contracts/images.ts";
+import type { BuildImage, BuildNetwork, ImageInfo } from "../../contracts/images.ts";
 import { formatBytes } from "../../lib/units.ts";
 import { forEachNamed } from "../each.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
@@ -24,6 +24,7 @@ interface BuildOptions extends RuntimeOption {
   buildArg?: string[];
   target?: string;
   cache: boolean;
+  network?: string;
   quiet?: boolean;
   json?: boolean;
 }
@@ -76,6 +77,7 @@ function defineBuild(parent: Command, context: CliContext): void {
     .option("--build-arg <NAME=value>", "build argument; NAME alone passes on yours (repeatable)", collect)
     .option("--target <stage>", "stage to stop at")
     .option("--no-cache", "do every step again")
+    .option("--network <mode>", "what its commands reach: none, or open (default: none)")
     .option(...RUNTIME)
     .option("-q, --quiet", "show no progress")
     .option("--json", "print the image as JSON")
@@ -97,15 +99,21 @@ function defineBuild(parent: Command, context: CliContext): void {
 }
 
 function buildRequest(from: string, options: BuildOptions): BuildImage {
-  const { tag, file, buildArg = [], target, cache } = options;
+  const { tag, file, buildArg = [], target, cache, network } = options;
   return {
     tag,
     ...(file === undefined ? {} : { dockerfile: from === "-" ? file : insideOf(from, file) }),
     ...(buildArg.length === 0 ? {} : { build_args: parseEnvironment(buildArg) }),
     ...(target === undefined ? {} : { target }),
     ...(cache ? {} : { no_cache: true }),
+    ...(network === undefined ? {} : { network: buildNetwork(network) }),
     ...runtimeOf(options),
   };
+}
+
+function buildNetwork(word: string): BuildNetwork {
+  if (word === "none" || word === "open") return word;
+  throw new UsageError(`--network ${word}: the network of a build is none or open`);
 }
 
 /** The path of a file, which is named from where we are, as seen from the directory that it lies in. */

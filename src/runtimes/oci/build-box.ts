@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import type { BuildNetwork } from "../../contracts/images.ts";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import type { GuestClient } from "../../guest/types.ts";
 import { noSpace } from "../../lib/files.ts";
@@ -14,13 +15,13 @@ import type { SandboxStore } from "./sandbox-store.ts";
 /**
  * A sandbox of the runtime's own in which an image is built: what a build runs is as hostile as what a sandbox runs. It has the
  * image `host`, the same ids and capabilities as others, and a filter that lets it make user namespaces and mounts in itself,
- * which buildah needs. It has the host's network.
+ * which buildah needs.
  */
 export interface BuildBox extends AsyncDisposable {
   guest: GuestClient;
 }
 
-export type OpenBuildBox = (signal: AbortSignal) => Promise<BuildBox>;
+export type OpenBuildBox = (network: BuildNetwork, signal: AbortSignal) => Promise<BuildBox>;
 
 /**
  * Whose filter of system calls the box has: with mounts and new namespaces, as for somebody with CAP_SYS_ADMIN, which nobody there
@@ -35,7 +36,7 @@ const MAX_PROCESSES = 8192;
 /** Sandboxes of builds; no engine sees them. */
 export const isBuildId = (id: string): boolean => id.startsWith(PREFIX);
 
-function buildSpec(limits: readonly string[]): RuntimeSpec {
+function buildSpec(limits: readonly string[], network: BuildNetwork): RuntimeSpec {
   return {
     id: `${PREFIX}${randomBytes(6).toString("hex")}`,
     image: { id: "host", reference: "host", env: {} },
@@ -43,7 +44,7 @@ function buildSpec(limits: readonly string[]): RuntimeSpec {
     workdir: "/",
     hostname: "build",
     labels: {},
-    network: "none",
+    network: network === "open" ? "host" : "none",
     isolation: "container",
     readonlyRoot: false,
     tmpfs: [],
@@ -68,8 +69,8 @@ export interface BuildBoxOptions {
 export function createBuildBoxes(options: BuildBoxOptions): OpenBuildBox {
   const { layout, lifecycle, store } = options;
   const getSeccomp = once(() => prepareSeccomp(builderFilter));
-  return async (signal) => {
-    const spec = buildSpec(options.limits);
+  return async (network, signal) => {
+    const spec = buildSpec(options.limits, network);
     const { id } = spec;
     const end = async () => {
       await lifecycle.finish(id);
@@ -84,7 +85,6 @@ export function createBuildBoxes(options: BuildBoxOptions): OpenBuildBox {
         sandbox,
         binds: await options.binds(spec.image.id),
         paths: layout.sandbox(id),
-        isBuilder: true,
       });
       const guest = options.guestOf(id);
       await guest.hello();

@@ -36,8 +36,6 @@ export interface BundleOptions {
   groups?: Pick<GroupPlan, "guestArgs" | "outer">;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
-  /** For building images: it has the host's network. */
-  isBuilder?: boolean;
 }
 
 /** The config.json of one sandbox, for crun and runc. */
@@ -63,7 +61,7 @@ export function bundleConfig(options: BundleOptions & { program: ContainerProgra
       namespaces: [
         { type: "user", path: options.userNamespace },
         ...["pid", "mount", "ipc", "uts", "cgroup"].map((type) => ({ type })),
-        ...(options.isBuilder ? [] : [{ type: "network" }]),
+        ...(sharesNetwork(options) ? [] : [{ type: "network" }]),
       ],
       maskedPaths,
       readonlyPaths,
@@ -71,6 +69,8 @@ export function bundleConfig(options: BundleOptions & { program: ContainerProgra
     },
   };
 }
+
+const sharesNetwork = ({ spec }: BundleOptions): boolean => spec.network === "host";
 
 /** What is the same for every program. */
 export function bundleBasics(options: BundleOptions) {
@@ -118,7 +118,7 @@ export function processLimits(hard: ProcessLimits): ProcessLimits {
   };
 }
 
-function systemMounts({ isBuilder }: BundleOptions): object[] {
+function systemMounts(options: BundleOptions): object[] {
   const mounts = [
     { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
     {
@@ -154,7 +154,7 @@ function systemMounts({ isBuilder }: BundleOptions): object[] {
     },
   ];
   // sysfs belongs to a network namespace, and that is the host's then.
-  return mounts.filter(({ destination }) => !isBuilder || !destination.startsWith("/sys"));
+  return mounts.filter(({ destination }) => !sharesNetwork(options) || !destination.startsWith("/sys"));
 }
 
 function resources({ spec, groups, swapController, isRootless }: BundleOptions): object {

@@ -62,8 +62,6 @@ export interface StartOptions {
   paths: SandboxPaths;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
-  /** As of BundleOptions. */
-  isBuilder?: boolean;
   /** Directory mounted at /.warren instead of the guest's: for the probe. */
   guestDir?: string;
 }
@@ -140,17 +138,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
   };
 
   return {
-    async start({
-      program,
-      seccomp,
-      sandbox,
-      binds,
-      outside = [],
-      paths,
-      args,
-      isBuilder = false,
-      guestDir,
-    }) {
+    async start({ program, seccomp, sandbox, binds, outside = [], paths, args, guestDir }) {
       const { id } = sandbox.spec;
       const idBase = isRootTheUser(sandbox.spec, options.isRootless) ? 0 : await ids.take(id);
       const { name } = program;
@@ -170,7 +158,6 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         swapController: options.swapController,
         ...(groups ? { groups } : {}),
         ...(args ? { args } : {}),
-        isBuilder,
       };
       const config =
         name === "runsc"

@@ -389,7 +389,7 @@ CMD ["never"]`;
       expect(anew.lines).toContain("half line of nothing");
     });
 
-    it("run their commands without a network, and with the rlimits of sandboxes", async () => {
+    it("run their commands without a network unless they are given one, and with the rlimits of sandboxes", async () => {
       const { lines, onProgress } = told();
       await build(`${scratch}RUN busybox cat /proc/net/dev; echo core $(ulimit -Hc)`, { onProgress });
       const devices = lines.flatMap((line) => /^\s*(\w+):\s+\d/.exec(line)?.[1] ?? []);

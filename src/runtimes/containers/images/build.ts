@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { BuildOptions } from "../../../contracts/runtime.ts";
 import { cancelled } from "../../../lib/signals.ts";
+import { NO_NETWORK } from "../../common/images/build-hint.ts";
 import { ImageList, readAnswer } from "../answers.ts";
 import { type ApiClient, EngineRefusal, engineFailure, engineWords } from "../api-client.ts";
 import { buildContext, dockerfilePath } from "./build-context.ts";
@@ -37,7 +38,7 @@ export interface BuildEngine {
 }
 
 /**
- * Builds an image by its complete name, and tells its id. Its commands have no network, and the rlimits of sandboxes. An aborted build has ended when this
+ * Builds an image by its complete name, and tells its id. Its commands have the rlimits of sandboxes. An aborted build has ended when this
  * rejects, and leaves nothing.
  * @throws WarrenError `image_build_failed` with the last lines of output, `invalid_request` for its context, `cancelled`
  */
@@ -62,6 +63,7 @@ export async function build(name: string, options: BuildOptions, engine: BuildEn
 
 function buildQuery(name: string, options: BuildOptions, engine: BuildEngine) {
   const limits = Object.entries(engine.rlimits);
+  const isOpen = options.network === "open";
   return {
     t: name,
     dockerfile: dockerfilePath(options.dockerfile),
@@ -75,12 +77,12 @@ function buildQuery(name: string, options: BuildOptions, engine: BuildEngine) {
       ? {
           layers: true,
           // Podman builds in the host's network unless it is told both.
-          networkmode: "NetworkDisabled",
+          networkmode: isOpen ? "NetworkEnabled" : "NetworkDisabled",
           nsoptions: JSON.stringify([{ Name: "network", Host: false, Path: "" }]),
           ulimits: JSON.stringify(limits.map(([limit, most]) => `${limit}=${most}:${most}`)),
         }
       : {
-          networkmode: "none",
+          networkmode: isOpen ? "default" : "none",
           ulimits: JSON.stringify(limits.map(([Name, most]) => ({ Name, Soft: most, Hard: most }))),
         }),
   };
@@ -89,7 +91,7 @@ function buildQuery(name: string, options: BuildOptions, engine: BuildEngine) {
 async function converse(
   client: ApiClient,
   query: ReturnType<typeof buildQuery>,
-  { context, dockerfile, signal, onProgress = () => {} }: BuildOptions,
+  { context, dockerfile, network, signal, onProgress = () => {} }: BuildOptions,
   { auth }: BuildEngine,
   traces: Traces,
 ): Promise<string> {
@@ -102,7 +104,7 @@ async function converse(
     output.end();
     const told = last.join("\n").slice(-MAX_TOLD);
     return new WarrenError("image_build_failed", `the build failed: ${engineWords(words)}\n${told}`.trim(), {
-      hint: "the lines above are the last that it has said; commands of a build have no network",
+      hint: `the lines above are the last that it has said${network === "open" ? "" : `; ${NO_NETWORK}`}`,
       cause,
     });
   };

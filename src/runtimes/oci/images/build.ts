@@ -9,6 +9,7 @@ import type { GuestClient, GuestSession } from "../../../guest/types.ts";
 import { statOrUndefined } from "../../../lib/files.ts";
 import { lastWords } from "../../../lib/last-words.ts";
 import { cutLines } from "../../../lib/lines.ts";
+import { NO_NETWORK } from "../../common/images/build-hint.ts";
 import { withDiskGuard } from "../../common/images/disk-guard.ts";
 import { parseReference } from "../../common/images/reference.ts";
 import type { OpenBuildBox } from "../build-box.ts";
@@ -87,7 +88,7 @@ export async function buildImage(
       const limit = AbortSignal.timeout(BUILD_TIMEOUT_MS);
       const ending = AbortSignal.any([guarded, limit]);
       try {
-        await using box = await options.openBox(ending);
+        await using box = await options.openBox(build.network ?? "none", ending);
         options.onStep("image.build-begun");
         const job = { ...options, guest: box.guest, temporary, skopeo, signal: ending };
         await endedBy(ending, runBuild(build, job, archive));
@@ -116,7 +117,8 @@ async function runBuild(build: BuildOptions, job: Job, archive: string): Promise
   const { guest } = job;
   for (const dir of [CONTEXT, `${HOME}/tmp`]) await guest.mkdir(dir, { parents: true });
   for (const [path, text] of Object.entries(settings)) await guest.writeFile(path, Buffer.from(text));
-  const resolver = await readFile("/etc/resolv.conf").catch(() => undefined);
+  const resolver =
+    build.network === "open" ? await readFile("/etc/resolv.conf").catch(() => undefined) : undefined;
   if (resolver) await guest.writeFile("/etc/resolv.conf", resolver);
   await unpackContext(build.context, guest);
   const dockerfile = await findDockerfile(build.dockerfile, guest);
@@ -280,9 +282,7 @@ async function runBuildah(build: BuildOptions, dockerfile: string, guest: GuestC
   throw new WarrenError(
     "image_build_failed",
     [`building ${build.tag} failed with ${code}`, ...tail].join("\n"),
-    {
-      hint: "the last lines say why",
-    },
+    { hint: `the last lines say why${build.network === "open" ? "" : `; ${NO_NETWORK}`}` },
   );
 }
 
