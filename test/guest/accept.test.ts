@@ -271,8 +271,11 @@ it("refuses what goes beyond its bounds, and goes on with the rest", async () =>
 
 it("can't be looked into by others of its user", async () => {
   await using rig = await startProxied({ uid: 54_321 });
-  expect((await stat(`/proc/${rig.relay}`)).uid).toBe(0);
-  expect((await stat(`/proc/${rig.relay}/mem`)).uid).toBe(0);
+  for (const name of ["mem", "fd"]) expect((await stat(`/proc/${rig.relay}/${name}`)).uid, name).toBe(0);
+  // As those of one who can be looked into are his own.
+  const other = await rig.guest.client.spawn(script("sleep 60"));
+  expect((await stat(`/proc/${other.pid}/mem`)).uid).toBe(54_321);
+  await other.kill();
 });
 
 it("leaves nothing of those who no longer wait", async () => {
