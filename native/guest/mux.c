@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -20,7 +21,7 @@ enum {
   FRAME_HEADER = 8,
   MOST_DATA = 32 << 10,
   WINDOW = 256 << 10,
-  MOST_STREAMS = 512,
+  MOST_STREAMS = 2048,
   GRANT_AT = WINDOW / 4,
   CONTROL_BYTES = FRAME_HEADER + 4, // the longest frame but DATA
   OUT_BYTES = 256 << 10,
@@ -402,6 +403,11 @@ static bool arrange(const char *path, sigset_t *unblocked) {
   close_from(STDERR_FILENO + 1);
   static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGTSTP, SIGTTIN, SIGTTOU};
   for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
+  struct rlimit descriptors;
+  if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
+    descriptors.rlim_cur = descriptors.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &descriptors);
+  }
   sigset_t mask;
   sigemptyset(unblocked);
   sigemptyset(&mask);

@@ -9,7 +9,7 @@ export const MUX_DATA_BYTES = 32 << 10;
 export const MUX_WINDOW_BYTES = 256 << 10;
 /** A reader grants again what it took, in steps of this. */
 export const MUX_GRANT_BYTES = MUX_WINDOW_BYTES / 4;
-export const MUX_MAX_STREAMS = 512;
+export const MUX_MAX_STREAMS = 2048;
 
 export const muxTypes = { ready: 1, open: 2, data: 3, eof: 4, reset: 5, credit: 6, opened: 7 } as const;
 
