@@ -71,7 +71,8 @@ export async function accept(
   }
 }
 
-function parseTarget(payload: Buffer): AcceptedConnection["target"] {
+/** What an ACCEPT is answered with. */
+export function parseTarget(payload: Buffer): AcceptedConnection["target"] {
   const r = readPayload(payload);
   const kind = r.u8();
   if (kind === acceptedKinds.proxy) {

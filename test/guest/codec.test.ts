@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { WarrenError } from "../../src/contracts/errors.ts";
 import { createDecoder } from "../../src/guest/decoder.ts";
+import { parseTarget } from "../../src/guest/dial.ts";
 import { dataFrames, encodeFrame } from "../../src/guest/encoder.ts";
 import { errnoError, parseError } from "../../src/guest/errors.ts";
 import { parseExit, signalName } from "../../src/guest/exit.ts";
@@ -134,6 +135,10 @@ describe("parsers of replies", () => {
       parseExit,
       parseError,
       (payload: Buffer) => {
+        const target = parseTarget(payload);
+        if (target) expect(target.port).toBeGreaterThan(0);
+      },
+      (payload: Buffer) => {
         const r = readPayload(payload);
         const info = toFileInfo("/x", "x", readStat(r));
         r.end();
@@ -144,6 +149,10 @@ describe("parsers of replies", () => {
     const payload = fc.oneof(
       fc.uint8Array({ maxLength: 100 }),
       fc.uint8Array({ minLength: 17, maxLength: 17 }),
+      // An accepted connection: a kind, a name of up to 9 bytes, and a port.
+      fc
+        .tuple(fc.nat(2), fc.nat(9), fc.uint8Array({ minLength: 11, maxLength: 11 }))
+        .map(([kind, length, rest]) => Uint8Array.from([kind, length, 0, 0, 0, ...rest.slice(9 - length)])),
       fc.uint8Array({ minLength: 32, maxLength: 32 }).map((head) => Uint8Array.from([...head, 0, 0, 0, 0])),
     );
     fc.assert(

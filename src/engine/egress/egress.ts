@@ -20,7 +20,7 @@ export interface EgressOptions {
   onDecision: (event: EgressEvent) => void;
   /** What the engine adds to requests, and how. Absent: nothing. */
   secrets?: { all: readonly LiveSecret[]; tls: InterceptionTls };
-  /** Connections at one time. Default 1024. */
+  /** Connections at one time. Default 2048. */
   most?: number;
 }
 
@@ -49,7 +49,7 @@ export function createEgress(options: EgressOptions): Egress {
     policy: () => policy,
     resolve: options.resolve,
     onDecision: options.onDecision,
-    most: options.most ?? 1024,
+    most: options.most ?? 2048,
   });
   let bindings: Bindings = compileBindings(options.secrets?.all ?? []);
   const http = createHttpProxy({
