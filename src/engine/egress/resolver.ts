@@ -11,6 +11,12 @@ const TIMEOUT_MS = 5_000;
 const TRIES = 2;
 /** A name with more addresses than this is tried at the first ones. */
 const MOST_ADDRESSES = 16;
+/** This host as a sandbox may name it: ours, and those that programs know from Docker and Podman. */
+const thisHost: readonly string[] = [
+  "host.warren.internal",
+  "host.docker.internal",
+  "host.containers.internal",
+];
 /** Larger files are not read: resolvers of C libraries would take seconds for each lookup. */
 const MAX_HOSTS_BYTES = 4 * 1024 * 1024;
 
@@ -22,6 +28,7 @@ export function createResolver(hostsFile = "/etc/hosts"): Resolve {
   const resolver = new Resolver({ timeout: TIMEOUT_MS, tries: TRIES });
   const hosts = createHostsFile(hostsFile);
   return async (name) => {
+    if (thisHost.includes(name)) return ["127.0.0.1", "::1"];
     const local = (await hosts()).get(name);
     if (local) return local;
     const answers = await Promise.allSettled([resolver.resolve4(name), resolver.resolve6(name)]);
