@@ -8,6 +8,7 @@
 //   mainlog.c    what the main command wrote last, and the LOGS request
 //   relay.c      the one process for all connections that the host makes to programs inside (DIAL, dial.c) and that it takes
 //                from them (ACCEPT, accept.c); it waits in loop.c
+//   guard.c      open network: what of it can't be reached; nftables.c speaks to the kernel
 //   mux.c        no part of PID 1: many connections over one stream, for hosts that its socket is out of reach of
 //   files.c path.c write.c remove.c watch.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
@@ -305,6 +306,15 @@ _Noreturn void run_relay(int handed);
 
 /// The first byte of what ACCEPT is answered with.
 enum { ACCEPTED_PROXY = 0, ACCEPTED_CAPTURED = 1 };
+
+// ---- guard.c
+
+/// Makes this network namespace's rules of what may leave it, and gives CAP_NET_ADMIN up. `items`, separated by commas, decide
+/// in their order: `+` (let out) or `-`, ADDRESS/BITS, and `@FROM-TO` where only these TCP and UDP ports are meant. What none
+/// is about is let out. Nothing comes in but answers. False with errno.
+bool guard(const char *items);
+/// For this process and all that come of it. One that does not have it is success. False with errno.
+bool drop_net_admin(void);
 
 // ---- mux.c
 

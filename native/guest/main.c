@@ -33,6 +33,8 @@ struct options {
   size_t group_limited_count;
   bool receives;
   long proxy_port; // 0: none
+  int network; // says when there is a network, and for how long; -1: not needed
+  const char *guard; // NULL: none
   const char *listen;
   const char *main_cwd;
   const char *main_user;
@@ -50,6 +52,7 @@ static struct {
   bool has_path; // anybody inside may try it
   int signals;
   int control;
+  int network; // hangs up when who serves our network has ended; -1: nobody does
   pid_t handlers[MAX_HANDLERS + 1]; // and the relay
   size_t handler_count;
   struct waiter waiters[MAX_WAITERS];
@@ -71,7 +74,7 @@ static struct {
 // ---- start
 
 static bool parse_options(int argc, char **argv, struct options *o) {
-  *o = (struct options){.fd = -1, .group_own = -1, .group_first = -1, .main_cwd = "/", .main_user = ""};
+  *o = (struct options){.fd = -1, .network = -1, .group_own = -1, .group_first = -1, .main_cwd = "/", .main_user = ""};
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--") == 0) {
       if (i + 1 < argc) o->main_argv = argv + i + 1;
@@ -85,6 +88,7 @@ static bool parse_options(int argc, char **argv, struct options *o) {
     int *descriptor = strcmp(argv[i], "--fd") == 0              ? &o->fd
                       : strcmp(argv[i], "--group-own") == 0     ? &o->group_own
                       : strcmp(argv[i], "--group-first") == 0   ? &o->group_first
+                      : strcmp(argv[i], "--network") == 0       ? &o->network
                       : limited                                 ? &o->group_limited[o->group_limited_count++]
                                                                 : NULL;
     if (descriptor != NULL) {
@@ -99,7 +103,8 @@ static bool parse_options(int argc, char **argv, struct options *o) {
     } else if (strcmp(argv[i], "--proxy-port") == 0) {
       o->proxy_port = strtol(value, &end, 10);
       if (end == value || *end != 0 || o->proxy_port < 1 || o->proxy_port > 65535) return false;
-    } else if (strcmp(argv[i], "--listen") == 0) o->listen = value;
+    } else if (strcmp(argv[i], "--guard") == 0) o->guard = value;
+    else if (strcmp(argv[i], "--listen") == 0) o->listen = value;
     else if (strcmp(argv[i], "--main-cwd") == 0) o->main_cwd = value;
     else if (strcmp(argv[i], "--main-user") == 0) o->main_user = value;
     else return false;
@@ -130,6 +135,15 @@ static bool null_as_stdin(void) {
   return ok;
 }
 
+/// Waits for the byte that says that there is a network. False with errno when none comes.
+static bool await_network(int fd) {
+  char byte;
+  ssize_t n;
+  while ((n = read(fd, &byte, 1)) < 0 && errno == EINTR) continue;
+  if (n == 0) errno = ENETDOWN;
+  return n == 1;
+}
+
 /// 0, 1 and 2 open; the fixed descriptors in place; the listener above; nothing else.
 static bool arrange_descriptors(const struct options *o) {
   // Before there is anybody else: what is forked begins where its parent is.
@@ -146,11 +160,13 @@ static bool arrange_descriptors(const struct options *o) {
   if (o->group_first >= 0 && (first = fcntl(o->group_first, F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
   for (size_t i = 0; i < o->group_limited_count; i++)
     if ((limited[i] = fcntl(o->group_limited[i], F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
+  int network = -1;
+  if (o->network >= 0 && (network = fcntl(o->network, F_DUPFD_CLOEXEC, FD_LOW)) < 0) return false;
   int parked = fcntl(listener, F_DUPFD_CLOEXEC, FD_LOW);
   if (parked < 0) return false;
   if (listener == STDIN_FILENO && !null_as_stdin()) return false;
   for (int fd = 3; fd < parked; fd++) {
-    bool keeps = fd == first;
+    bool keeps = fd == first || fd == network;
     for (size_t i = 0; i < o->group_limited_count; i++) keeps = keeps || fd == limited[i];
     if (!keeps) close(fd);
   }
@@ -158,6 +174,9 @@ static bool arrange_descriptors(const struct options *o) {
   open_proc();
   if (!groups_keep(first, limited, o->group_limited_count)) return false;
   if (o->proxy_port != 0 && !proxy_listen((uint16_t)o->proxy_port)) return false;
+  if (o->guard != NULL && !guard(o->guard)) return false;
+  if (network >= 0 && !await_network(network)) return false;
+  g.network = network;
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
   g.control = fcntl(pair[0], F_DUPFD_CLOEXEC, FD_LOW);
@@ -504,21 +523,33 @@ static void on_connection(void) {
   close(conn);
 }
 
+/// A sandbox that silently has no network any more helps nobody.
+static void end_without_network(void) {
+  close(g.network);
+  g.network = -1;
+  begin_ending(DEFAULT_GRACE_MS);
+}
+
 static int wait_ms(void) {
   return g.phase == SERVING && !g.orphans ? -1 : TICK_MS;
 }
 
 _Noreturn static void run(void) {
   for (;;) {
-    struct pollfd p[3 + MAX_WAITERS] = {
-      {.fd = g.signals, .events = POLLIN}, {.fd = g.control, .events = POLLIN}, {.fd = g.listener, .events = POLLIN}};
+    enum { FIRST_WAITER = 4 };
+    struct pollfd p[FIRST_WAITER + MAX_WAITERS] = {{.fd = g.signals, .events = POLLIN},
+                                                   {.fd = g.control, .events = POLLIN},
+                                                   {.fd = g.listener, .events = POLLIN},
+                                                   {.fd = g.network}};
     size_t waiters = g.waiter_count;
-    for (size_t i = 0; i < waiters; i++) p[3 + i] = (struct pollfd){.fd = g.waiters[i].conn, .events = POLLRDHUP};
-    if (poll(p, 3 + waiters, wait_ms()) < 0) continue;
+    for (size_t i = 0; i < waiters; i++)
+      p[FIRST_WAITER + i] = (struct pollfd){.fd = g.waiters[i].conn, .events = POLLRDHUP};
+    if (poll(p, FIRST_WAITER + waiters, wait_ms()) < 0) continue;
     // From the last: dropping one moves the last into its place. All before anything adds to them.
     for (size_t i = waiters; i-- > 0;) {
-      if (p[3 + i].revents != 0) drop_waiter(i);
+      if (p[FIRST_WAITER + i].revents != 0) drop_waiter(i);
     }
+    if (p[3].revents != 0) end_without_network();
     if (p[1].revents != 0) on_control();
     if (p[0].revents != 0) on_signal();
     reap();
@@ -532,11 +563,14 @@ int main(int argc, char **argv) {
   struct options o;
   if (argc == 3 && strcmp(argv[1], "--mux") == 0) {
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    // An engine's exec gives it what PID 1 was given.
+    if (!drop_net_admin()) return 1;
     mux(argv[2]);
   }
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
-      "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N]... | --listen PATH | --receive N) [--proxy-port N] "
+      "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N]... | --listen PATH | --receive N) [--network N] [--guard ITEMS] "
+      "[--proxy-port N] "
       "[--main-cwd DIR] [--main-user USER] [-- argv...]\n       warren-guest --mux PATH\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }

@@ -82,3 +82,18 @@ void settle_groups(const struct groups *g) {
   }
   put_all(g);
 }
+
+int join_groups(char **groups) {
+  bool is_member = false;
+  for (; *groups; groups++) {
+    char path[4200];
+    int length = snprintf(path, sizeof path, "%s/cgroup.procs", *groups);
+    if (length < 0 || (size_t)length >= sizeof path) return ENAMETOOLONG;
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) continue;
+    if (fd < 0 || write(fd, "0", 1) != 1) return errno;
+    close(fd);
+    is_member = true;
+  }
+  return is_member ? 0 : ENOENT;
+}

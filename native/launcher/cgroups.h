@@ -24,3 +24,6 @@ void parse_groups(struct groups *g, struct in *in);
 size_t make_groups(const struct groups *g, int *fds);
 // After the start.
 void settle_groups(const struct groups *g);
+// Makes this process a member of the cgroups in these directories. A hierarchy without a group of this sandbox is passed over,
+// but one there must be. 0, or what went wrong as an errno.
+int join_groups(char **groups);

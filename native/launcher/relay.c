@@ -11,26 +11,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "cgroups.h"
 #include "sys.h"
 #include "wire.h"
 
 enum { LISTENER_FD = 3, INSIDE_FD = 4 };
-
-// 0, or what went wrong. A hierarchy without a group of this sandbox is passed over, but one there must be.
-static int join(char **groups) {
-  bool is_member = false;
-  for (; *groups; groups++) {
-    char path[4200];
-    int length = snprintf(path, sizeof path, "%s/cgroup.procs", *groups);
-    if (length < 0 || (size_t)length >= sizeof path) return ENAMETOOLONG;
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) continue;
-    if (fd < 0 || write(fd, "0", 1) != 1) return errno;
-    close(fd);
-    is_member = true;
-  }
-  return is_member ? 0 : ENOENT;
-}
 
 static int become(uint32_t owner) {
   if (setgroups(0, NULL) < 0 || setresgid(owner, owner, owner) < 0 || setresuid(owner, owner, owner) < 0) return errno;
@@ -92,7 +77,7 @@ void start_relay(int listener, int inside, char **groups, uint32_t owner) {
     int from = fcntl(listener, F_DUPFD_CLOEXEC, INSIDE_FD + 1), to = fcntl(inside, F_DUPFD_CLOEXEC, INSIDE_FD + 1);
     int error = 0;
     if (keep < 0 || from < 0 || to < 0 || dup2(from, LISTENER_FD) < 0 || dup2(to, INSIDE_FD) < 0) error = errno;
-    if (!error) error = join(groups);
+    if (!error) error = join_groups(groups);
     if (!error) error = become(owner);
     if (write(keep, &error, sizeof error) != sizeof error || error) _exit(1);
     close_from(INSIDE_FD + 1);

@@ -22,9 +22,10 @@
 #include "relay.h"
 #include "serve.h"
 #include "sys.h"
+#include "uplink.h"
 #include "userns.h"
 
-enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096, PARKED_FD = 32, ROOT_READONLY = 1 };
+enum { GUEST_FD = 3, BACKLOG = 1024, OPTIONS_SIZE = 4096, PARKED_FD = 32, ROOT_READONLY = 1, MAX_HANDED = 2 + MAX_HANDED_GROUPS };
 
 struct start {
   char *dir, *stage, *workdir;
@@ -41,6 +42,7 @@ struct start {
   char **relay_groups;
   // cgroup.procs files of groups that the container runtime is started in.
   char **enter;
+  struct uplink uplink;
   // The sandbox's directory: every path of ours below is relative to it, so none is long or needs quoting.
   int dir_fd;
 };
@@ -94,6 +96,10 @@ static void parse(struct start *s, struct in *in) {
   s->relay_groups = in_list(in);
   s->enter = in_list(in);
   parse_outside(s, in);
+  s->uplink.argv = in_list(in);
+  s->uplink.groups = in_list(in);
+  // gVisor has a network stack of its own, which has no such device.
+  if (!in->bad && s->uplink.argv[0] && (s->uplink.argv[0][0] != '/' || s->relay_groups[0])) in->bad = true;
   // An ordinary user's own id is 0.
   if (in->bad || in->left || s->dir[0] != '/' || s->stage[0] != '/' || !s->argv[0] || !s->lowers[0] ||
       (!s->id_base && !is_rootless()) || !s->id_count)
@@ -167,7 +173,7 @@ static int make_socket(void) {
 
 // What the guest inherits, from GUEST_FD on. False with errno.
 static bool hand_over(const int *fds, size_t count) {
-  int parked[1 + MAX_HANDED_GROUPS];
+  int parked[MAX_HANDED];
   for (size_t i = 0; i < count; i++) {
     parked[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, PARKED_FD);
     if (parked[i] < 0) return false;
@@ -285,7 +291,7 @@ void op_start(struct in *in) {
   mount_all(&s);
   if (s.flags & ROOT_READONLY) make_root_readonly(&s);
   int listener = make_socket();
-  int status;
+  int status, network = -1;
   if (s.relay_groups[0]) {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) answer_error(errno, "socketpair");
@@ -294,14 +300,22 @@ void op_start(struct in *in) {
     if (status == 0) start_relay(listener, pair[0], s.relay_groups, s.id_base);
   } else {
     mount_userns(s.id_base, s.id_count, "userns");
-    int handed[1 + MAX_HANDED_GROUPS] = {listener};
+    int handed[MAX_HANDED] = {listener};
     size_t handed_count = 1 + make_groups(&s.groups, handed + 1);
+    if (s.uplink.argv[0]) {
+      int ends[2];
+      if (pipe2(ends, O_CLOEXEC) < 0) answer_error(errno, "pipe");
+      handed[handed_count++] = ends[0];
+      network = ends[1];
+    }
     status = run_runtime(&s, handed, handed_count);
+    if (network >= 0) close(handed[handed_count - 1]);
   }
   struct out out = {0};
   uint64_t start = 0;
   pid_t pid = status == 0 ? record_pid(&start) : 0;
   if (pid != 0) settle_groups(&s.groups);
+  if (pid != 0 && network >= 0) start_uplink(&s.uplink, pid, s.id_base, network);
   out_u32(&out, (uint32_t)pid);
   out_u64(&out, start);
   // How the runtime ended: 0 exit code, 1 signal, 2 it took too long.

@@ -6,7 +6,7 @@ const mark = (able: boolean) => (able ? "yes" : "–");
 const list = (words: readonly string[]) => (words.length > 0 ? words.join(", ") : "–");
 
 /** A row for each capability; a new one does not compile without. */
-const rows: Record<Exclude<keyof Capabilities, "limitsMissing">, Row> = {
+const rows: Record<Exclude<keyof Capabilities, "limitsMissing" | "networkMissing">, Row> = {
   networkModes: ["network modes", ({ networkModes }) => list(networkModes)],
   limits: ["limits", ({ limits }) => list(limits)],
   readonlyRoot: ["read-only root", ({ readonlyRoot }) => mark(readonlyRoot)],

@@ -59,6 +59,7 @@ async function start(config: ServeConfig, log: Logger, options: ComposeOptions):
       apiKeys: config.apiKeys,
       allowedOrigins: config.allowedOrigins,
       allowBinds: config.allowBinds,
+      allowHostNetwork: config.allowHostNetwork,
       publishAddresses: config.publishAddresses,
       log: log.child({ part: "server" }),
     });

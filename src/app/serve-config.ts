@@ -16,6 +16,7 @@ export interface ServeFlags {
   apiKeyFile?: string;
   allowedOrigin?: string[];
   allowBinds?: boolean;
+  allowHostNetwork?: boolean;
   publishAddress?: string[];
   tlsCert?: string;
   tlsKey?: string;
@@ -56,6 +57,8 @@ const ServeConfig = z.object({
   allowedOrigins: z.array(z.url({ error: "an allowed origin looks like https://example.org" })),
   /** Clients over TCP may mount directories of this machine. */
   allowBinds: z.boolean(),
+  /** Clients over TCP may have sandboxes with this machine's network. */
+  allowHostNetwork: z.boolean(),
   /** Addresses beside the loopback ones on which clients over TCP may publish ports. */
   publishAddresses: z.array(
     z.union([z.ipv4(), z.ipv6()], { error: "a publish address is an IP address such as 0.0.0.0" }),
@@ -101,6 +104,7 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     http2: !flags.onDemand && (flags.http2 ?? isOn("WARREN_HTTP2", environment.http2)),
     allowedOrigins: flags.allowedOrigin ?? [],
     allowBinds: flags.allowBinds ?? false,
+    allowHostNetwork: flags.allowHostNetwork ?? false,
     publishAddresses: flags.publishAddress ?? [],
     runtime,
     runtimes: usableRuntimes(flags.runtimes ?? environment.runtimes, runtime),

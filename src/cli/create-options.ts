@@ -78,7 +78,10 @@ export function addCreateOptions(command: Command): Command {
       collect,
     )
     .option("-l, --label <key=value>", "label (repeatable)", collect)
-    .option("--network <mode>", "none, or filtered: what rules allow (default: none, or filtered with rules)")
+    .option(
+      "--network <mode>",
+      "none; filtered: what rules allow; open (or bridge): all but internal addresses; host: the machine's own, without isolation (default: none, or filtered with rules)",
+    )
     .option(
       "--network-allow <rule>",
       "what it may reach, such as example.com:443, *.example.com or 10.0.0.0/8 (repeatable)",

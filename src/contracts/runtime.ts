@@ -9,6 +9,8 @@ export type NetworkMode = (typeof networkModes)[number];
 /** What a runtime can do, as data: shown by `warren doctor`, checked by the engine before anything is created. */
 export interface Capabilities {
   networkModes: readonly NetworkMode[];
+  /** Why others aren't, and what mends it, where something does. */
+  networkMissing?: Partial<Record<NetworkMode, { why: string; fix?: string }>>;
   /** Limits that are enforced. A limit that is asked for and not listed is refused. */
   limits: readonly ("memory" | "cpu" | "pids" | "disk")[];
   /**
@@ -76,6 +78,8 @@ export interface RuntimeSpec {
   hostname: string;
   labels: Record<string, string>;
   network: NetworkMode;
+  /** Of `open` only. */
+  reach?: NetworkReach;
   isolation: Isolation;
   readonlyRoot: boolean;
   /** `sizeBytes` each; `exec` false mounts noexec. Always nosuid and nodev. */
@@ -83,6 +87,20 @@ export interface RuntimeSpec {
   /** In the order in which they are mounted. Always nosuid and nodev. */
   mounts: RuntimeMount[];
   limits: RuntimeLimits;
+}
+
+/**
+ * What a sandbox with open network reaches. Beside these a runtime denies the networks that its machine is in, and allows the name
+ * server's port.
+ */
+export interface NetworkReach {
+  /**
+   * Looked at in this order, before anything else: `+` (allowed) or `-`, ADDRESS/BITS, and `@FROM-TO` where only these TCP and
+   * UDP ports are meant.
+   */
+  rules: string[];
+  /** Networks that are denied but for these rules. */
+  internal: string[];
 }
 
 /**

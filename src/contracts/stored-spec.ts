@@ -22,6 +22,7 @@ export const StoredSpec: z.ZodType<RuntimeSpec> = z.object({
   hostname: z.string(),
   labels: z.record(z.string(), z.string()),
   network: z.enum(networkModes),
+  reach: z.object({ rules: z.array(z.string()), internal: z.array(z.string()) }).exactOptional(),
   // Sandboxes of before there was a choice have none.
   isolation: Isolation.default("container"),
   readonlyRoot: z.boolean(),

@@ -1,9 +1,10 @@
 import { EGRESS_PROXY_PORT } from "../contracts/constants.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { NetworkRules } from "../contracts/network.ts";
-import type { Capabilities, NetworkMode } from "../contracts/runtime.ts";
+import type { Capabilities, NetworkMode, NetworkReach } from "../contracts/runtime.ts";
 import type { CreateSandboxParsed } from "../contracts/sandbox.ts";
 import { compilePolicy } from "./egress/policy.ts";
+import { openReach } from "./open-network.ts";
 
 /** den's and mino's words beside ours. */
 const modes: Record<string, NetworkMode | undefined> = {
@@ -17,8 +18,10 @@ const modes: Record<string, NetworkMode | undefined> = {
 
 export interface AdmittedNetwork {
   mode: NetworkMode;
-  /** Of `filtered` only. */
+  /** Of `filtered` and `open` only. */
   rules?: NetworkRules;
+  /** Of `open` only. */
+  reach?: NetworkReach;
 }
 
 /**
@@ -26,19 +29,32 @@ export interface AdmittedNetwork {
  * @throws WarrenError `invalid_request`, `unsupported`
  */
 export function admitNetwork(
-  { network_mode: word = "", network: rules }: Pick<CreateSandboxParsed, "network_mode" | "network">,
-  runtime: { name: string; capabilities: Pick<Capabilities, "networkModes"> },
+  {
+    network_mode: word = "",
+    network: rules,
+    isolation,
+  }: Pick<CreateSandboxParsed, "network_mode" | "network" | "isolation">,
+  runtime: { name: string; capabilities: Pick<Capabilities, "networkModes" | "networkMissing"> },
 ): AdmittedNetwork {
-  const { networkModes } = runtime.capabilities;
+  const { networkModes, networkMissing } = runtime.capabilities;
   const mode =
     word === "" ? (rules ? "filtered" : "none") : Object.hasOwn(modes, word) ? modes[word] : undefined;
   if (mode === undefined || !networkModes.includes(mode)) {
+    const missing = mode && networkMissing?.[mode];
     throw new WarrenError(
       "unsupported",
-      `network_mode: the runtime ${runtime.name} has no network ${JSON.stringify(word || mode)}`,
-      { hint: `it has: ${networkModes.join(", ")}` },
+      `network_mode: the runtime ${runtime.name} has no network ${JSON.stringify(word || mode)}${missing ? `: ${missing.why}` : ""}`,
+      { hint: missing?.fix ?? `it has: ${networkModes.join(", ")}` },
     );
   }
+  if (isolation === "gvisor" && (mode === "open" || mode === "host")) {
+    throw new WarrenError(
+      "unsupported",
+      `network_mode: with isolation gvisor there is no network ${JSON.stringify(word)}: its kernel has no packet filter that could hold internal addresses back`,
+      { hint: 'use "network_mode": "filtered", or "isolation": "container"' },
+    );
+  }
+  if (mode === "open") return { mode, ...(rules ? { rules } : {}), reach: openReach(rules ?? {}) };
   if (mode !== "filtered") {
     if (!rules) return { mode };
     throw new WarrenError(

@@ -25,6 +25,7 @@ export function runtimeSpec(
     hostname: request.name ?? id,
     labels: request.labels ?? {},
     network: admitted.network.mode,
+    ...(admitted.network.reach ? { reach: admitted.network.reach } : {}),
     isolation: admitted.isolation,
     readonlyRoot: admitted.readonlyRoot,
     tmpfs: admitted.tmpfs,

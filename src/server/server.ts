@@ -28,6 +28,8 @@ export interface ServerOptions {
    * can. Those of the Unix socket are that user, and always may.
    */
   allowBinds?: boolean;
+  /** Clients over TCP may have sandboxes with this machine's network, and so reach what listens on its loopback only. */
+  allowHostNetwork?: boolean;
   /**
    * Addresses of this machine, beside the loopback ones, on which clients over TCP may publish ports of sandboxes: others can
    * reach those. Clients of the Unix socket may use any.
@@ -97,9 +99,10 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       maxUploadBytes: options.maxUploadBytes ?? 4 * 1024 ** 3,
     },
   });
-  const ownRights: Rights = { mayBind: true, checkPublish: () => {} };
+  const ownRights: Rights = { mayBind: true, mayHaveHostNetwork: true, checkPublish: () => {} };
   const clientRights: Rights = {
     mayBind: options.allowBinds === true,
+    mayHaveHostNetwork: options.allowHostNetwork === true,
     checkPublish: (address) => checkPublish(address, options.publishAddresses ?? []),
   };
   const sockets = new Sockets({ api, gate, log, limits: options.resumable ?? {} });

@@ -36,6 +36,10 @@ export function define(command: Command): void {
       "let clients over TCP mount directories of this machine: they can then change what the engine's user can",
     )
     .option(
+      "--allow-host-network",
+      "let clients over TCP have sandboxes with this machine's network: they can then reach what listens on its loopback",
+    )
+    .option(
       "--publish-address <address>",
       "let clients over TCP publish ports of sandboxes on this address too, such as 0.0.0.0 (repeatable)",
       collect,

@@ -43,6 +43,21 @@ const lists = internalRanges.map(([network, prefix, name]) => {
 });
 
 /**
+ * All of them, for who can't take addresses apart: IPv6 networks that carry one in NAT64 or 6to4 are among them, and all
+ * IPv4-mapped ones, which are never on a wire.
+ */
+export function internalNetworks(): string[] {
+  const carrying = internalRanges
+    .filter(([network]) => isIPv4(network))
+    .flatMap(([network, prefix]) => {
+      const [a = 0, b = 0, c = 0, d = 0] = network.split(".").map(Number);
+      const [high, low] = [(a << 8) | b, (c << 8) | d].map((word) => word.toString(16));
+      return [`64:ff9b::${high}:${low}/${96 + prefix}`, `2002:${high}:${low}::/${16 + prefix}`];
+    });
+  return [...internalRanges.map(([network, prefix]) => `${network}/${prefix}`), "::ffff:0:0/96", ...carrying];
+}
+
+/**
  * What kind of internal address this is; undefined for the public internet. IPv6 addresses that carry an IPv4 one (mapped,
  * NAT64, 6to4) are what that is.
  * @param address canonical IPv4 or IPv6, without a zone

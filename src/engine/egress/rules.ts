@@ -12,7 +12,7 @@ export interface Rule {
     | { kind: "name"; name: string }
     /** All names below it, not itself. */
     | { kind: "below"; name: string }
-    | { kind: "network"; list: BlockList; family: "ipv4" | "ipv6" };
+    | { kind: "network"; list: BlockList; family: "ipv4" | "ipv6"; cidr: string };
   /** Both ends are in it. */
   ports: { from: number; to: number };
   /** The name's addresses may be internal ones. */
@@ -101,7 +101,7 @@ function network(text: string, prefixText: string, whole: string): Rule["target"
     throw invalid(whole, "after the slash come the bits of a network");
   const list = new BlockList();
   list.addSubnet(host.address, prefix, family);
-  return { kind: "network", list, family };
+  return { kind: "network", list, family, cidr: `${host.address}/${prefix}` };
 }
 
 function parsePorts(text: string | undefined, whole: string): Rule["ports"] {

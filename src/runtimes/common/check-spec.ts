@@ -20,11 +20,6 @@ const insideReserved = /^\/(proc|sys|dev|\.warren)\//;
  */
 export function checkSpec(spec: RuntimeSpec): void {
   if (!isSandboxId(spec.id)) invalid(`${JSON.stringify(spec.id)} can't be a sandbox id`);
-  if (spec.network !== "none" && spec.network !== "filtered") {
-    throw new WarrenError("unsupported", `there is no network mode ${spec.network} yet`, {
-      hint: "use network_mode none",
-    });
-  }
   if (!/^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$/.test(spec.hostname)) {
     invalid(`${JSON.stringify(spec.hostname)} can't be a host name`);
   }

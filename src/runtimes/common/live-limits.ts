@@ -4,12 +4,12 @@ import { readText, writeExisting } from "../../lib/files.ts";
 import { formatBytes } from "../../lib/units.ts";
 import type { CgroupHost, Cgroups } from "./cgroup.ts";
 import { cpuValues } from "./cpu-limit.ts";
-import { type PayloadGroups, payloadPids, withGuest } from "./payload-groups.ts";
+import { type Limited, type PayloadGroups, payloadPids, withGuest } from "./payload-groups.ts";
 
 /** Changes the limits of a sandbox that runs, by the files of its cgroup. */
 export interface LiveLimits {
   /** Throws `sandbox_wrong_state` for less memory than is in use; what was changed before is left for the caller to undo. */
-  apply(id: string, limits: RuntimeLimits): Promise<void>;
+  apply(id: string, spec: Limited): Promise<void>;
   /** The soft limit alone, which a container runtime's configuration can't say for both versions of cgroups. */
   applyMemoryHigh(id: string, limits: RuntimeLimits): Promise<void>;
 }
@@ -72,11 +72,12 @@ export function createLiveLimits(
   const ofCommands = (id: string): PathOf =>
     payload.exist("memory", id) ? (name) => payload.file("memory", id, name) : ofSandbox(id);
 
-  const memory = async (id: string, limits: RuntimeLimits): Promise<void> => {
+  const memory = async (id: string, spec: Limited): Promise<void> => {
+    const { limits } = spec;
     const groups: [PathOf, RuntimeLimits][] = payload.exist("memory", id)
       ? [
           [ofCommands(id), limits],
-          [ofSandbox(id), withGuest(limits)],
+          [ofSandbox(id), withGuest(spec)],
         ]
       : [[ofSandbox(id), limits]];
     for (const [path, { memoryBytes }] of groups) {
@@ -91,7 +92,8 @@ export function createLiveLimits(
     else await writeExisting(path("memory.soft_limit_in_bytes"), String(memoryHighBytes || -1));
   };
 
-  const cpu = async (id: string, limits: RuntimeLimits): Promise<void> => {
+  const cpu = async (id: string, spec: Limited): Promise<void> => {
+    const { limits } = spec;
     const set = async (path: (name: string) => string, cpuNano: number) => {
       for (const [name, value] of cpuValues(host.version, cpuNano)) await writeExisting(path(name), value);
     };
@@ -100,25 +102,26 @@ export function createLiveLimits(
     const below = (name: string) => payload.file("cpu", id, name);
     // A group may have no higher quota than the one that it is in (v1), and without a quota has that one's.
     await set(below, 0);
-    await set(own, withGuest(limits).cpuNano);
+    await set(own, withGuest(spec).cpuNano);
     await set(below, limits.cpuNano);
   };
 
-  const pids = async (id: string, limits: RuntimeLimits): Promise<void> => {
+  const pids = async (id: string, spec: Limited): Promise<void> => {
+    const { limits } = spec;
     const value = (of: RuntimeLimits) => of.pids || "max";
     if (!payload.exist("pids", id)) return await write("pids", id, "pids.max", value(limits));
-    await write("pids", id, "pids.max", value(withGuest(limits)));
+    await write("pids", id, "pids.max", value(withGuest(spec)));
     await writeExisting(payload.file("pids", id, "pids.max"), payloadPids(limits.pids));
   };
 
   return {
-    async apply(id, limits) {
+    async apply(id, spec) {
       if (has("memory")) {
-        await memory(id, limits);
-        await applyMemoryHigh(id, limits);
+        await memory(id, spec);
+        await applyMemoryHigh(id, spec.limits);
       }
-      if (has("cpu")) await cpu(id, limits);
-      if (has("pids")) await pids(id, limits);
+      if (has("cpu")) await cpu(id, spec);
+      if (has("pids")) await pids(id, spec);
     },
     applyMemoryHigh,
   };

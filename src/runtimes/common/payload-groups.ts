@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import type { RuntimeLimits } from "../../contracts/runtime.ts";
+import type { RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
 import type { CgroupHost, Cgroups, Limit } from "./cgroup.ts";
 import { cpuValues } from "./cpu-limit.ts";
 
@@ -23,12 +23,15 @@ export interface LauncherGroups {
  */
 export interface PayloadGroups {
   /** What the launcher makes at a start. Undefined where the guest has to share the limits. */
-  plan(id: string, limits: RuntimeLimits): GroupPlan | undefined;
+  plan(id: string, spec: Limited): GroupPlan | undefined;
   /** True for a sandbox that was started with a limit of this kind for commands. */
   exist(controller: Limit, id: string): boolean;
   /** A file of the cgroup that limits commands in this way. */
   file(controller: Limit, id: string, name: string): string;
 }
+
+/** What limits depend on. */
+export type Limited = Pick<RuntimeSpec, "limits" | "network">;
 
 export interface GroupPlan extends LauncherGroups {
   /** Of the guest: which of the descriptors that it inherits is which. */
@@ -43,6 +46,9 @@ const MIB = 1024 ** 2;
 const GUEST_CPU_NANO = 1e9;
 /** One process per connection and one per command; the engine runs 64 commands at a time in a sandbox. */
 export const GUEST_PIDS = 256;
+/** What open network takes beside it: its keeper, the stack, and buffers of connections. */
+const UPLINK_PIDS = 4;
+const UPLINK_MEMORY_BYTES = 32 * MIB;
 /**
  * Of memory: a command that starts takes a third of a MiB, node 8. What commands took before they were limited stays counted
  * here, so it is little beside the limit.
@@ -52,7 +58,7 @@ export function guestMemoryBytes(limit: number): number {
 }
 
 /** The guest's descriptors from here on are `handed`; 3 is its socket. */
-const FIRST_HANDED_FD = 4;
+export const FIRST_HANDED_FD = 4;
 
 export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "file">): PayloadGroups {
   const isV2 = host.version === 2;
@@ -64,8 +70,8 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
   const dir = (controller: Limit, id: string, below = "") =>
     join(cgroups.file(controller, id, "cgroup.procs"), "..", below);
 
-  const planV1 = (id: string, limits: RuntimeLimits): GroupPlan => {
-    const groups: GroupPlan = { dirs: [], handed: [], writes: [], guestArgs: [], outer: outer(limits) };
+  const planV1 = (id: string, spec: Limited): GroupPlan => {
+    const groups: GroupPlan = { dirs: [], handed: [], writes: [], guestArgs: [], outer: outer(spec) };
     for (const [controller, name, option] of [
       ["pids", first, "--group-first"],
       ["cpu", limited, "--group-limited"],
@@ -77,11 +83,11 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
       groups.guestArgs.push(option, String(FIRST_HANDED_FD + groups.handed.length));
       groups.handed.push(join(group, "cgroup.procs"));
     }
-    groups.writes.push(...writes(id, limits));
+    groups.writes.push(...writes(id, spec.limits));
     return groups;
   };
 
-  const planV2 = (id: string, limits: RuntimeLimits): GroupPlan => {
+  const planV2 = (id: string, spec: Limited): GroupPlan => {
     const root = dir("pids", id);
     const at = (name: string) => join(root, name);
     const enable = (...controllers: Limit[]) =>
@@ -101,9 +107,9 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
       writes: [
         [at("cgroup.subtree_control"), enable("cpu", "memory", "pids")],
         [at("payload/cgroup.subtree_control"), enable("cpu", "memory")],
-        ...writes(id, limits),
+        ...writes(id, spec.limits),
       ],
-      outer: outer(limits),
+      outer: outer(spec),
     };
   };
 
@@ -129,13 +135,13 @@ export function createPayloadGroups(host: CgroupHost, cgroups: Pick<Cgroups, "fi
     return names.map((name) => [file("memory", id, name), String(bytes)] as const);
   };
 
-  const outer = (limits: RuntimeLimits): RuntimeLimits =>
-    has("memory") ? withGuest(limits) : { ...withGuest(limits), memoryBytes: limits.memoryBytes };
+  const outer = (spec: Limited): RuntimeLimits =>
+    has("memory") ? withGuest(spec) : { ...withGuest(spec), memoryBytes: spec.limits.memoryBytes };
 
   return {
-    plan(id, limits) {
+    plan(id, spec) {
       if (!host.hasPayloadGroups) return undefined;
-      return isV2 ? planV2(id, limits) : planV1(id, limits);
+      return isV2 ? planV2(id, spec) : planV1(id, spec);
     },
     exist: (controller, id) =>
       has(controller) && existsSync(file(controller, id, isV2 ? `${controller}.max` : "cgroup.procs")),
@@ -148,12 +154,16 @@ export function payloadPids(limit: number): string {
   return limit > 0 ? String(limit - 1) : "max";
 }
 
-/** The limits of the sandbox's outermost cgroup: what its commands may use, and the guest beside them. */
-export function withGuest(limits: RuntimeLimits): RuntimeLimits {
+/** The limits of the sandbox's outermost cgroup: what its commands may use, and the guest and the network beside them. */
+export function withGuest({ limits, network }: Limited): RuntimeLimits {
+  const { memoryBytes, cpuNano, pids } = limits;
+  const hasUplink = network === "open";
+  const besideMemory = guestMemoryBytes(memoryBytes) + (hasUplink ? UPLINK_MEMORY_BYTES : 0);
+  const besidePids = GUEST_PIDS + (hasUplink ? UPLINK_PIDS : 0);
   return {
     ...limits,
-    memoryBytes: limits.memoryBytes > 0 ? limits.memoryBytes + guestMemoryBytes(limits.memoryBytes) : 0,
-    cpuNano: limits.cpuNano > 0 ? limits.cpuNano + GUEST_CPU_NANO : 0,
-    pids: limits.pids > 0 ? limits.pids + GUEST_PIDS : 0,
+    memoryBytes: memoryBytes > 0 ? memoryBytes + besideMemory : 0,
+    cpuNano: cpuNano > 0 ? cpuNano + GUEST_CPU_NANO : 0,
+    pids: pids > 0 ? pids + besidePids : 0,
   };
 }

@@ -77,7 +77,8 @@ export function createLocalGroups(host: CgroupHost): LocalGroups {
         return false;
       }
     },
-    apply: (id, wanted) => limits.apply(id, wanted),
+    // The engine's network is not the sandbox's to pay for.
+    apply: (id, wanted) => limits.apply(id, { limits: wanted, network: "none" }),
   };
 }
 

@@ -11,6 +11,7 @@ import { throwIfAborted } from "../../lib/signals.ts";
 import { readCgroupHost } from "../common/cgroup.ts";
 import { checkSpec } from "../common/check-spec.ts";
 import { copyGuest, GUEST_PROGRAM, readGuest } from "../common/guest-program.ts";
+import { requireNetwork } from "../common/open-network.ts";
 import type { ContainerState } from "./answers.ts";
 import { EngineRefusal, engineFailure } from "./api-client.ts";
 import { createRequest, GUEST_SOCKET_PATH } from "./container-config.ts";
@@ -222,6 +223,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     volumes,
     async create(spec, { signal } = {}) {
       checkSpec(spec);
+      requireNetwork(spec, capabilities);
       refuseLimits(name, capabilities, spec.limits);
       if (client.endpoint.kind === "unix") await requireSources(spec.mounts);
       await volumes.require(spec.mounts);

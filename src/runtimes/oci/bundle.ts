@@ -1,10 +1,12 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "../common/cpu-limit.ts";
 import { capabilities, guestArgs } from "../common/guest-program.ts";
+import { GUARD_CAPABILITY, guardArgs } from "../common/open-network.ts";
 import type { GroupPlan } from "../common/payload-groups.ts";
 import { maskedPaths, readonlyPaths } from "../common/protected-paths.ts";
 import type { Seccomp } from "../common/seccomp.ts";
 import type { ContainerProgramName } from "./programs.ts";
+import { UPLINK_NAME_SERVER } from "./uplink.ts";
 
 /** Open files of a process inside, where the host's own limit isn't lower: enough for any build tool. */
 const MAX_OPEN_FILES = 65_536;
@@ -36,6 +38,8 @@ export interface BundleOptions {
   groups?: Pick<GroupPlan, "guestArgs" | "outer">;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
+  /** Descriptor by which the guest learns that there is a network. */
+  networkFd?: number;
 }
 
 /** The config.json of one sandbox, for crun and runc. */
@@ -48,7 +52,13 @@ export function bundleConfig(options: BundleOptions & { program: ContainerProgra
     ...basics,
     process: {
       ...basics.process,
-      args: options.args ?? guestArgs(spec, ["--fd", "3", ...(options.groups?.guestArgs ?? [])]),
+      args:
+        options.args ??
+        guestArgs(spec, [
+          ...["--fd", "3", ...(options.groups?.guestArgs ?? [])],
+          ...(options.networkFd === undefined ? [] : ["--network", String(options.networkFd)]),
+          ...guardArgs(spec, [UPLINK_NAME_SERVER]),
+        ]),
     },
     // What else is mounted is there already: the launcher does it.
     mounts: systemMounts(options),
@@ -75,6 +85,7 @@ const sharesNetwork = ({ spec }: BundleOptions): boolean => spec.network === "ho
 /** What is the same for every program. */
 export function bundleBasics(options: BundleOptions) {
   const { spec } = options;
+  const held = spec.network === "open" ? [...capabilities, GUARD_CAPABILITY] : capabilities;
   const mapping = [{ containerID: 0, hostID: options.idBase, size: options.idCount }];
   return {
     ociVersion: "1.0.0",
@@ -87,9 +98,9 @@ export function bundleBasics(options: BundleOptions) {
       env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),
       noNewPrivileges: true,
       capabilities: {
-        bounding: capabilities,
-        effective: capabilities,
-        permitted: capabilities,
+        bounding: held,
+        effective: held,
+        permitted: held,
         inheritable: [],
         ambient: [],
       },
@@ -157,10 +168,15 @@ function systemMounts(options: BundleOptions): object[] {
   return mounts.filter(({ destination }) => !sharesNetwork(options) || !destination.startsWith("/sys"));
 }
 
+/** What serves open network is in the sandbox's cgroups; inside there is no such node, and nobody who could make one. */
+function uplinkDevices({ network }: RuntimeSpec): object[] {
+  return network === "open" ? [{ allow: true, type: "c", major: 10, minor: 200, access: "rw" }] : [];
+}
+
 function resources({ spec, groups, swapController, isRootless }: BundleOptions): object {
   const { memoryBytes, cpuNano, pids } = groups?.outer ?? spec.limits;
   return {
-    ...(isRootless ? {} : { devices: [{ allow: false, access: "rwm" }] }),
+    ...(isRootless ? {} : { devices: [{ allow: false, access: "rwm" }, ...uplinkDevices(spec)] }),
     ...(memoryBytes > 0
       ? {
           memory: {

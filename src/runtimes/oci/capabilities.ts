@@ -3,7 +3,7 @@ import type { Capabilities } from "../../contracts/runtime.ts";
 
 /** What the driver can do at best: as root, with cgroups and with runsc. Where it runs narrows it. */
 export const ociCapabilities: Capabilities = {
-  networkModes: ["none", "filtered"],
+  networkModes: ["none", "filtered", "open", "host"],
   limits: ["memory", "cpu", "pids"],
   readonlyRoot: true,
   tmpfs: true,
@@ -21,6 +21,7 @@ export const ociCapabilities: Capabilities = {
 /** What is left of them for whom nothing more is known to work. */
 export const leastCapabilities: Capabilities = {
   ...ociCapabilities,
+  networkModes: ["none", "filtered", "host"],
   limits: [],
   pause: false,
   isolation: ["container"],

@@ -84,6 +84,8 @@ export interface LauncherStart {
   groups?: LauncherGroups;
   /** For a program that can't do it itself. */
   rootReadonly?: boolean;
+  /** What serves open network, and the cgroups that it belongs to. */
+  uplink?: { argv: readonly string[]; groups: readonly string[] };
   /** Cgroups of a relay that hands connections over, for a program that takes no listening socket. */
   relayGroups?: readonly string[];
 }
@@ -225,6 +227,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .list(outside.map((mount) => mount.target))
         .u32(outside.length);
       for (const mount of outside) body.u32(outsideFlags(mount));
+      body.list(request.uplink?.argv ?? []).list(request.uplink?.groups ?? []);
       // crun and runc copy themselves at each start unless they run from memory; runsc is large, and doesn't.
       if (!request.relayGroups) connected().keep(request.argv[0] ?? "");
       const answer = await call("start", body.finish());

@@ -31,6 +31,8 @@ export interface SandboxPaths {
   socket: string;
   /** Pid and start time of the guest, written by the launcher. */
   guestPid: string;
+  /** The same of what looks after its open network. */
+  uplinkPid: string;
   /** Pid alone, written by the container runtime. */
   runtimePid: string;
   /** The container runtime's own error log. */
@@ -68,6 +70,7 @@ export function sandboxPaths(dir: string): SandboxPaths {
     config: join(dir, "config.json"),
     socket: join(dir, "guest.sock"),
     guestPid: join(dir, "guest.pid"),
+    uplinkPid: join(dir, "uplink.pid"),
     runtimePid: join(dir, "runtime.pid"),
     log: join(dir, "runtime.log"),
   };

@@ -1,6 +1,6 @@
 import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { open, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { OnStep } from "../../contracts/steps.ts";
 import { isFull, noSpace } from "../../lib/files.ts";
@@ -8,7 +8,7 @@ import { lastWords } from "../../lib/last-words.ts";
 import type { Cgroups } from "../common/cgroup.ts";
 import { liveGuest, type ProcessId } from "../common/guest-process.ts";
 import { GUEST_DIR } from "../common/guest-program.ts";
-import type { PayloadGroups } from "../common/payload-groups.ts";
+import { FIRST_HANDED_FD, type GroupPlan, type PayloadGroups } from "../common/payload-groups.ts";
 import type { Seccomp } from "../common/seccomp.ts";
 import { bundleConfig, type ProcessLimits, processLimits } from "./bundle.ts";
 import type { Freezer } from "./freezer.ts";
@@ -20,6 +20,7 @@ import type { Layout, SandboxPaths } from "./layout.ts";
 import { type ContainerProgramName, findProgram, type OciProgram, ociPrograms } from "./programs.ts";
 import type { StoredSandbox } from "./sandbox-store.ts";
 import { isRootTheUser } from "./subordinate-ids.ts";
+import { uplinkArgv } from "./uplink.ts";
 
 /** A container runtime that takes longer than this is hung: it needs 10-30 ms, seconds on a very busy host. */
 const START_TIMEOUT_MS = 60_000;
@@ -28,6 +29,8 @@ const DELETE_TIMEOUT_MS = 30_000;
 const KILL_TIMEOUT_MS = 20_000;
 /** Bytes of the runtime's error log that are looked at. */
 const MAX_LOG_BYTES = 16_384;
+/** How long what serves a network may take to notice that the guest has ended. */
+const UPLINK_END_MS = 2_000;
 const SIGKILL = 9;
 /** As `lastWords` calls it. */
 const SILENCE = "it said nothing";
@@ -95,13 +98,28 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
       });
     }
     await killMembers(id);
+    await endUplink(id);
     onStep("oci.ended-guest");
     for (const name of ociPrograms) await deleteContainer(name, id);
     onStep("oci.deleted-container");
-    const files = [paths.guestPid, paths.runtimePid, paths.socket];
+    const files = [paths.guestPid, paths.uplinkPid, paths.runtimePid, paths.socket];
     await Promise.all([removeGroups(id), ...files.map((path) => rm(path, { force: true }))]);
     ids.release(id);
     onStep("oci.cleared");
+  };
+
+  /** It ends with the guest, a moment later; where a sandbox has no cgroup nobody else waits for it. */
+  const endUplink = async (id: string): Promise<void> => {
+    const uplink = await liveGuest(layout.sandbox(id).uplinkPid);
+    if (!uplink || (await launcher.kill(uplink, 0, UPLINK_END_MS))) return;
+    if (await launcher.kill(uplink, SIGKILL, KILL_TIMEOUT_MS)) return;
+    throw new WarrenError("runtime_failed", `the network of sandbox ${id} was killed but does not end`);
+  };
+
+  /** Where the guest is, beside those whose limits are for commands. */
+  const uplinkGroups = (id: string, groups: GroupPlan | undefined): string[] => {
+    if (!options.hasCgroups) return [];
+    return groups?.leave ? [dirname(groups.leave.to)] : cgroups.dirs(id);
   };
 
   /**
@@ -144,7 +162,9 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
       const { name } = program;
       const limits = processLimits(options.hardLimits);
       // All of gVisor's threads are its kernel's, which can't be told from its commands.
-      const groups = name === "runsc" ? undefined : options.payloadGroups.plan(id, sandbox.spec.limits);
+      const groups = name === "runsc" ? undefined : options.payloadGroups.plan(id, sandbox.spec);
+      const handed = groups ? groups.handed.length + (groups.leave ? 1 : 0) : 0;
+      const hasUplink = sandbox.spec.network === "open";
       const bundle = {
         spec: sandbox.spec,
         ownerId: options.ownerId,
@@ -158,6 +178,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         swapController: options.swapController,
         ...(groups ? { groups } : {}),
         ...(args ? { args } : {}),
+        ...(hasUplink ? { networkFd: FIRST_HANDED_FD + handed } : {}),
       };
       const config =
         name === "runsc"
@@ -167,7 +188,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
         name === "runsc"
           ? gvisorArgv(program, options.stage, paths, id)
           : containerArgv(program, layout.runtimeRoot(name), paths, id, {
-              descriptors: 1 + (groups ? groups.handed.length + (groups.leave ? 1 : 0) : 0),
+              descriptors: 1 + handed + (hasUplink ? 1 : 0),
               hasCgroups: options.hasCgroups,
             });
       try {
@@ -192,6 +213,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           limits,
           enter: name === "crun" ? await options.enterGroups(id) : [],
           ...(groups ? { groups } : {}),
+          ...(hasUplink ? { uplink: { argv: uplinkArgv(), groups: uplinkGroups(id, groups) } } : {}),
           ...(name === "runsc"
             ? { rootReadonly: sandbox.spec.readonlyRoot, relayGroups: cgroups.dirs(id) }
             : {}),
@@ -220,8 +242,8 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
     hasRemains(id) {
       const paths = layout.sandbox(id);
       const containers = ociPrograms.map((name) => join(layout.runtimeRoot(name), id));
-      return [paths.guestPid, paths.runtimePid, ...containers, ...cgroups.dirs(id)].some((path) =>
-        existsSync(path),
+      return [paths.guestPid, paths.uplinkPid, paths.runtimePid, ...containers, ...cgroups.dirs(id)].some(
+        (path) => existsSync(path),
       );
     },
   };

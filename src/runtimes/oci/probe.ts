@@ -24,6 +24,7 @@ import {
   ociPrograms,
 } from "./programs.ts";
 import type { SandboxStore } from "./sandbox-store.ts";
+import { uplinkMissing } from "./uplink.ts";
 
 export interface Prober {
   /**
@@ -31,6 +32,10 @@ export interface Prober {
    * platform that works here. Throws `runtime_unavailable`.
    */
   program(isolation?: Isolation): Promise<OciProgram>;
+  /** Why there is no open network here, as far as is known. */
+  networkMissing(): NetworkMissing | undefined;
+  /** Tries open network, unless it has worked before. Throws `unsupported`. */
+  openNetwork(): Promise<void>;
   probe(): Promise<ProbeReport>;
   idle(): Promise<void>;
 }
@@ -44,7 +49,13 @@ export interface ProberOptions {
   cgroupHost: CgroupHost;
   getSeccomp(): Promise<Seccomp>;
   discard(path: string): Promise<void>;
+  /** Holds the guest program. */
+  guestDir: string;
+  /** Waits for a sandbox's guest. */
+  greet(id: string): Promise<void>;
 }
+
+type NetworkMissing = { why: string; fix?: string };
 
 /** Debian 12's own is too old; the script takes a newer one from the same mirror's backports. */
 const INSTALL_RUNSC = "scripts/install-runsc.sh";
@@ -110,9 +121,12 @@ export function createProber(context: ProberOptions): Prober {
   };
 
   /** A whole sandbox with the program that does nothing in place of the guest. */
-  const startNothing = async (program: OciProgram): Promise<void> => {
-    const id = `probe-${randomBytes(6).toString("hex")}`;
-    const spec = probeSpec(id, program.name === "runsc" ? "gvisor" : "container", cgroupHost);
+  const startNothing = (program: OciProgram) =>
+    startProbe(program, probeSpec(program.name === "runsc" ? "gvisor" : "container", cgroupHost));
+
+  const startProbe = async (program: OciProgram, spec: RuntimeSpec): Promise<void> => {
+    const { id } = spec;
+    const isOpen = spec.network === "open";
     const paths = layout.sandbox(id);
     const noopDir = join(layout.shared, id);
     try {
@@ -127,15 +141,47 @@ export function createProber(context: ProberOptions): Prober {
         sandbox: { spec, lower: noopDir },
         binds: [],
         paths,
-        args: ["/.warren/noop", "noop"],
-        guestDir: noopDir,
+        ...(isOpen ? { guestDir: context.guestDir } : { args: ["/.warren/noop", "noop"], guestDir: noopDir }),
       });
+      if (isOpen) await context.greet(id);
       onStep("oci.probe-started");
     } finally {
       await lifecycle.finish(id);
       for (const dir of [...(await store.dirs(id)), noopDir]) await context.discard(dir);
       onStep("oci.probe-finished");
     }
+  };
+
+  let networkTrial: Promise<NetworkMissing | undefined> | undefined;
+  /** What the last look at this machine found. */
+  let networkFailed: NetworkMissing | undefined;
+  const tryNetwork = async (): Promise<NetworkMissing | undefined> => {
+    const program = (await chosen("container")).find((trial) => !trial.error)?.program;
+    const missing = uplinkMissing(context.isRootless);
+    if (missing || !program) return missing;
+    const spec: RuntimeSpec = {
+      ...probeSpec("container", cgroupHost),
+      network: "open",
+      reach: { rules: [], internal: ["0.0.0.0/0", "::/0"] },
+    };
+    try {
+      await startProbe(program, spec);
+      return undefined;
+    } catch (error) {
+      const { message } = asWarrenError(error);
+      return { why: `a trial failed: ${message}`, fix: NETWORK_FIX };
+    }
+  };
+  const chosenNetwork = async (again = false): Promise<NetworkMissing | undefined> => {
+    const before = networkTrial;
+    const trial = again
+      ? (before ?? Promise.resolve()).then(tryNetwork, tryNetwork)
+      : (before ?? tryNetwork());
+    networkTrial = trial;
+    const missing = await trial;
+    // What is mended meanwhile works without a new engine.
+    if (missing && networkTrial === trial) networkTrial = undefined;
+    return missing;
   };
 
   const chosen = (isolation: Isolation) => {
@@ -172,6 +218,14 @@ export function createProber(context: ProberOptions): Prober {
         },
       );
     },
+    networkMissing: () => uplinkMissing(context.isRootless) ?? networkFailed,
+    async openNetwork() {
+      const missing = await chosenNetwork();
+      if (!missing) return;
+      throw new WarrenError("unsupported", `there is no network open here: ${missing.why}`, {
+        ...(missing.fix === undefined ? {} : { hint: missing.fix }),
+      });
+    },
     async probe() {
       const done = await chooseAgain("container");
       const good = done.find((trial) => !trial.error)?.program;
@@ -189,6 +243,10 @@ export function createProber(context: ProberOptions): Prober {
       findings.push(
         ...(context.isRootless ? [gvisorNeedsRoot] : gvisorFindings(await chooseAgain("gvisor"))),
       );
+      if (good) {
+        networkFailed = await chosenNetwork(true);
+        findings.push(networkFinding(networkFailed));
+      }
       findings.push(...(await hostFindings(cgroupHost)));
       return {
         runtime: "oci",
@@ -198,14 +256,24 @@ export function createProber(context: ProberOptions): Prober {
       };
     },
     async idle() {
-      await Promise.allSettled(choices.values());
+      await Promise.allSettled([...choices.values(), networkTrial]);
     },
   };
 }
 
-function probeSpec(id: string, isolation: Isolation, host: CgroupHost): RuntimeSpec {
+/** What open network needs of a kernel, which most have. */
+const NETWORK_FIX =
+  "use a kernel with CONFIG_TUN, CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_CONNLIMIT and CONFIG_NFT_REJECT; see docs/network.md";
+
+function networkFinding(missing: NetworkMissing | undefined): ProbeFinding {
+  if (!missing) return { level: "ok", message: "open network works, by slirp4netns" };
+  const message = `network open is refused: ${missing.why}`;
+  return { level: "warning", message, ...(missing.fix === undefined ? {} : { fix: missing.fix }) };
+}
+
+function probeSpec(isolation: Isolation, host: CgroupHost): RuntimeSpec {
   return {
-    id,
+    id: `probe-${randomBytes(6).toString("hex")}`,
     image: { id: "probe", reference: "probe", env: {} },
     env: {},
     workdir: "/",

@@ -30,8 +30,8 @@ export async function recover(remains: Remains): Promise<Set<string>> {
   if (await wasRebooted(bootFile)) {
     for (const name of ociPrograms) await rm(layout.runtimeRoot(name), { recursive: true, force: true });
     for (const id of await store.list()) {
-      const { guestPid, runtimePid, socket } = layout.sandbox(id);
-      for (const path of [guestPid, runtimePid, socket]) await rm(path, { force: true });
+      const { guestPid, uplinkPid, runtimePid, socket } = layout.sandbox(id);
+      for (const path of [guestPid, uplinkPid, runtimePid, socket]) await rm(path, { force: true });
     }
     onStep("oci.forgot-boot");
   }

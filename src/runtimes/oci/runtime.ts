@@ -4,7 +4,7 @@ import { dirname, join, relative } from "node:path";
 import type { Duplex } from "node:stream";
 import { isDeepStrictEqual } from "node:util";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
+import type { Capabilities, Runtime, RuntimeSandbox, RuntimeSpec } from "../../contracts/runtime.ts";
 import { noStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import type { GuestClient } from "../../guest/types.ts";
@@ -17,6 +17,7 @@ import { liveGuest, networkBytes } from "../common/guest-process.ts";
 import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
 import { connectGuest } from "../common/guest-socket.ts";
 import { createLiveLimits } from "../common/live-limits.ts";
+import { hostNetworkIsWeak, requireNetwork } from "../common/open-network.ts";
 import { createPayloadGroups } from "../common/payload-groups.ts";
 import { readHardLimits } from "../common/process-limits.ts";
 import { processNumbers } from "../common/process-numbers.ts";
@@ -149,6 +150,8 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     cgroupHost,
     getSeccomp,
     discard: trash.discard,
+    guestDir: shared.guestDir,
+    greet: async (id) => void (await guestOf(id).hello()),
   });
 
   // What the last engine was starting when it was killed comes up first, or fails: then it is seen below.
@@ -214,7 +217,12 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     for (const dir of await store.dirs(id)) await trash.discard(dir);
   };
 
-  return inTurns(turns, {
+  /** Looked up each time, as isolation is. */
+  const missingNetworks = (): NonNullable<Capabilities["networkMissing"]> => {
+    const open = prober.networkMissing();
+    return { ...(open ? { open } : {}), ...(options.strict ? { host: hostNetworkIsWeak } : {}) };
+  };
+  const runtime: Runtime = {
     name: "oci",
     volumes,
     capabilities: {
@@ -222,6 +230,12 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       limits: cgroupHost.limits,
       ...(cgroupHost.refusal ? { limitsMissing: cgroupHost.refusal } : {}),
       pause: freezer.isAvailable,
+      get networkModes() {
+        return ociCapabilities.networkModes.filter((mode) => !(mode in missingNetworks()));
+      },
+      get networkMissing() {
+        return missingNetworks();
+      },
       // Looked up each time, so that what is installed meanwhile works without a new engine.
       get isolation() {
         return !userIds && findProgramNow("runsc") ? ociCapabilities.isolation : leastCapabilities.isolation;
@@ -232,7 +246,9 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     async create(spec, { signal } = {}) {
       checkSpec(spec);
       checkLimits(cgroupHost, spec.limits);
+      requireNetwork(spec, runtime.capabilities);
       await prober.program(spec.isolation);
+      if (spec.network === "open") await prober.openNetwork();
       using _volumes = await volumes.hold(volumesOf(spec));
       await outside.check(spec.mounts);
       using _image = images.hold(spec.image.id);
@@ -258,6 +274,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       if (running) return { pid: running.pid };
       const sandbox = await store.read(id);
       checkLimits(cgroupHost, sandbox.spec.limits);
+      requireNetwork(sandbox.spec, runtime.capabilities);
       await outside.check(sandbox.spec.mounts);
       if (lifecycle.hasRemains(id)) await lifecycle.finish(id);
       const [program, compiled, binds] = await Promise.all([
@@ -321,11 +338,11 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       }
       if (!(await liveGuest(layout.sandbox(id).guestPid))) return;
       try {
-        await liveLimits.apply(id, limits);
+        await liveLimits.apply(id, after.spec);
         onStep("oci.limited");
       } catch (error) {
         await store.rewrite(before);
-        await liveLimits.apply(id, before.spec.limits).catch((cause: unknown) => {
+        await liveLimits.apply(id, before.spec).catch((cause: unknown) => {
           log.warn({ err: cause, sandbox: id }, "the limits before a failed change could not be put back");
         });
         if (error instanceof WarrenError) throw error;
@@ -375,7 +392,8 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       await cgroups.removeParent();
       onStep("oci.closed");
     },
-  });
+  };
+  return inTurns(turns, runtime);
 }
 
 /** The engine does one thing at a time to a sandbox, but a volume that is removed by force takes sandboxes with it. */

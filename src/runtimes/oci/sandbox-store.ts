@@ -10,6 +10,7 @@ import { readSmall, statOrUndefined, writeAtomically } from "../../lib/files.ts"
 import { jsonOrUndefined } from "../../lib/parse.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { type Layout, sandboxPaths } from "./layout.ts";
+import { UPLINK_NAME_SERVER } from "./uplink.ts";
 
 const Stored = z.object({ version: z.literal(1), spec: StoredSpec, lower: z.string() });
 
@@ -77,7 +78,7 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
       makeDir(paths.fs, 0o700);
       makeDir(paths.upper, 0o755);
       makeDir(paths.work, 0o700);
-      makeTop(paths.top, sandbox.spec.hostname);
+      makeTop(paths.top, sandbox.spec);
       if (!asUser) await own([paths.upper, paths.top], 0);
       onStep("oci.filled-directory");
       renameSync(paths.dir, final);
@@ -123,11 +124,18 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
  * image can't redirect what the container runtime mounts (CVE-2023-27561 and its kin). While the sandbox runs they are mount
  * points of its first mount namespace, which can't be renamed or removed from inside.
  */
-function makeTop(top: string, hostname: string): void {
+function makeTop(top: string, { hostname, network }: RuntimeSpec): void {
   makeDir(top, 0o755);
   for (const name of ["proc", "dev", "sys", ".warren", "etc"]) makeDir(join(top, name), 0o755);
   writeFileSync(join(top, "etc", "hosts"), hosts(hostname), { mode: 0o644 });
   writeFileSync(join(top, "etc", "hostname"), `${hostname}\n`, { mode: 0o644 });
+  const resolver =
+    network === "open"
+      ? `nameserver ${UPLINK_NAME_SERVER}\n`
+      : network === "host"
+        ? (readSmall("/etc/resolv.conf") ?? "")
+        : undefined;
+  if (resolver !== undefined) writeFileSync(join(top, "etc", "resolv.conf"), resolver, { mode: 0o644 });
 }
 
 /** With exactly this mode, whatever our umask is. */

@@ -13,6 +13,8 @@ export interface Limits {
 export interface Rights {
   /** Directories of it may be mounted in sandboxes. */
   mayBind: boolean;
+  /** Sandboxes may have its network. */
+  mayHaveHostNetwork: boolean;
   /** @throws WarrenError `forbidden` unless a port may be published on this address of it */
   checkPublish(address: string): void;
 }

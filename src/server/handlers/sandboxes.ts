@@ -17,6 +17,11 @@ export const sandboxHandlers = {
         hint: "clients of the engine's socket may; for those over TCP: warren serve --allow-binds",
       });
     }
+    if (!rights.mayHaveHostNetwork && request.network_mode === "host") {
+      throw new WarrenError("forbidden", "network_mode: this server gives nobody its machine's network", {
+        hint: "clients of the engine's socket may have it; for those over TCP: warren serve --allow-host-network",
+      });
+    }
     for (const { address } of request.ports ?? []) rights.checkPublish(address);
     return await api.create(request, { signal });
   },

@@ -48,6 +48,7 @@ export class Lane implements AsyncDisposable {
         http2: false,
         allowedOrigins: [],
         allowBinds: false,
+        allowHostNetwork: false,
         publishAddresses: [],
         runtime: "oci",
         runtimes: ["oci"],

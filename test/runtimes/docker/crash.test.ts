@@ -36,6 +36,7 @@ describe("an engine that is killed while it makes a sandbox in Docker", () => {
         http2: false,
         allowedOrigins: [],
         allowBinds: false,
+        allowHostNetwork: false,
         publishAddresses: [],
         runtime: "docker",
         runtimes: ["docker"],

@@ -39,7 +39,7 @@ describe("cgroup v1", () => {
     const limits = { memoryBytes: 64 << 20, cpuNano: 0, pids: 0 };
     const plan = (memoryNests: boolean) => {
       const one = { ...host("/memory"), memoryNests };
-      return createPayloadGroups(one, createCgroups(one, "me")).plan("box", limits);
+      return createPayloadGroups(one, createCgroups(one, "me")).plan("box", { limits, network: "none" });
     };
     expect(plan(true)).toMatchObject({
       handed: ["/memory/warren-me/box/limited/cgroup.procs"],
@@ -148,13 +148,15 @@ describe("cgroup v2", () => {
         "anon 50000000\ninactive_file 20000000\nactive_file 10000000\nslab_reclaimable 10000000\n",
     });
     const some = { memoryBytes: 50_000_000, memoryHighBytes: 40_000_000, cpuNano: 1_500_000_000, pids: 77 };
-    await limits.apply("box", some);
+    await limits.apply("box", { limits: some, network: "none" });
     expect(empty.map(read)).toEqual(["50000000", "40000000", "0", "150000 100000", "59", "77"]);
-    await expect(limits.apply("box", { ...some, memoryBytes: 49_999_999 })).rejects.toMatchObject({
+    await expect(
+      limits.apply("box", { limits: { ...some, memoryBytes: 49_999_999 }, network: "none" }),
+    ).rejects.toMatchObject({
       code: "sandbox_wrong_state",
     });
     for (const name of empty) box({ [name]: "" });
-    await limits.apply("box", { memoryBytes: 0, cpuNano: 0, pids: 0 });
+    await limits.apply("box", { limits: { memoryBytes: 0, cpuNano: 0, pids: 0 }, network: "none" });
     expect(empty.map(read)).toEqual(["max", "max", "max", "max 100000", "100", "max"]);
   });
 
@@ -173,7 +175,8 @@ describe("cgroup v2", () => {
     });
     const whole = box(of(40 << 20));
     const commands = box(of(30 << 20), "payload/limited");
-    const set = (mib: number) => limits.apply("box", { memoryBytes: mib << 20, cpuNano: 0, pids: 0 });
+    const set = (mib: number) =>
+      limits.apply("box", { limits: { memoryBytes: mib << 20, cpuNano: 0, pids: 0 }, network: "none" });
     await set(64);
     expect(files.map(commands)).toEqual([String(64 << 20), "max", "0"]);
     expect(files.map(whole)).toEqual([String(68 << 20), "", "0"]);

@@ -204,7 +204,7 @@ describe.each(ociPrograms)("lifecycle, with %s", (program) => {
   it("refuses what it can't do, before anything is made", async () => {
     const tmpfs = (path: string) => [{ path, sizeBytes: 1 << 20, readonly: false, exec: true, mode: 0o755 }];
     const refused = [
-      { network: "open" as const, code: "unsupported" },
+      { network: "open" as const, isolation: "gvisor" as const, code: "unsupported" },
       { id: "../up", code: "invalid_request" },
       { id: "x".repeat(65), code: "invalid_request" },
       { hostname: "a b", code: "invalid_request" },

@@ -48,6 +48,7 @@ class Lane implements AsyncDisposable {
         http2: false,
         allowedOrigins: [],
         allowBinds: false,
+        allowHostNetwork: false,
         publishAddresses: [],
         runtime: "podman",
         runtimes: ["podman"],

@@ -1,0 +1,65 @@
+import { isIPv4 } from "node:net";
+import { networkInterfaces } from "node:os";
+import { WarrenError } from "../../contracts/errors.ts";
+import type { Capabilities, RuntimeSpec } from "../../contracts/runtime.ts";
+
+/** With it the guest makes its packet filter, and gives it up before anybody else runs. */
+export const GUARD_CAPABILITY = "CAP_NET_ADMIN";
+
+/** Networks shorter than this are no neighbourhood, but a mistake that would shut everything out. */
+const LEAST_PREFIX = { ipv4: 8, ipv6: 32 } as const;
+
+/**
+ * The guest's arguments that make open network safe, in the order in which they are looked at: the sandbox's own rules, the
+ * port of its name servers, internal networks, and those that this machine is in.
+ */
+export function guardArgs(spec: RuntimeSpec, nameServers: readonly string[]): string[] {
+  if (spec.network !== "open") return [];
+  const { rules, internal } = spec.reach ?? { rules: [], internal: [] };
+  // A record without it must not open what it would have closed.
+  if (internal.length === 0)
+    throw new WarrenError("runtime_failed", `the record of sandbox ${spec.id} is broken`);
+  const items = [
+    ...rules,
+    ...nameServers.map((address) => `+${address}/${isIPv4(address) ? 32 : 128}@53-53`),
+    ...internal.map((network) => `-${network}`),
+    ...hostNetworks(networkInterfaces()).map((network) => `-${network}`),
+  ];
+  return ["--guard", items.join(",")];
+}
+
+/**
+ * What this machine has addresses in, by its interfaces. Whole networks: public addresses too have neighbours who trust each other, and an
+ * IPv6 host changes its address in its network all the time.
+ */
+export function hostNetworks(interfaces: ReturnType<typeof networkInterfaces>): string[] {
+  const found = Object.values(interfaces).flatMap((addresses = []) =>
+    addresses.flatMap(({ address, cidr, family }) => {
+      const isV4 = family === "IPv4";
+      const bare = address.replace(/%.*$/, "");
+      const prefix = Number(cidr?.split("/")[1]);
+      const least = LEAST_PREFIX[isV4 ? "ipv4" : "ipv6"];
+      return [`${bare}/${prefix >= least ? prefix : isV4 ? 32 : 128}`];
+    }),
+  );
+  return [...new Set(found)];
+}
+
+/** With --strict. */
+export const hostNetworkIsWeak = {
+  why: "it takes the isolation from the host's local services and abstract sockets away, and the engine runs with --strict",
+};
+
+/** @throws WarrenError `unsupported` */
+export function requireNetwork(
+  { network, isolation }: Pick<RuntimeSpec, "network" | "isolation">,
+  { networkModes, networkMissing }: Capabilities,
+): void {
+  const isKept = isolation === "gvisor" && (network === "open" || network === "host");
+  if (networkModes.includes(network) && !isKept) return;
+  const missing = networkMissing?.[network];
+  const why = isKept ? "gVisor can't enforce it" : (missing?.why ?? "this runtime can't enforce it");
+  throw new WarrenError("unsupported", `there is no network ${network} here: ${why}`, {
+    hint: missing?.fix ?? "use network_mode filtered or none",
+  });
+}
