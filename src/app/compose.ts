@@ -5,6 +5,7 @@ import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
 import type { OnStep } from "../contracts/steps.ts";
 import type { EngineConfig } from "../engine/config.ts";
+import { createPresets } from "../engine/egress/presets/presets.ts";
 import { openEngine } from "../engine/engine.ts";
 import type { Logger } from "../lib/log.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
@@ -112,6 +113,7 @@ async function ownEngine(
       ),
       defaultRuntime: config.runtime,
       log: log.child({ part: "engine" }),
+      ...(config.packageManagers ? { presets: createPresets(config.packageManagers) } : {}),
       ...(onStep === undefined ? {} : { onStep }),
       config: {
         ...(config.maxSandboxes === undefined ? {} : { maxSandboxes: config.maxSandboxes }),

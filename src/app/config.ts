@@ -49,6 +49,8 @@ export interface Environment {
   term?: string;
   /** What the docker command goes by. */
   docker: DockerSettings;
+  /** What package managers go by. */
+  packageManagers: { home: string; variable: (name: string) => string | undefined };
   /** WARREN_ORB_VM, on macOS `warren`: the OrbStack machine that podman is in. */
   orbMachine?: string;
 }
@@ -79,6 +81,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
       Object.entries(settings).filter(([, value]) => value !== undefined && value !== ""),
     ),
     docker: dockerSettings(env),
+    packageManagers: { home: homedir(), variable: (name) => hostVariable(name, env) },
     debug: isSet(env.WARREN_DEBUG) && env.WARREN_DEBUG !== "0",
     plain: isSet(env.NO_COLOR) || env.TERM === "dumb",
   };

@@ -70,6 +70,8 @@ const ServeConfig = z.object({
   ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
   /** Where the runtime docker finds its daemon. */
   docker: z.custom<DockerSettings>(),
+  /** Where package managers have their configuration; absent: it is not looked at. */
+  packageManagers: z.custom<Environment["packageManagers"]>().optional(),
   /** Where the runtime podman is, when not here. */
   orbMachine: z
     .string()
@@ -110,6 +112,7 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     runtimes: usableRuntimes(flags.runtimes ?? environment.runtimes, runtime),
     ociProgram: flags.ociProgram ?? environment.ociProgram,
     docker: environment.docker,
+    packageManagers: environment.packageManagers,
     orbMachine: environment.orbMachine,
     strict: flags.strict ?? isOn("WARREN_STRICT", environment.strict),
     unlimited: flags.unlimited ?? isOn("WARREN_UNLIMITED", environment.unlimited),

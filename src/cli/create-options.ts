@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import type { CreateSandbox } from "../contracts/sandbox.ts";
 import { parseMount, parseVolume, storageOf } from "./mounts.ts";
+import { type NetworkOptions, networkRules } from "./network-rules.ts";
 import {
   bytes,
   collect,
@@ -16,7 +17,7 @@ import {
 import { parsePublish } from "./publish.ts";
 
 /** What a sandbox is to be: the options of every command that makes one. */
-export interface CreateOptions {
+export interface CreateOptions extends NetworkOptions {
   image?: string;
   name?: string;
   env?: string[];
@@ -33,9 +34,6 @@ export interface CreateOptions {
   volume?: string[];
   mount?: string[];
   label?: string[];
-  network?: string;
-  networkAllow?: string[];
-  networkDeny?: string[];
   publish?: string[];
   runtime?: string;
   isolation?: string;
@@ -84,7 +82,7 @@ export function addCreateOptions(command: Command): Command {
     )
     .option(
       "--network-allow <rule>",
-      "what it may reach, such as example.com:443, *.example.com or 10.0.0.0/8 (repeatable)",
+      "what it may reach, such as example.com:443, *.example.com or 10.0.0.0/8 (repeatable, or with commas)",
       collect,
     )
     .option("--network-deny <rule>", "what it may not reach, whatever is allowed (repeatable)", collect)
@@ -92,6 +90,15 @@ export function addCreateOptions(command: Command): Command {
       "-p, --publish <ports>",
       "reach a port inside through one of the engine's machine: 8080:80, 127.0.0.1:8080:80/udp, or 80 for one that is chosen; without an address on 127.0.0.1 (repeatable)",
       collect,
+    )
+    .option(
+      "--network-preset <name>",
+      "registries: of packages, as this machine is configured; dev: code hosts as well; project: registries that files in the current directory name (repeatable)",
+      collect,
+    )
+    .option(
+      "--network-learn",
+      "allow everything but internal addresses, and say at the end which rules that takes",
     )
     .option("--runtime <name>", "runtime driver (default: the engine's)")
     .option(
@@ -104,6 +111,7 @@ export function addCreateOptions(command: Command): Command {
 export function createRequest(options: CreateOptions, isLocal: boolean): CreateSandbox {
   const env = parseEnvironment([...(options.envFile ?? []).flatMap(readEnvFile), ...(options.env ?? [])]);
   const storage = storageRequest(options, isLocal);
+  const rules = networkRules(options);
   return {
     // A developer's sandbox must not vanish over lunch, so the server's default expiry is not used.
     timeout: expirySeconds(options.timeout),
@@ -120,8 +128,8 @@ export function createRequest(options: CreateOptions, isLocal: boolean): CreateS
     ...(storage === undefined ? {} : { storage }),
     ...(options.label === undefined ? {} : { labels: parseLabels(options.label) }),
     ...(options.network === undefined ? {} : { network_mode: options.network }),
-    ...networkRules(options),
     ...(options.publish === undefined ? {} : { ports: options.publish.map(parsePublish) }),
+    ...(rules === undefined ? {} : { network: rules }),
     ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
     ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),
   };
@@ -134,12 +142,4 @@ function storageRequest(
   const mounts = [...volume.map(parseVolume), ...mount.map(parseMount)];
   if (mounts.length === 0 && tmpfs === undefined) return undefined;
   return { ...(tmpfs === undefined ? {} : { tmpfs: tmpfs.map(parseTmpfs) }), ...storageOf(mounts, isLocal) };
-}
-
-function networkRules({
-  networkAllow: allow,
-  networkDeny: deny,
-}: CreateOptions): Pick<CreateSandbox, "network"> {
-  if (!allow && !deny) return {};
-  return { network: { ...(allow ? { allow } : {}), ...(deny ? { deny } : {}) } };
 }

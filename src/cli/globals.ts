@@ -103,6 +103,7 @@ export async function connectApi(
     const { createNodeClient } = await import("../client/node/index.ts");
     return createNodeClient({
       url: at,
+      client: "cli",
       ...(apiKey === undefined ? {} : { apiKey }),
       ...(caFile === undefined ? {} : { caFile }),
       ...(onConnection === undefined ? {} : { onConnection }),

@@ -76,6 +76,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "publish ports of a sandbox on this machine",
     load: () => import("./commands/port.ts"),
   },
+  network: {
+    summary: "see and change what a sandbox may reach, and what it has asked for",
+    load: () => import("./commands/network.ts"),
+  },
   stats: { summary: "show what sandboxes use", load: () => import("./commands/stats.ts") },
   doctor: {
     summary: "check what this machine can do",

@@ -2,14 +2,14 @@ import type { Health, SandboxApi, VersionInfo, WaitResult } from "../contracts/a
 import { WarrenError } from "../contracts/errors.ts";
 import type { ExecResult } from "../contracts/exec.ts";
 import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
-import type { NetworkDecision } from "../contracts/network.ts";
+import type { NetworkDecision, NetworkState } from "../contracts/network.ts";
 import type { PublishedPort } from "../contracts/ports.ts";
 import type { PruneResult, SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
 import type { VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { openExecSession } from "./exec-session.ts";
 import { parseObject, readText } from "./failures.ts";
 import { createFetchTransport } from "./fetch-transport.ts";
-import { createHttp, type Http, PREFIX, readEvents } from "./http.ts";
+import { createHttp, type Http, PREFIX, type Query, readEvents } from "./http.ts";
 import { createImages } from "./images.ts";
 import { openLogs } from "./logs.ts";
 import type { Transport, TransportResponse } from "./transport.ts";
@@ -18,6 +18,8 @@ export interface ClientOptions {
   /** Such as `http://127.0.0.1:8080`. */
   url: string;
   apiKey?: string;
+  /** What this client is, for the server's audit log, such as `cli`. */
+  client?: string;
   /** Default: `fetch` and `WebSocket`. */
   transport?: Transport;
   /** Hears when the connection of a running `execStream` is lost, which then goes on as soon as there is one again. */
@@ -28,10 +30,11 @@ export interface ClientOptions {
 export function createClient({
   url,
   apiKey,
+  client,
   transport = createFetchTransport(url),
   onConnection,
 }: ClientOptions): SandboxApi {
-  const http = createHttp(transport, url, apiKey);
+  const http = createHttp(transport, url, apiKey, client);
   return {
     health: () => readHealth(http),
     version: () => http.json<VersionInfo>("GET", "/version"),
@@ -69,6 +72,8 @@ export function createClient({
         signal: options?.signal,
       }),
     network: {
+      get: async (id) => http.json<NetworkState>("GET", at(id, "/network")),
+      change: async (id, change) => http.json<SandboxInfo>("PATCH", at(id, "/network"), { json: change }),
       set: async (id, rules) => http.json<SandboxInfo>("PUT", at(id, "/network"), { json: rules }),
       explain: async (id, host, port) =>
         http.json<NetworkDecision>("GET", at(id, "/network/explain"), { query: { host, port } }),
@@ -80,6 +85,8 @@ export function createClient({
       remove: async (id, { sandboxPort, protocol }) =>
         http.json<void>("DELETE", at(id, `/ports/${sandboxPort}`), { query: { protocol } }),
     },
+    events: ({ signal, sandbox, types } = {}) =>
+      readUntil(http, "/events", { sandbox, type: types?.join(",") }, signal),
     files: {
       async read(id, path, options = {}) {
         const { offset, length, signal } = options;
@@ -113,7 +120,8 @@ export function createClient({
       async chmod(id, path, mode) {
         await http.json("POST", at(id, "/files/chmod"), { json: { path, mode } });
       },
-      watch: (id, path, { recursive, signal }) => watch(http, id, { path, recursive }, signal),
+      watch: (id, path, { recursive, signal }) =>
+        readUntil<WatchEvent>(http, at(id, "/files/watch"), { path, recursive }, signal),
     },
     images: createImages(http),
     volumes: {
@@ -153,17 +161,18 @@ function download(response: TransportResponse, path: string): FileDownload {
   return { info: { ...(JSON.parse(header) as FileInfo), name, path }, body: response.body };
 }
 
-async function* watch(
+/** Server-sent events until the signal fires, which is no failure. */
+async function* readUntil<T>(
   http: Http,
-  id: string,
-  query: { path: string; recursive: boolean | undefined },
-  signal: AbortSignal,
-): AsyncGenerator<WatchEvent> {
+  path: string,
+  query: Query,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<T> {
   try {
-    const response = await http.send("GET", at(id, "/files/watch"), { query, signal });
-    yield* readEvents<WatchEvent>(response.body);
+    const response = await http.send("GET", path, { query, signal });
+    yield* readEvents<T>(response.body);
   } catch (error) {
-    if (!signal.aborted) throw error;
+    if (!signal?.aborted) throw error;
   }
 }
 

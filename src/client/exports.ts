@@ -2,10 +2,12 @@
 export type * from "../contracts/api.ts";
 export { execChannels, NO_EXPIRY, type SignalName, signals } from "../contracts/constants.ts";
 export { type ErrorCode, errorCatalogue, WarrenError } from "../contracts/errors.ts";
+export type * from "../contracts/events.ts";
 export type * from "../contracts/exec.ts";
 export type * from "../contracts/files.ts";
 export type * from "../contracts/images.ts";
 export type * from "../contracts/logs.ts";
+export type * from "../contracts/network.ts";
 export type * from "../contracts/ports.ts";
 export type * from "../contracts/sandbox.ts";
 export type * from "../contracts/volumes.ts";

@@ -26,8 +26,11 @@ export interface Http {
 }
 
 /** Calls of the REST API, with failures as `WarrenError`s. */
-export function createHttp(transport: Transport, where: string, apiKey: string | undefined): Http {
-  const auth: Record<string, string> = apiKey === undefined ? {} : { "x-api-key": apiKey };
+export function createHttp(transport: Transport, where: string, apiKey?: string, client?: string): Http {
+  const auth: Record<string, string> = {
+    ...(apiKey === undefined ? {} : { "x-api-key": apiKey }),
+    ...(client === undefined ? {} : { "x-warren-client": client }),
+  };
 
   async function request(
     method: TransportRequest["method"],

@@ -1,8 +1,9 @@
+import type { EventOptions, SandboxEvent } from "./events.ts";
 import type { ExecRequest, ExecResult, ExecSession, ExecStreamRequest } from "./exec.ts";
 import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOptions } from "./files.ts";
 import type { BuildImage, ImageFilter, ImageInfo, PullImage } from "./images.ts";
 import type { LogOptions, LogStream } from "./logs.ts";
-import type { NetworkDecision, NetworkRules } from "./network.ts";
+import type { NetworkChange, NetworkDecision, NetworkRules, NetworkState } from "./network.ts";
 import type { PortChoice, PortMapping, PublishedPort } from "./ports.ts";
 import type { ProgressOptions } from "./runtime.ts";
 import type {
@@ -20,6 +21,23 @@ import type { CreateVolume, VolumeFilter, VolumeInfo, VolumeUsage } from "./volu
 export interface CallOptions {
   /** Gives up on the call. What was half done is undone. */
   signal?: AbortSignal;
+}
+
+/** Who calls, as far as the server knows. */
+export interface Caller {
+  /** The engine's own socket, or TCP. */
+  via: "socket" | "tcp";
+  /** What the client says that it is, such as `cli`. */
+  client?: string;
+  /** Of the other end of a TCP connection. */
+  address?: string;
+  /** The beginning of the SHA-256 of its API key. */
+  key?: string;
+}
+
+export interface ChangeOptions {
+  /** For the audit log. A server says it of its clients; what a client says of itself is not sent. */
+  by?: Caller;
 }
 
 export interface WaitOptions extends CallOptions {
@@ -109,13 +127,16 @@ export interface FilesApi {
   ): AsyncIterable<WatchEvent>;
 }
 
-/** Network of sandboxes with the mode `filtered`; of others all of these throw `unsupported`. */
+/** Network of sandboxes. Of those whose mode is not `filtered` all but `get` throw `unsupported`. */
 export interface NetworkApi {
+  get(id: string): Promise<NetworkState>;
   /** Takes the place of all rules at once. Connections that the new ones don't allow are ended. */
-  set(id: string, rules: NetworkRules): Promise<SandboxInfo>;
+  set(id: string, rules: NetworkRules, options?: ChangeOptions): Promise<SandboxInfo>;
+  /** Adds rules and takes some away, in one step. Throws `invalid_request` for a rule to remove that is not there. */
+  change(id: string, change: NetworkChange, options?: ChangeOptions): Promise<SandboxInfo>;
   /** What the rules say of a connection, without making it; a name is not looked up. */
   explain(id: string, host: string, port: number): Promise<NetworkDecision>;
-  /** The last ones that were taken since the sandbox or its engine started, the oldest first. */
+  /** The last ones that were taken since the sandbox or its engine started, the oldest first. Equal ones are told once. */
   decisions(id: string): Promise<NetworkDecision[]>;
 }
 
@@ -138,7 +159,7 @@ export interface PortsApi {
 export interface SandboxApi {
   health(): Promise<Health>;
   version(): Promise<VersionInfo>;
-  create(request: CreateSandbox, options?: CallOptions): Promise<SandboxInfo>;
+  create(request: CreateSandbox, options?: CallOptions & ChangeOptions): Promise<SandboxInfo>;
   get(id: string): Promise<SandboxInfo>;
   /** Oldest first. */
   list(filter?: { labels?: Record<string, string> }): Promise<SandboxInfo[]>;
@@ -161,6 +182,11 @@ export interface SandboxApi {
   extend(id: string, timeoutS: number): Promise<SandboxInfo>;
   exec(id: string, request: ExecRequest, options?: CallOptions): Promise<ExecResult>;
   execStream(id: string, request: ExecStreamRequest, options?: CallOptions): Promise<ExecSession>;
+  /**
+   * What happens to sandboxes from the call on, until `signal` fires or the sandbox that was named is removed. A reader that falls
+   * behind gets `too_large`.
+   */
+  events(options?: EventOptions): AsyncIterable<SandboxEvent>;
   readonly files: FilesApi;
   readonly images: ImagesApi;
   readonly network: NetworkApi;

@@ -1,6 +1,7 @@
 export * from "./api.ts";
 export * from "./constants.ts";
 export * from "./errors.ts";
+export * from "./events.ts";
 export * from "./exec.ts";
 export * from "./files.ts";
 export * from "./images.ts";

@@ -1,16 +1,75 @@
 import { z } from "zod";
 
-/** Such as `example.com:443`, `*.example.com`, `10.0.0.0/8`, `[fd00::1]:22`, `*`. docs/network.md has the grammar. */
+/** Such as `example.com:443`, `*.example.com`, `10.0.0.0/8`, `[fd00::1]:22`, `preset:dev`, `*`. docs/network.md has the grammar. */
 export const NetworkRule = z.string().min(1).max(300);
+
+const rules = z.array(NetworkRule).max(1000);
 
 /** Whom a sandbox with filtered network may reach. Deny wins; what no rule allows is denied. */
 export const NetworkRules = z
   .object({
-    allow: z.array(NetworkRule).max(1000).optional(),
-    deny: z.array(NetworkRule).max(1000).optional(),
+    allow: rules.optional(),
+    deny: rules.optional(),
+    learn: z.boolean().optional().meta({
+      description:
+        "What no rule denies is allowed, but for internal addresses that no rule names; it is recorded",
+    }),
   })
   .meta({ id: "NetworkRules" });
 export type NetworkRules = z.infer<typeof NetworkRules>;
+
+/** What is added to rules and taken from them, in one step. Rules are compared as they are written. */
+export const NetworkChange = z
+  .object({
+    allow: rules.optional().meta({ description: "Rules to allow as well" }),
+    deny: rules.optional().meta({ description: "Rules to deny as well" }),
+    remove: rules.optional().meta({ description: "Rules that go, allowing and denying ones" }),
+    learn: z
+      .boolean()
+      .optional()
+      .meta({ description: "Turns learn mode on, and empties its record, or off" }),
+  })
+  .refine((change) => Object.values(change).some((value) => value !== undefined), {
+    error: "at least one of allow, deny, remove and learn is needed",
+  })
+  .meta({ id: "NetworkChange" });
+export type NetworkChange = z.infer<typeof NetworkChange>;
+
+/** The network of a sandbox as it is now. */
+export const NetworkState = z
+  .object({
+    mode: z.string(),
+    rules: NetworkRules.meta({ description: "As they were written" }),
+    presets: z.record(z.string(), z.array(z.object({ rule: z.string(), from: z.string() }))).meta({
+      description: "What the presets among the rules stand for here, and which file or variable says so",
+    }),
+    counts: z
+      .object({ allowed: z.number().int(), denied: z.number().int() })
+      .meta({ description: "Decisions since the sandbox or its engine started" }),
+    learnt: z
+      .array(NetworkRule)
+      .optional()
+      .meta({ description: "What was reached in learn mode, as rules that allow it and nothing else" }),
+  })
+  .meta({ id: "NetworkState" });
+export type NetworkState = z.infer<typeof NetworkState>;
+
+/**
+ * Why a decision is what it is: a `rule` says so; `no_rule` does; it would lead to an `internal` address that no rule names; it
+ * names `no_host`; the TLS server name or Host is a `mismatch` with what was connected to; nothing but `learn` allows it; a `secret` is bound to other hosts, or would go where it may not. `many` stands for
+ * decisions that were too many to be told of one by one.
+ */
+export const decisionCauses = [
+  "rule",
+  "no_rule",
+  "internal",
+  "no_host",
+  "mismatch",
+  "learn",
+  "secret",
+  "many",
+] as const;
+export type DecisionCause = (typeof decisionCauses)[number];
 
 /** What the rules say of a host and port, and why. */
 export const NetworkDecision = z
@@ -18,10 +77,17 @@ export const NetworkDecision = z
     host: z.string(),
     port: z.number().int(),
     allowed: z.boolean(),
+    cause: z.enum(decisionCauses),
     reason: z.string(),
-    rule: z.string().optional().meta({ description: "The rule that decided, as it was written" }),
+    rule: z
+      .string()
+      .optional()
+      .meta({ description: "The rule that decided, as it was written, or as its preset has it" }),
+    preset: z.string().optional().meta({ description: "That the rule is of, such as `preset:dev`" }),
     address: z.string().optional().meta({ description: "The address that was dialled" }),
     at: z.string().optional().meta({ description: "RFC 3339; of a decision that was taken" }),
+    count: z.number().int().optional().meta({ description: "So many equal ones, when it was more than one" }),
+    last_at: z.string().optional().meta({ description: "RFC 3339; when the last of several came" }),
   })
   .meta({ id: "NetworkDecision" });
 export type NetworkDecision = z.infer<typeof NetworkDecision>;

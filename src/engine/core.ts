@@ -1,4 +1,5 @@
 import { WarrenError } from "../contracts/errors.ts";
+import type { sandboxEventTypes } from "../contracts/events.ts";
 import type { Runtime } from "../contracts/runtime.ts";
 import type { SandboxInfo } from "../contracts/sandbox.ts";
 import type { OnStep } from "../contracts/steps.ts";
@@ -6,9 +7,10 @@ import { createGuestClient } from "../guest/client.ts";
 import type { GuestClient } from "../guest/types.ts";
 import type { KeyedMutex } from "../lib/keyed-mutex.ts";
 import type { Logger } from "../lib/log.ts";
+import type { Audit } from "./audit/audit.ts";
 import type { Clock } from "./clock.ts";
 import type { EngineConfig } from "./config.ts";
-import type { SandboxEventBus, sandboxEventTypes } from "./events.ts";
+import type { SandboxEventBus } from "./events.ts";
 import { sandboxInfo } from "./info.ts";
 import type { SandboxRecord } from "./record.ts";
 import type { Runtimes } from "./runtimes.ts";
@@ -24,6 +26,7 @@ export interface Core {
   readonly events: SandboxEventBus;
   /** One lifecycle step at a time for each sandbox. */
   readonly mutex: KeyedMutex;
+  readonly audit: Audit;
   /** Fires when the engine closes. */
   readonly closing: AbortSignal;
   readonly onStep: OnStep;

@@ -12,10 +12,13 @@ import { buildInfo } from "../lib/build-info.ts";
 import { createKeyedMutex } from "../lib/keyed-mutex.ts";
 import type { Logger } from "../lib/log.ts";
 import { parseInput } from "../lib/parse.ts";
+import { openAudit } from "./audit/audit.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { defaultConfig, type EngineConfig } from "./config.ts";
 import { type Core, currentInfo, refuseWhenClosing } from "./core.ts";
 import { createEgressManager } from "./egress/manager.ts";
+import type { Presets } from "./egress/presets/presets.ts";
+import { streamEvents } from "./event-stream.ts";
 import { createEventBus, type SandboxEvents } from "./events.ts";
 import { createExecs } from "./exec.ts";
 import { featuresWith } from "./features.ts";
@@ -52,10 +55,13 @@ export interface EngineOptions {
   config?: Partial<EngineConfig>;
   /** For tests that end an engine at a certain step. */
   onStep?: OnStep;
+  /** What the presets of network rules stand for. Default: what the package managers' documentation says. */
+  presets?: Presets;
 }
 
 export interface Engine extends SandboxApi {
-  readonly events: SandboxEvents;
+  /** As `events`, but at once, and of everything. */
+  readonly bus: SandboxEvents;
   /** A raw connection to a TCP port inside, published or not. Throws `port_unreachable`. */
   dial(id: string, port: number): Promise<Duplex>;
   /**
@@ -93,6 +99,8 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   const store = openStore(options.stateDir, log, options.clock);
   undo.add({ [Symbol.dispose]: () => store.close() });
   onStep("open.migrated");
+  const audit = openAudit({ dir: options.stateDir, clock: options.clock ?? systemClock, log });
+  undo.add({ [Symbol.dispose]: () => audit.close() });
 
   const closing = new AbortController();
   // Every call under way listens to it, so there is no number of listeners that would mean a leak.
@@ -112,11 +120,12 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     table: createTable(store, onStep),
     events: createEventBus(log),
     mutex: createKeyedMutex(),
+    audit,
     closing: closing.signal,
     onStep,
   };
   const logs = createLogCollector(core, options.stateDir);
-  const egress = createEgressManager(core);
+  const egress = createEgressManager(core, options.presets ? { presets: options.presets } : {});
   const supervisor = createSupervisor(core, logs, egress);
   const ports = createPortManager(core);
   const lifecycle = createLifecycle(core, supervisor, logs, ports);
@@ -168,7 +177,11 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   let closed: Promise<void> | undefined;
 
   return {
-    events: core.events,
+    bus: core.events,
+    events(eventOptions = {}) {
+      open();
+      return streamEvents(core, eventOptions);
+    },
     close: (how) => (closed ??= close(how)),
 
     async health() {
@@ -180,9 +193,9 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
       open();
       return { ...buildInfo(), features: featuresWith(runtimes) };
     },
-    async create(request, { signal } = {}) {
+    async create(request, options = {}) {
       open();
-      return await lifecycle.create(request, { signal });
+      return await lifecycle.create(request, options);
     },
     async get(id) {
       open();
@@ -240,9 +253,17 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     files: createFiles(core),
     images,
     network: {
-      async set(id, rules) {
+      async get(id) {
         open();
-        return await egress.set(id, rules);
+        return egress.state(id);
+      },
+      async set(id, rules, { by } = {}) {
+        open();
+        return await egress.set(id, rules, by);
+      },
+      async change(id, change, { by } = {}) {
+        open();
+        return await egress.change(id, change, by);
       },
       async explain(id, host, port) {
         open();

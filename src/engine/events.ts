@@ -1,17 +1,7 @@
+import type { sandboxEventTypes } from "../contracts/events.ts";
+import type { NetworkDecision } from "../contracts/network.ts";
 import type { SandboxInfo } from "../contracts/sandbox.ts";
 import type { Logger } from "../lib/log.ts";
-
-export const sandboxEventTypes = [
-  "created",
-  "started",
-  "paused",
-  "resumed",
-  "updated",
-  "stopped",
-  "extended",
-  "failed",
-  "removed",
-] as const;
 
 /** Told after the change is stored and done. */
 export interface SandboxEvent {
@@ -19,6 +9,8 @@ export interface SandboxEvent {
   /** Milliseconds since 1970. */
   at: number;
   sandbox: SandboxInfo;
+  /** Of `network`: what was decided, once or `count` times more. */
+  decision?: NetworkDecision;
 }
 
 export interface SandboxEvents {

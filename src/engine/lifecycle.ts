@@ -1,4 +1,5 @@
 import { availableParallelism } from "node:os";
+import type { CallOptions, ChangeOptions } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime, RuntimeSpec } from "../contracts/runtime.ts";
 import {
@@ -21,6 +22,7 @@ import {
   refuseWhenClosing,
   runtimeOf,
 } from "./core.ts";
+import { auditNetwork } from "./egress/policy-audit.ts";
 import { newSandboxId } from "./ids.ts";
 import type { LogCollector } from "./logs/collector.ts";
 import { refuseTaken } from "./ports/admit.ts";
@@ -43,7 +45,7 @@ const STARTS_AT_ONCE = Math.max(4, 2 * availableParallelism());
 
 /** The life of sandboxes: each step is stored, then done, then told, and is the only one of its sandbox. */
 export interface Lifecycle {
-  create(input: CreateSandbox, options: { signal?: AbortSignal | undefined }): Promise<SandboxInfo>;
+  create(input: CreateSandbox, options: CallOptions & ChangeOptions): Promise<SandboxInfo>;
   start(wanted: string): Promise<SandboxInfo>;
   stop(wanted: string, graceMs: number): Promise<SandboxInfo>;
   pause(wanted: string): Promise<SandboxInfo>;
@@ -66,7 +68,7 @@ export function createLifecycle(
   const starts = createTurnstile(STARTS_AT_ONCE);
 
   return {
-    async create(input, { signal }) {
+    async create(input, { signal, by }) {
       throwIfAborted(signal);
       const request = parseInput(CreateSandbox, input);
       const name = chooseRuntime(request.runtime, core.runtimes);
@@ -76,6 +78,7 @@ export function createLifecycle(
       return mutex.run(record.id, async () => {
         try {
           await stored;
+          auditNetwork(core, record.id, "create", admitted.network, by);
           return await build(record.id, admitted, signal);
         } catch (cause) {
           core.runtimes.note(runtime.name, cause);

@@ -31,6 +31,7 @@ const migrations: readonly string[] = [
   `ALTER TABLE sandboxes ADD COLUMN network TEXT;
    UPDATE sandboxes SET network = json_extract(request, '$.network') WHERE json_valid(request);`,
   "ALTER TABLE sandboxes ADD COLUMN ports TEXT;",
+  "ALTER TABLE sandboxes ADD COLUMN learnt TEXT;",
 ];
 
 /**

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { NetworkRules } from "../contracts/network.ts";
+import { NetworkRule, NetworkRules } from "../contracts/network.ts";
 import { portProtocols } from "../contracts/ports.ts";
 import { CreateSandbox } from "../contracts/sandbox.ts";
 import { StoredSpec } from "../contracts/stored-spec.ts";
@@ -41,6 +41,8 @@ export const SandboxRecord = z.object({
   /** Of filtered network, as they are now. */
   network: NetworkRules.optional(),
   ports: z.array(StoredPort).optional(),
+  /** What was reached in learn mode, as rules that allow it. */
+  learnt: z.array(NetworkRule).optional(),
   error: z.string().optional(),
 });
 export type SandboxRecord = z.infer<typeof SandboxRecord>;

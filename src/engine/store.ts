@@ -45,6 +45,7 @@ const columns = [
   "spec",
   "network",
   "ports",
+  "learnt",
 ] as const;
 /**
  * With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its files as
@@ -189,6 +190,7 @@ function toRow(record: SandboxRecord): unknown[] {
     spec: record.spec === undefined ? null : JSON.stringify(record.spec),
     network: record.network === undefined ? null : JSON.stringify(record.network),
     ports: record.ports === undefined ? null : JSON.stringify(record.ports),
+    learnt: record.learnt === undefined ? null : JSON.stringify(record.learnt),
   };
   return columns.map((column) => row[column]);
 }
@@ -200,11 +202,13 @@ function parseRow(row: Row): SandboxRecord | string {
   let spec: unknown;
   let network: unknown;
   let ports: unknown;
+  let learnt: unknown;
   try {
     request = JSON.parse(String(row.request));
     spec = row.spec === null ? undefined : JSON.parse(String(row.spec));
     network = row.network === null ? undefined : JSON.parse(String(row.network));
     ports = row.ports === null ? undefined : JSON.parse(String(row.ports));
+    learnt = row.learnt === null ? undefined : JSON.parse(String(row.learnt));
   } catch (error) {
     return `its configuration is not JSON: ${(error as Error).message}`;
   }
@@ -225,6 +229,7 @@ function parseRow(row: Row): SandboxRecord | string {
     oomKilled: row.oom_killed === null ? undefined : row.oom_killed === 1,
     error: absent(row.error),
     network,
+    learnt,
   });
   return result.success ? result.data : describeIssues(result.error);
 }

@@ -6,7 +6,7 @@ import { readJson } from "./body.ts";
 import { toWarrenError } from "./failure.ts";
 import { execHandlers } from "./handlers/exec.ts";
 import { fileHandlers } from "./handlers/files.ts";
-import { type Call, type Handler, isReply, type Limits, type Rights, sent } from "./handlers/handler.ts";
+import { type Call, type Handler, isReply, type Limits, sent } from "./handlers/handler.ts";
 import { imageHandlers } from "./handlers/images.ts";
 import { logHandlers } from "./handlers/logs.ts";
 import { portHandlers } from "./handlers/ports.ts";
@@ -25,8 +25,11 @@ export interface AppOptions {
   log: Logger;
 }
 
+/** Who has sent a request, and what it may. */
+export type From = Pick<Call, "by" | "rights">;
+
 /** Answers one request, whatever becomes of it. */
-export type App = (incoming: IncomingMessage, outgoing: ServerResponse, rights: Rights) => Promise<void>;
+export type App = (incoming: IncomingMessage, outgoing: ServerResponse, from: From) => Promise<void>;
 
 const handlers: Record<Operation, Handler> = {
   ...sandboxHandlers,
@@ -42,23 +45,19 @@ const handlers: Record<Operation, Handler> = {
 export function buildApp(options: AppOptions): App {
   const find = createRouter(routes, PREFIX);
 
-  async function dispatch(
-    incoming: IncomingMessage,
-    outgoing: ServerResponse,
-    rights: Rights,
-  ): Promise<void> {
+  async function dispatch(incoming: IncomingMessage, outgoing: ServerResponse, from: From): Promise<void> {
     const match = find(incoming.url ?? "");
     if (!match) throw new WarrenError("route_not_found", "no such route");
     const { method = "" } = incoming;
     const route = match.routes.get(method === "HEAD" ? "GET" : method);
     if (route)
-      return await answer(incoming, outgoing, route, { ...options, parameters: match.parameters, rights });
+      return await answer(incoming, outgoing, route, { ...options, parameters: match.parameters, ...from });
     outgoing.setHeader("allow", [...match.routes.keys()].join(", "));
     throw new WarrenError("method_not_allowed", `${method} is not allowed here`);
   }
 
-  return (incoming, outgoing, rights) =>
-    dispatch(incoming, outgoing, rights).catch((cause: unknown) => {
+  return (incoming, outgoing, from) =>
+    dispatch(incoming, outgoing, from).catch((cause: unknown) => {
       const error = toWarrenError(cause, options.log);
       // What has begun as a success can only be broken off.
       if (outgoing.headersSent) breakOff(outgoing);
@@ -70,13 +69,7 @@ async function answer(
   incoming: IncomingMessage,
   outgoing: ServerResponse,
   route: Route & { operation: Operation },
-  {
-    parameters,
-    rights,
-    api,
-    limits,
-    log,
-  }: AppOptions & Pick<Match<Route>, "parameters"> & Pick<Call, "rights">,
+  { parameters, rights, by, api, limits, log }: AppOptions & Pick<Match<Route>, "parameters"> & From,
 ): Promise<void> {
   let signal: AbortSignal | undefined;
   const call: Call = {
@@ -84,6 +77,7 @@ async function answer(
     id: parameters.id ?? "",
     parameter: (name) => parameters[name] ?? "",
     rights,
+    by,
     get signal() {
       signal ??= departure(incoming, outgoing);
       return signal;

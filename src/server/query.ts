@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { WarrenError } from "../contracts/errors.ts";
+import { EventFilter } from "../contracts/events.ts";
 import { BuildNetwork } from "../contracts/images.ts";
 import { portProtocols } from "../contracts/ports.ts";
 import { describeIssues } from "../lib/parse.ts";
@@ -41,6 +42,15 @@ export const LogsQuery = z.object({
   until: z.string().optional(),
   stream: z.enum(["stdout", "stderr"]).optional(),
   timeout: StopQuery.shape.timeout,
+});
+export const EventsQuery = z.object({
+  sandbox: z.string().optional().meta({ description: "Id, prefix or name" }),
+  type: z
+    .string()
+    .transform((words) => words.split(","))
+    .pipe(EventFilter.shape.types.unwrap())
+    .optional()
+    .meta({ description: "Of these types alone, separated by commas" }),
 });
 export const WaitQuery = z.object({ timeout: StopQuery.shape.timeout });
 export const ImagesQuery = z.object({ prefix: z.string().optional(), runtime: z.string().optional() });

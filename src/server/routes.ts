@@ -2,7 +2,7 @@ import { z } from "zod";
 import { ExecRequest, ExecResult, ExecStreamStart } from "../contracts/exec.ts";
 import { FileInfo } from "../contracts/files.ts";
 import { ImageInfo, PullImage } from "../contracts/images.ts";
-import { NetworkDecision, NetworkRules } from "../contracts/network.ts";
+import { NetworkChange, NetworkDecision, NetworkRules, NetworkState } from "../contracts/network.ts";
 import { PortMapping, PublishedPort } from "../contracts/ports.ts";
 import {
   CreateSandbox,
@@ -18,6 +18,7 @@ import { CreateVolume, VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { ChmodRequest, RenameRequest } from "./file-bodies.ts";
 import {
   BuildQuery,
+  EventsQuery,
   ExplainQuery,
   ImageQuery,
   ImagesQuery,
@@ -177,6 +178,25 @@ export const routes = [
     operation: "updateSandbox",
     summary: "Changes limits, of a running sandbox at once; what is absent stays",
     request: UpdateSandbox,
+    status: 200,
+    response: SandboxInfo,
+    errors: [...lifecycle, "sandbox_wrong_state", "unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/network",
+    operation: "getNetwork",
+    summary: "The mode, the rules, what its presets stand for, and how many decisions there were",
+    status: 200,
+    response: NetworkState,
+    errors: ["sandbox_not_found"],
+  },
+  {
+    method: "PATCH",
+    path: "/sandboxes/:id/network",
+    operation: "changeNetwork",
+    summary: "Adds rules of filtered network and takes some away, for open connections too",
+    request: NetworkChange,
     status: 200,
     response: SandboxInfo,
     errors: [...lifecycle, "sandbox_wrong_state", "unsupported"],
@@ -500,6 +520,16 @@ export const routes = [
     status: 200,
     response: PruneResult,
     errors: ["unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/events",
+    operation: "readEvents",
+    summary: "What happens to sandboxes from now on, as server-sent events",
+    query: EventsQuery,
+    status: 200,
+    response: "events",
+    errors: ["sandbox_not_found"],
   },
   {
     method: "GET",

@@ -4,6 +4,7 @@ import { WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import { buildApp } from "./app.ts";
 import { ApiKeys } from "./auth.ts";
+import { callerOf } from "./caller.ts";
 import type { DetachableLimits } from "./detachable-execs.ts";
 import { toWarrenError } from "./failure.ts";
 import { corsHeaders, type Entrance, Gate } from "./gate.ts";
@@ -137,15 +138,19 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       for (const [name, value] of Object.entries(corsHeaders(origin, isPreflight)))
         response.setHeader(name, value);
     }
+    let identity: string;
     try {
       // A preflight carries no key.
-      gate.check(request, entrance, openPaths.has(path) || isPreflight);
+      identity = gate.check(request, entrance, openPaths.has(path) || isPreflight);
     } catch (cause) {
       sendError(request, response, toWarrenError(cause, log));
       return;
     }
     if (isPreflight) response.writeHead(204).end();
-    else void app(request, response, entrance === "unix" ? ownRights : clientRights);
+    else {
+      const rights = entrance === "unix" ? ownRights : clientRights;
+      void app(request, response, { rights, by: callerOf(request, entrance, identity) });
+    }
   }
 
   return {

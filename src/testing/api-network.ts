@@ -65,6 +65,92 @@ export function testApiNetwork({ test, fixture }: ApiContext): void {
     expect(await get(fixture(), id, url)).toMatch(/^403 .*denied by 127.0.0.0\/8/);
   });
 
+  test("adds rules and takes them away, one by one and of presets", async () => {
+    await using server = await hello();
+    const { api, box } = fixture();
+    const rule = `127.0.0.1:${server.port}`;
+    const url = `http://${rule}/`;
+    const { id } = await box({ network: { allow: ["preset:registries"] } });
+    expect(await api.network.explain(id, "pypi.org", 443)).toMatchObject({
+      allowed: true,
+      cause: "rule",
+      rule: "pypi.org:443",
+      preset: "preset:registries",
+    });
+    expect(await api.network.explain(id, "pypi.org", 80)).toMatchObject({ allowed: false, cause: "no_rule" });
+    const more = await api.network.change(id, { allow: [rule, "preset:registries"], deny: ["pypi.org"] });
+    expect(more.network).toEqual({ allow: ["preset:registries", rule], deny: ["pypi.org"] });
+    expect(await get(fixture(), id, url)).toMatch(/^200 hello/);
+    await expectFailure(api.network.change(id, { remove: ["absent.example"] }), "invalid_request");
+    await expectFailure(api.network.change(id, {}), "invalid_request");
+    await expectFailure(api.network.change(id, { allow: ["preset:absent"] }), "invalid_request");
+    const state = await api.network.get(id);
+    expect(state).toMatchObject({ mode: "filtered", rules: more.network, counts: { allowed: 1, denied: 0 } });
+    expect(state.presets.registries).toContainEqual({ rule: "pypi.org:443", from: "pip" });
+    const less = await api.network.change(id, { remove: [rule, "pypi.org"] });
+    expect(less.network).toEqual({ allow: ["preset:registries"] });
+    expect(await get(fixture(), id, url)).toMatch(/^403/);
+    const { id: closed } = await box();
+    expect(await api.network.get(closed)).toMatchObject({ mode: "none", rules: {}, presets: {} });
+  });
+
+  test("learns what a sandbox wants, and lets it have nothing internal meanwhile", async () => {
+    await using server = await hello();
+    await using other = await hello();
+    const { api, box } = fixture();
+    const named = `internal:localhost:${server.port}`;
+    const { id } = await box({ network: { allow: [named], deny: ["denied.example"], learn: true } });
+    expect(await api.network.get(id)).toMatchObject({ rules: { learn: true }, learnt: [] });
+    expect(await get(fixture(), id, `http://localhost:${server.port}/`)).toMatch(/^200 hello/);
+    for (const host of ["localhost", "127.0.0.1", "2130706433"]) {
+      expect(await get(fixture(), id, `http://${host}:${other.port}/`)).toMatch(/^403 .*internal address/);
+    }
+    expect(await get(fixture(), id, "http://denied.example/")).toMatch(/^403 .*denied by/);
+    expect(other.requests()).toBe(0);
+    expect(await api.network.explain(id, "anything.example", 1)).toMatchObject({
+      allowed: true,
+      cause: "learn",
+    });
+    expect((await api.network.get(id)).learnt).toEqual([named]);
+    await api.stop(id, { timeoutMs: 0 });
+    expect((await api.network.get(id)).learnt).toEqual([named]);
+    await api.start(id);
+    const ended = await api.network.change(id, { learn: false });
+    expect(ended.network).toEqual({ allow: [named], deny: ["denied.example"] });
+    expect(await api.network.explain(id, "anything.example", 1)).toMatchObject({ allowed: false });
+    expect((await api.network.get(id)).learnt).toEqual([named]);
+    await api.network.change(id, { learn: true });
+    expect((await api.network.get(id)).learnt).toEqual([]);
+  });
+
+  test("tells decisions as events, equal ones by their number", async () => {
+    const { api, box } = fixture();
+    const { id } = await box({ network_mode: "filtered" });
+    const stop = new AbortController();
+    const events = api.events({ sandbox: id, types: ["network", "updated"], signal: stop.signal });
+    const reader = events[Symbol.asyncIterator]();
+    const first = reader.next();
+    // Over HTTP it takes a moment until somebody listens.
+    await eventually("the first event", async () => {
+      await api.network.set(id, { deny: ["a.example"] });
+      return await Promise.race([first, new Promise((resolve) => setTimeout(resolve, 50))]);
+    });
+    const denied = reader.next().then(async function next(event): Promise<typeof event> {
+      return event.done || event.value.type === "network" ? event : next(await reader.next());
+    });
+    for (const _ of [1, 2, 3]) await get(fixture(), id, "http://a.example/");
+    expect((await denied).value).toMatchObject({
+      type: "network",
+      sandbox: { id },
+      decision: { host: "a.example", port: 80, allowed: false, cause: "rule", rule: "a.example" },
+    });
+    expect(await api.network.decisions(id)).toMatchObject([{ host: "a.example", count: 3 }]);
+    stop.abort();
+    await reader.return?.();
+    const absent = Promise.resolve().then(() => drain(api.events({ sandbox: "absent-sandbox" })));
+    await expectFailure(absent, "sandbox_not_found");
+  });
+
   test("refuses rules that make no sense, and rules where nothing is filtered", async () => {
     const { api, box } = fixture();
     await expectFailure(box({ network: { allow: ["http://example.com"] } }), "invalid_request");
@@ -80,6 +166,10 @@ export function testApiNetwork({ test, fixture }: ApiContext): void {
     await expectFailure(api.network.explain(filtered.id, "example.com", 0), "invalid_request");
     expect(await api.network.decisions(filtered.id)).toEqual([]);
   });
+}
+
+async function drain(events: AsyncIterable<unknown>): Promise<void> {
+  for await (const _ of events);
 }
 
 async function hello(): Promise<AsyncDisposable & { port: number; requests(): number }> {

@@ -69,7 +69,7 @@ describe("order of effects", () => {
       }),
     });
     const { engine } = opened;
-    engine.events.subscribe(({ type, sandbox }: SandboxEvent) => {
+    engine.bus.subscribe(({ type, sandbox }: SandboxEvent) => {
       log.push(`${type}: ${stored(sandbox.id)}`);
     });
     const { id } = await engine.create({});
@@ -91,7 +91,7 @@ describe("order of effects", () => {
 
   it("survives a listener that throws", async () => {
     await using opened = await testEngine(dir.path);
-    opened.engine.events.subscribe(() => {
+    opened.engine.bus.subscribe(() => {
       throw new Error("a bug");
     });
     expect((await opened.engine.create({})).status).toBe("running");

@@ -320,7 +320,7 @@ describe("a runtime whose daemon dies while the engine runs", () => {
     const idle = await engine.create({ runtime: "outpost" });
     await engine.stop(idle.id);
     const types: string[] = [];
-    engine.events.subscribe(({ type }) => types.push(type));
+    engine.bus.subscribe(({ type }) => types.push(type));
     let waited = false;
     engine.wait(info.id).then(
       () => {

@@ -41,6 +41,7 @@ function record(patch: Partial<SandboxRecord> = {}): SandboxRecord {
     oomKilled: true,
     error: "why",
     network: { allow: ["example.com"] },
+    learnt: ["example.com:443"],
     ...patch,
   };
 }
@@ -76,7 +77,8 @@ describe("the store", () => {
     tamper(
       dir.path,
       `UPDATE sandboxes SET request = '{' WHERE id = 'ccccbbbbccccdddd';
-       ALTER TABLE sandboxes DROP COLUMN network; ALTER TABLE sandboxes DROP COLUMN ports; PRAGMA user_version = 1`,
+       ALTER TABLE sandboxes DROP COLUMN network; ALTER TABLE sandboxes DROP COLUMN ports;
+       ALTER TABLE sandboxes DROP COLUMN learnt; PRAGMA user_version = 1`,
     );
     const store = open(dir.path);
     expect(store.load().map(({ network }) => network)).toEqual([{ allow: ["example.com"] }, undefined]);

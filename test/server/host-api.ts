@@ -116,9 +116,24 @@ export function createHostApi(): HostApi {
       info(id);
       return start(running, request.cmd, request.env, request.stdin === true, options?.signal);
     },
+    async *events() {},
     network: {
+      get: async (id) => ({
+        mode: info(id).status,
+        rules: {},
+        presets: {},
+        counts: { allowed: 0, denied: 0 },
+      }),
       set: async (id, network) => ({ ...info(id), network }),
-      explain: async (id, host, port) => ({ ...info(id), host, port, allowed: false, reason: "none" }),
+      change: async (id, { allow = [] }) => ({ ...info(id), network: { allow } }),
+      explain: async (id, host, port) => ({
+        ...info(id),
+        host,
+        port,
+        allowed: false,
+        cause: "no_rule",
+        reason: "none",
+      }),
       decisions: async (id) => [info(id)].slice(1) as never[],
     },
     ports: {

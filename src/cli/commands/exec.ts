@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { connectionNotice } from "../connection-notice.ts";
 import { exitCode, runAttached, terminalType } from "../exec-session.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
+import { sayBlocked } from "../network-report.ts";
 import { collect, parseEnvironment, readEnvFile, seconds } from "../options.ts";
 
 interface ExecOptions {
@@ -45,6 +46,7 @@ export function define(command: Command, context: CliContext): void {
     const env = { ...terminalType(tty), ...parseEnvironment(entries) };
     const onConnection = connectionNotice();
     const api = await connectApi(command, context, onConnection ? { onConnection } : {});
+    const startedAt = Date.now();
     const exit = await runAttached(
       api,
       id,
@@ -60,6 +62,7 @@ export function define(command: Command, context: CliContext): void {
       },
       { interactive, tty },
     );
+    await sayBlocked(api, id, { since: startedAt });
     process.exitCode = await exitCode(exit, options.timeout);
   });
 }

@@ -8,6 +8,7 @@ import { connectionNotice } from "../connection-notice.ts";
 import { addCreateOptions, type CreateOptions, createRequest } from "../create-options.ts";
 import { exitCode, runAttached, terminalType } from "../exec-session.ts";
 import { addGlobalOptions, type CliContext, connectApi, isLocal } from "../globals.ts";
+import { sayBlocked, sayLearnt } from "../network-report.ts";
 import { seconds } from "../options.ts";
 import { print, say } from "../output.ts";
 import { safe } from "../render.ts";
@@ -109,6 +110,10 @@ async function run(
     return await exitCode(exit, options.timeout);
   } finally {
     signalled.isEnding();
+    if (sandbox.network_mode === "filtered") {
+      await sayBlocked(api, id, { goes: !keep });
+      await sayLearnt(api, id);
+    }
     if (keep) await say(`sandbox ${safe(id)} is kept`);
     else await remove(api, id);
   }

@@ -13,6 +13,8 @@ export interface NodeClientOptions {
   url?: string;
   /** Default: `WARREN_API_KEY`. */
   apiKey?: string;
+  /** What this client is, for the server's audit log, such as `cli`. */
+  client?: string;
   /**
    * PEM file with the certificates to trust for `https://`; default: `WARREN_CA_FILE`, else Node's own list with
    * `NODE_EXTRA_CA_CERTS`.
@@ -31,6 +33,7 @@ export function createNodeClient(options: NodeClientOptions = {}): SandboxApi {
     url,
     transport: createNodeTransport(url, caFile ? { caFile } : {}),
     ...(apiKey ? { apiKey } : {}),
+    ...(options.client ? { client: options.client } : {}),
     ...(options.onConnection ? { onConnection: options.onConnection } : {}),
   });
 }

@@ -3,19 +3,17 @@ import { flow } from "../../lib/splice.ts";
 import { createHttpProxy } from "./http-proxy.ts";
 import { type Bindings, compileBindings, type LiveSecret } from "./intercept/bindings.ts";
 import { createInterceptor, type InterceptionTls } from "./intercept/interceptor.ts";
-import { compilePolicy, type Decision, type EgressPolicy } from "./policy.ts";
+import { compilePolicy, type Decision, type EgressPolicy, type EgressRules } from "./policy.ts";
+import type { Presets } from "./presets/presets.ts";
 import type { Resolve } from "./resolver.ts";
 import { readSocksRequest, SOCKS_VERSION, socksReplies, socksReply } from "./socks.ts";
 import { agrees, peek } from "./tunnel.ts";
 import { createUpstream, type EgressEvent, type Opened } from "./upstream.ts";
 
-export interface EgressRules {
-  allow: readonly string[];
-  deny: readonly string[];
-}
-
 export interface EgressOptions {
   rules: EgressRules;
+  /** What they stand for when rules are compiled. Default: as documented. */
+  presets?: Presets;
   resolve: Resolve;
   onDecision: (event: EgressEvent) => void;
   /** What the engine adds to requests, and how. Absent: nothing. */
@@ -44,7 +42,7 @@ const HTTP_PORT = 80;
 
 /** @throws WarrenError `invalid_request` for a rule that can't be read */
 export function createEgress(options: EgressOptions): Egress {
-  let policy: EgressPolicy = compilePolicy(options.rules);
+  let policy: EgressPolicy = compilePolicy(options.rules, options.presets);
   const upstream = createUpstream({
     policy: () => policy,
     resolve: options.resolve,
@@ -58,7 +56,8 @@ export function createEgress(options: EgressOptions): Egress {
       admit(to, url, fields) {
         const admitted = bindings.admit(to, url, fields);
         if ("status" in admitted) {
-          options.onDecision({ host: to.host, port: to.port, allowed: false, reason: admitted.reason });
+          const { host, port } = to;
+          options.onDecision({ host, port, allowed: false, cause: "secret", reason: admitted.reason });
         }
         return admitted;
       },
@@ -93,6 +92,7 @@ export function createEgress(options: EgressOptions): Egress {
           host: first.serverName?.replace(/[^\x21-\x7e]/g, "?") ?? "",
           port,
           allowed: false,
+          cause: "mismatch",
           reason: `the TLS server name is not the host that the connection was made for`,
         });
         socket.destroy();
@@ -155,7 +155,7 @@ export function createEgress(options: EgressOptions): Egress {
       );
     },
     replace(rules) {
-      policy = compilePolicy(rules);
+      policy = compilePolicy(rules, options.presets);
       upstream.enforce();
     },
     replaceSecrets(secrets) {

@@ -1,14 +1,24 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import type { Caller } from "../../contracts/api.ts";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { NetworkDecision, NetworkRules } from "../../contracts/network.ts";
-import { NetworkRules as NetworkRulesSchema } from "../../contracts/network.ts";
+import {
+  NetworkChange,
+  type NetworkDecision,
+  NetworkRules,
+  type NetworkState,
+} from "../../contracts/network.ts";
 import type { SandboxInfo } from "../../contracts/sandbox.ts";
 import { parseInput } from "../../lib/parse.ts";
 import { announce, type Core, guestOf, notRunning } from "../core.ts";
+import { sandboxInfo } from "../info.ts";
 import { checkRules } from "../network.ts";
 import type { SandboxRecord } from "../record.ts";
 import { createEgress, type Egress } from "./egress.ts";
-import { compilePolicy } from "./policy.ts";
+import { learntRule, MOST_LEARNT } from "./learnt.ts";
+import { compilePolicy, type EgressRules } from "./policy.ts";
+import { auditNetwork } from "./policy-audit.ts";
+import { documentedPresets, type Presets, presetNames } from "./presets/presets.ts";
+import { createRecorder, type Recorder } from "./recorder.ts";
 import { createResolver, type Resolve } from "./resolver.ts";
 
 /** Connections that wait inside each sandbox for a program that wants out: so many can come at once without waiting. */
@@ -16,8 +26,8 @@ const WAITING = 4;
 /** Until a guest that could not be asked is asked again. */
 const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 2_000;
-/** Decisions of each sandbox that are remembered. */
-const MOST_DECISIONS = 200;
+/** What was learnt is stored so long after it was. */
+const STORE_LEARNT_MS = 1_000;
 
 /** The ways out of all sandboxes with filtered network that run. */
 export interface EgressManager {
@@ -25,38 +35,58 @@ export interface EgressManager {
   follow(record: SandboxRecord): void;
   /** Closes it. */
   forget(id: string): void;
-  set(wanted: string, rules: NetworkRules): Promise<SandboxInfo>;
+  state(wanted: string): NetworkState;
+  set(wanted: string, rules: NetworkRules, by?: Caller): Promise<SandboxInfo>;
+  change(wanted: string, change: NetworkChange, by?: Caller): Promise<SandboxInfo>;
   explain(wanted: string, host: string, port: number): NetworkDecision;
   /** The last ones, the oldest first. */
   decisions(wanted: string): NetworkDecision[];
   close(): void;
 }
 
+export interface EgressManagerOptions {
+  resolve?: Resolve;
+  presets?: Presets;
+}
+
 interface Way {
   egress: Egress;
   stop: AbortController;
-  decisions: NetworkDecision[];
+  recorder: Recorder;
+  learnt: Learnt;
 }
 
-export function createEgressManager(core: Core, resolve: Resolve = createResolver()): EgressManager {
+export function createEgressManager(
+  core: Core,
+  { resolve = createResolver(), presets = documentedPresets }: EgressManagerOptions = {},
+): EgressManager {
   const ways = new Map<string, Way>();
 
   const attach = (record: SandboxRecord) => {
     if (record.spec?.network !== "filtered" || ways.has(record.id)) return;
-    const decisions: NetworkDecision[] = [];
+    const { id } = record;
+    const recorder = createRecorder(core.clock, (decision) => tell(id, decision));
+    const learnt = createLearnt(core, id);
     const egress = createEgress({
       rules: rulesOf(record),
+      presets,
       resolve,
       onDecision(event) {
-        decisions.push({ ...event, at: new Date(core.clock.now()).toISOString() });
-        if (decisions.length > MOST_DECISIONS) decisions.shift();
-        if (!event.allowed)
-          core.log.info({ sandbox: record.id, ...event }, "a sandbox was denied a connection");
+        recorder.record(event);
+        if (core.table.get(id)?.network?.learn) learnt.add(event);
       },
     });
-    const way = { egress, stop: new AbortController(), decisions };
-    ways.set(record.id, way);
+    const way = { egress, stop: new AbortController(), recorder, learnt };
+    ways.set(id, way);
     for (let i = 0; i < WAITING; i++) void acceptAll(record, way);
+  };
+
+  const tell = (id: string, decision: NetworkDecision) => {
+    core.audit.write({ type: "decision", sandbox: id, ...decision });
+    if (!decision.allowed) core.log.info({ sandbox: id, ...decision }, "a sandbox was denied a connection");
+    const record = core.table.get(id);
+    if (record)
+      core.events.emit({ type: "network", at: core.clock.now(), sandbox: sandboxInfo(record), decision });
   };
 
   const acceptAll = async (record: SandboxRecord, { egress, stop }: Way) => {
@@ -81,6 +111,8 @@ export function createEgressManager(core: Core, resolve: Resolve = createResolve
     ways.delete(id);
     way.stop.abort();
     way.egress.close();
+    way.recorder.flush();
+    way.learnt.store();
   };
 
   const filtered = (wanted: string): SandboxRecord => {
@@ -93,35 +125,147 @@ export function createEgressManager(core: Core, resolve: Resolve = createResolve
     );
   };
 
+  /** `rules` are those of now, in this turn. */
+  const replace = (
+    wanted: string,
+    action: "set" | "change",
+    rules: (now: NetworkRules) => NetworkRules,
+    by: Caller | undefined,
+    startsLearning = false,
+  ): Promise<SandboxInfo> => {
+    const { id } = filtered(wanted);
+    return core.mutex.run(id, async () => {
+      const record = core.table.require(id);
+      if (record.state === "creating" || record.state === "removing") throw notRunning(record);
+      const network = rules(record.network ?? {});
+      checkRules(network);
+      if (startsLearning) ways.get(id)?.learnt.clear();
+      const updated = core.table.update(id, { network, ...(startsLearning ? { learnt: [] } : {}) });
+      auditNetwork(core, id, action, { mode: "filtered", rules: network }, by);
+      ways.get(id)?.egress.replace(rulesOf(updated));
+      return announce(core, "updated", updated);
+    });
+  };
+
   return {
     follow: attach,
     forget: detach,
-    async set(wanted, rules) {
-      const parsed = parseInput(NetworkRulesSchema, rules);
-      checkRules(parsed);
-      const { id } = filtered(wanted);
-      return core.mutex.run(id, async () => {
-        const record = core.table.require(id);
-        if (record.state === "creating" || record.state === "removing") throw notRunning(record);
-        const updated = core.table.update(id, { network: parsed });
-        ways.get(id)?.egress.replace(rulesOf(updated));
-        return announce(core, "updated", updated);
-      });
+    state(wanted) {
+      const record = core.table.resolve(wanted);
+      const rules = record.network ?? {};
+      const way = ways.get(record.id);
+      const written = [...(rules.allow ?? []), ...(rules.deny ?? [])];
+      const used = presetNames.filter((name) => written.includes(`preset:${name}`));
+      const learnt = way?.learnt.rules() ?? record.learnt;
+      return {
+        mode: record.spec?.network ?? "none",
+        rules,
+        presets: Object.fromEntries(used.map((name) => [name, presets(name)])),
+        counts: way?.recorder.counts() ?? { allowed: 0, denied: 0 },
+        ...(learnt?.length || rules.learn ? { learnt: learnt ?? [] } : {}),
+      };
+    },
+    async set(wanted, rules, by) {
+      const parsed = tidy(parseInput(NetworkRules, rules));
+      return await replace(wanted, "set", () => parsed, by, parsed.learn === true);
+    },
+    async change(wanted, input, by) {
+      const change = parseInput(NetworkChange, input);
+      return await replace(wanted, "change", (now) => changed(now, change), by, change.learn === true);
     },
     explain(wanted, host, port) {
       if (!Number.isInteger(port) || port < 1 || port > 65_535) {
         throw new WarrenError("invalid_request", "port: a port is 1 to 65535");
       }
-      const { allowed, reason, rule } = compilePolicy(rulesOf(filtered(wanted))).decide(host, port);
-      return { host, port, allowed, reason, ...(rule === undefined ? {} : { rule }) };
+      const record = filtered(wanted);
+      const { allowed, cause, reason, rule, preset } =
+        ways.get(record.id)?.egress.explain(host, port) ??
+        compilePolicy(rulesOf(record), presets).decide(host, port);
+      return {
+        host,
+        port,
+        allowed,
+        cause,
+        reason,
+        ...(rule === undefined ? {} : { rule }),
+        ...(preset === undefined ? {} : { preset }),
+      };
     },
-    decisions: (wanted) => [...(ways.get(filtered(wanted).id)?.decisions ?? [])],
+    decisions: (wanted) => ways.get(filtered(wanted).id)?.recorder.decisions() ?? [],
     close() {
       for (const id of [...ways.keys()]) detach(id);
     },
   };
 }
 
-function rulesOf({ network }: SandboxRecord) {
-  return { allow: network?.allow ?? [], deny: network?.deny ?? [] };
+interface Learnt {
+  add(decision: NetworkDecision): void;
+  rules(): string[];
+  clear(): void;
+  /** Writes what is new to the sandbox's record, at once. */
+  store(): void;
+}
+
+function createLearnt(core: Core, id: string): Learnt {
+  const rules = new Set(core.table.get(id)?.learnt ?? []);
+  let timer: { cancel(): void } | undefined;
+  const store = () => {
+    if (!timer) return;
+    timer.cancel();
+    timer = undefined;
+    try {
+      if (core.table.get(id)) core.table.update(id, { learnt: [...rules] });
+    } catch (error) {
+      core.log.error({ err: error, sandbox: id }, "what was learnt of a sandbox's network can't be stored");
+    }
+  };
+  return {
+    add(decision) {
+      const rule = learntRule(decision);
+      if (rule === undefined || rules.has(rule) || rules.size >= MOST_LEARNT) return;
+      rules.add(rule);
+      timer ??= core.clock.after(STORE_LEARNT_MS, store);
+    },
+    rules: () => [...rules].sort(),
+    clear() {
+      rules.clear();
+      timer?.cancel();
+      timer = undefined;
+    },
+    store,
+  };
+}
+
+function changed(now: NetworkRules, change: NetworkChange): NetworkRules {
+  const written = (texts: readonly string[] | undefined) => (texts ?? []).map((text) => text.trim());
+  const remove = written(change.remove);
+  const known = [...written(now.allow), ...written(now.deny)];
+  const absent = remove.find((rule) => !known.includes(rule));
+  if (absent !== undefined) {
+    throw new WarrenError("invalid_request", `remove: there is no rule ${JSON.stringify(absent)}`, {
+      hint: known.length === 0 ? "there are no rules" : `there are: ${known.join(", ")}`,
+    });
+  }
+  const kept = (texts: readonly string[] | undefined) =>
+    written(texts).filter((rule) => !remove.includes(rule));
+  return tidy(
+    parseInput(NetworkRules, {
+      allow: [...new Set([...kept(now.allow), ...written(change.allow)])],
+      deny: [...new Set([...kept(now.deny), ...written(change.deny)])],
+      learn: change.learn ?? now.learn,
+    }),
+  );
+}
+
+/** Without what says nothing. */
+function tidy({ allow, deny, learn }: NetworkRules): NetworkRules {
+  return {
+    ...(allow?.length ? { allow } : {}),
+    ...(deny?.length ? { deny } : {}),
+    ...(learn ? { learn } : {}),
+  };
+}
+
+function rulesOf({ network }: SandboxRecord): EgressRules {
+  return { allow: network?.allow ?? [], deny: network?.deny ?? [], learn: network?.learn ?? false };
 }

@@ -1,14 +1,26 @@
+import type { DecisionCause } from "../../contracts/network.ts";
 import { internalKind } from "./addresses.ts";
 import { type Host, parseHost } from "./host-name.ts";
-import { matchesAddress, matchesHost, matchesPort, parseRule, type Rule } from "./rules.ts";
+import { documentedPresets, type Presets } from "./presets/presets.ts";
+import { expandRule, matchesAddress, matchesHost, matchesPort, type Rule } from "./rules.ts";
+
+export interface EgressRules {
+  allow: readonly string[];
+  deny: readonly string[];
+  /** What no rule denies is allowed, but for internal addresses that no rule names. */
+  learn?: boolean;
+}
 
 /** What a policy says of a connection, and why. */
 export interface Decision {
   allowed: boolean;
+  cause: DecisionCause;
   /** One sentence, for audit and for whoever was denied. */
   reason: string;
-  /** The rule that decided, as it was written; absent when none did. */
+  /** The rule that decided, as it was written, or as its preset has it; absent when none did. */
   rule?: string;
+  /** The preset that the rule is of. */
+  preset?: string;
 }
 
 export interface EgressPolicy {
@@ -23,9 +35,14 @@ export interface EgressPolicy {
  * runs the name's DNS chooses the address: a rule that names the address or its network, or the name with `internal:`.
  * @throws WarrenError `invalid_request` for a rule that can't be read
  */
-export function compilePolicy(input: { allow: readonly string[]; deny: readonly string[] }): EgressPolicy {
-  const allow = input.allow.map(parseRule);
-  const deny = input.deny.map(parseRule);
+export function compilePolicy(input: EgressRules, presets: Presets = documentedPresets): EgressPolicy {
+  const allow = input.allow.flatMap((text) => expandRule(text, presets));
+  const deny = input.deny.flatMap((text) => expandRule(text, presets));
+
+  const unruled = (what: string): Decision =>
+    input.learn
+      ? { allowed: true, cause: "learn", reason: `learn mode: no rule allows ${what} yet` }
+      : { allowed: false, cause: "no_rule", reason: `no rule allows ${what}` };
 
   const find = (rules: readonly Rule[], port: number, matches: (rule: Rule) => boolean) =>
     rules.find((rule) => matchesPort(rule, port) && matches(rule));
@@ -33,13 +50,18 @@ export function compilePolicy(input: { allow: readonly string[]; deny: readonly 
   return {
     decide(text, port) {
       const host = parseHost(text);
-      if (!host) return { allowed: false, reason: `${JSON.stringify(text.slice(0, 300))} is no host` };
+      if (!host) {
+        return {
+          allowed: false,
+          cause: "no_host",
+          reason: `${JSON.stringify(text.slice(0, 300))} is no host`,
+        };
+      }
       if (host.kind === "address") return { ...this.decideAddress(host, host.address, port), host };
       const denied = find(deny, port, (rule) => matchesHost(rule, host));
       if (denied) return { ...no(denied), host };
       const allowed = find(allow, port, (rule) => matchesHost(rule, host));
-      if (!allowed) return { allowed: false, reason: `no rule allows ${host.name}:${port}`, host };
-      return { ...yes(allowed), host };
+      return { ...(allowed ? yes(allowed) : unruled(`${host.name}:${port}`)), host };
     },
     decideAddress(host, address, port) {
       const denied = find(deny, port, (rule) => matchesHost(rule, host) || matchesAddress(rule, address));
@@ -47,14 +69,14 @@ export function compilePolicy(input: { allow: readonly string[]; deny: readonly 
       const named = find(allow, port, (rule) => matchesAddress(rule, address));
       if (host.kind === "address") {
         const allowed = named ?? find(allow, port, (rule) => rule.target.kind === "any");
-        if (!allowed) return { allowed: false, reason: `no rule allows ${address}:${port}` };
+        const decision = allowed ? yes(allowed) : unruled(bracketed(address, port));
         const kind = named ? undefined : internalKind(address);
-        return kind === undefined ? yes(allowed) : internal(address, kind);
+        return decision.allowed && kind !== undefined ? internal(address, kind) : decision;
       }
       const allowed = find(allow, port, (rule) => matchesHost(rule, host));
-      if (!allowed) return { allowed: false, reason: `no rule allows ${host.name}:${port}` };
+      const decision = allowed ? yes(allowed) : unruled(`${host.name}:${port}`);
       const kind = internalKind(address);
-      if (kind === undefined || named) return yes(allowed);
+      if (!decision.allowed || kind === undefined || named) return decision;
       const marked = find(allow, port, (rule) => rule.internal && matchesHost(rule, host));
       return marked ? yes(marked) : internal(`${host.name} (${address})`, kind);
     },
@@ -62,13 +84,26 @@ export function compilePolicy(input: { allow: readonly string[]; deny: readonly 
 }
 
 function yes(rule: Rule): Decision {
-  return { allowed: true, reason: `allowed by ${rule.text}`, rule: rule.text };
+  return { allowed: true, cause: "rule", ...naming("allowed by", rule) };
 }
 
 function no(rule: Rule): Decision {
-  return { allowed: false, reason: `denied by ${rule.text}`, rule: rule.text };
+  return { allowed: false, cause: "rule", ...naming("denied by", rule) };
+}
+
+function naming(verb: string, { text, preset }: Rule): Pick<Decision, "reason" | "rule" | "preset"> {
+  if (preset === undefined) return { reason: `${verb} ${text}`, rule: text };
+  return { reason: `${verb} ${text} of ${preset}`, rule: text, preset };
 }
 
 function internal(what: string, kind: string): Decision {
-  return { allowed: false, reason: `${what} is an internal address (${kind}), and no rule names it` };
+  return {
+    allowed: false,
+    cause: "internal",
+    reason: `${what} is an internal address (${kind}), and no rule names it`,
+  };
+}
+
+function bracketed(address: string, port: number): string {
+  return address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`;
 }

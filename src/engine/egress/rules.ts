@@ -2,6 +2,7 @@ import { BlockList, isIPv4 } from "node:net";
 import { WarrenError } from "../../contracts/errors.ts";
 import { carriedIPv4, familyOf } from "./addresses.ts";
 import { type Host, parseHost } from "./host-name.ts";
+import { type PresetName, type Presets, presetNames } from "./presets/presets.ts";
 
 /** One line of a policy: whom it is about, and which ports. */
 export interface Rule {
@@ -17,10 +18,29 @@ export interface Rule {
   ports: { from: number; to: number };
   /** The name's addresses may be internal ones. */
   internal: boolean;
+  /** That it stands in, such as `preset:dev`. */
+  preset?: string;
 }
 
 const allPorts = { from: 1, to: 65_535 };
 const INTERNAL = "internal:";
+const PRESET = "preset:";
+
+/**
+ * One rule, or all that `preset:name` stands for now.
+ * @throws WarrenError `invalid_request`
+ */
+export function expandRule(text: string, presets: Presets): Rule[] {
+  const preset = text.trim();
+  if (!preset.startsWith(PRESET)) return [parseRule(text)];
+  const name = preset.slice(PRESET.length);
+  if (!isPreset(name)) throw invalid(text, `the presets are ${presetNames.join(" and ")}`);
+  return presets(name).map(({ rule }) => ({ ...parseRule(rule), preset }));
+}
+
+function isPreset(name: string): name is PresetName {
+  return (presetNames as readonly string[]).includes(name);
+}
 
 /**
  * `host`, `*.host`, an address, a network such as `10.0.0.0/8`, or `*`, each with `:port` or `:from-to` after it where not all

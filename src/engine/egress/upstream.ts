@@ -47,13 +47,15 @@ export function createUpstream({ policy, resolve, onDecision, most }: UpstreamOp
   let opening = 0;
 
   const tell = (text: string, port: number, decision: Decision, address?: string) => {
-    const { allowed, reason, rule } = decision;
+    const { allowed, cause, reason, rule, preset } = decision;
     onDecision({
       host: printable(text),
       port,
       allowed,
+      cause,
       reason,
       ...(rule === undefined ? {} : { rule }),
+      ...(preset === undefined ? {} : { preset }),
       ...(address === undefined ? {} : { address }),
     });
   };

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { z } from "zod";
-import type { SandboxApi } from "../../contracts/api.ts";
+import type { Caller, SandboxApi } from "../../contracts/api.ts";
 import type { Logger } from "../../lib/log.ts";
 
 /** Limits on what a client may send, in bytes. */
@@ -27,6 +27,7 @@ export interface Call {
   /** Another parameter of the path; empty where the route has none of that name. */
   parameter(name: string): string;
   rights: Rights;
+  by: Caller;
   /** Fires when the client goes away or the server closes. */
   signal: AbortSignal;
   incoming: IncomingMessage;

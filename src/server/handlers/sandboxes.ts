@@ -1,5 +1,5 @@
 import { WarrenError } from "../../contracts/errors.ts";
-import { NetworkRules } from "../../contracts/network.ts";
+import { NetworkChange, NetworkRules } from "../../contracts/network.ts";
 import { CreateSandbox, ExtendRequest, UpdateSandbox } from "../../contracts/sandbox.ts";
 import { ExplainQuery, ListSandboxesQuery, PruneQuery, pairsOf, StopQuery, WaitQuery } from "../query.ts";
 import { type Handler, present, reply } from "./handler.ts";
@@ -10,7 +10,7 @@ export const sandboxHandlers = {
     return reply(health.status === "ok" ? 200 : 503, health);
   },
   version: ({ api }) => api.version(),
-  async createSandbox({ api, json, signal, rights }) {
+  async createSandbox({ api, json, signal, rights, by }) {
     const request = await json(CreateSandbox);
     if (!rights.mayBind && request.storage?.binds?.length) {
       throw new WarrenError("forbidden", "storage.binds: this server mounts no directories of its machine", {
@@ -23,7 +23,7 @@ export const sandboxHandlers = {
       });
     }
     for (const { address } of request.ports ?? []) rights.checkPublish(address);
-    return await api.create(request, { signal });
+    return await api.create(request, { signal, by });
   },
   async listSandboxes({ api, incoming, query }) {
     query(ListSandboxesQuery);
@@ -50,8 +50,12 @@ export const sandboxHandlers = {
     const { timeout } = await json(ExtendRequest);
     return await api.extend(id, timeout);
   },
-  async setNetwork({ api, id, json }) {
-    return await api.network.set(id, await json(NetworkRules));
+  getNetwork: ({ api, id }) => api.network.get(id),
+  async setNetwork({ api, id, json, by }) {
+    return await api.network.set(id, await json(NetworkRules), { by });
+  },
+  async changeNetwork({ api, id, json, by }) {
+    return await api.network.change(id, await json(NetworkChange), { by });
   },
   explainNetwork({ api, id, query }) {
     const { host, port } = query(ExplainQuery);

@@ -1,6 +1,7 @@
 import { Agent } from "node:http";
 import type { Duplex } from "node:stream";
 import { connect as connectTls, createServer, type TLSSocket } from "node:tls";
+import type { DecisionCause } from "../../../contracts/network.ts";
 import { refuse } from "../guard.ts";
 import type { Host } from "../host-name.ts";
 import { type HttpProxy, RefusedError } from "../http-proxy.ts";
@@ -58,7 +59,8 @@ export function createInterceptor({ tls, bindings, http, onDecision }: Intercept
     const leave = () => client.destroy();
     socket.once("close", leave);
     socket.on("error", () => {});
-    const deny = (reason: string) => onDecision({ host: name, port, allowed: false, reason });
+    const deny = (reason: string, cause: DecisionCause = "secret") =>
+      onDecision({ host: name, port, allowed: false, cause, reason });
 
     const first = await peek(client);
     if (client.destroyed) return;
@@ -68,11 +70,9 @@ export function createInterceptor({ tls, bindings, http, onDecision }: Intercept
       return http.serve(client, { host: text, port });
     }
     if (first.kind !== "tls" || !agrees(host, first.serverName)) {
-      deny(
-        first.kind === "tls"
-          ? "the TLS server name is not the host that the connection was made for"
-          : "a host with a secret is spoken to over TLS only",
-      );
+      if (first.kind === "tls") {
+        deny("the TLS server name is not the host that the connection was made for", "mismatch");
+      } else deny("a host with a secret is spoken to over TLS only");
       return leave();
     }
     // From here on a server that goes is told by its TLS.

@@ -1,0 +1,6 @@
+import { type PresetRule, projectRules } from "../engine/egress/presets/presets.ts";
+
+/** Rules for the registries that the files of a project name, and which file does. */
+export function projectRegistries(dir: string): PresetRule[] {
+  return projectRules(dir);
+}

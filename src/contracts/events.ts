@@ -1,0 +1,40 @@
+import { z } from "zod";
+import { NetworkDecision } from "./network.ts";
+import { SandboxInfo } from "./sandbox.ts";
+
+export const sandboxEventTypes = [
+  "created",
+  "started",
+  "paused",
+  "resumed",
+  "updated",
+  "stopped",
+  "extended",
+  "failed",
+  "removed",
+  "network",
+] as const;
+
+/** Something that has happened to a sandbox. */
+export const SandboxEvent = z
+  .object({
+    type: z.enum(sandboxEventTypes),
+    at: z.string().meta({ description: "RFC 3339" }),
+    sandbox: SandboxInfo.meta({ description: "As it was then" }),
+    decision: NetworkDecision.optional().meta({
+      description: "Of `network`: what was decided, once, or `count` more times since it was last told",
+    }),
+  })
+  .meta({ id: "SandboxEvent" });
+export type SandboxEvent = z.infer<typeof SandboxEvent>;
+
+export const EventFilter = z
+  .object({
+    sandbox: z.string().optional().meta({ description: "Only those of this sandbox: id, prefix or name" }),
+    types: z.array(z.enum(sandboxEventTypes)).optional().meta({ description: "Only these" }),
+  })
+  .meta({ id: "EventFilter" });
+
+export interface EventOptions extends z.infer<typeof EventFilter> {
+  signal?: AbortSignal;
+}

@@ -1,0 +1,83 @@
+import type { NetworkDecision } from "../../contracts/network.ts";
+import type { Clock } from "../clock.ts";
+import type { EgressEvent } from "./upstream.ts";
+
+/** Equal decisions within this time are told as one with their number, after the first. */
+const WINDOW_MS = 5_000;
+/** Different ones that are told within that time; of what comes beyond only the number is. */
+const MOST_IN_WINDOW = 100;
+/** Different ones that are remembered. */
+const MOST_REMEMBERED = 200;
+
+/** Keeps and tells the decisions of one sandbox, which may ask for as many as it likes. */
+export interface Recorder {
+  record(event: EgressEvent): void;
+  /** The last ones, the oldest first, each with how often it came. */
+  decisions(): NetworkDecision[];
+  counts(): { allowed: number; denied: number };
+  /** Tells what has not been told yet. */
+  flush(): void;
+}
+
+/** `tell` hears of each decision that is new, and later, with `count`, how many equal ones have followed it. */
+export function createRecorder(clock: Clock, tell: (decision: NetworkDecision) => void): Recorder {
+  const remembered = new Map<string, NetworkDecision>();
+  const counts = { allowed: 0, denied: 0 };
+  const window = new Map<string, { decision: NetworkDecision; more: number }>();
+  const beyond = { allowed: 0, denied: 0 };
+  let timer: { cancel(): void } | undefined;
+
+  const now = () => new Date(clock.now()).toISOString();
+
+  const remember = (key: string, decision: NetworkDecision) => {
+    const known = remembered.get(key);
+    remembered.delete(key);
+    remembered.set(
+      key,
+      known ? { ...known, count: (known.count ?? 1) + 1, last_at: decision.at ?? "" } : decision,
+    );
+    for (const oldest of remembered.keys()) {
+      if (remembered.size <= MOST_REMEMBERED) break;
+      remembered.delete(oldest);
+    }
+  };
+
+  const flush = () => {
+    timer?.cancel();
+    timer = undefined;
+    for (const { decision, more } of window.values()) {
+      if (more > 0) tell({ ...decision, at: now(), count: more });
+    }
+    window.clear();
+    for (const outcome of ["allowed", "denied"] as const) {
+      const count = beyond[outcome];
+      beyond[outcome] = 0;
+      if (count === 0) continue;
+      const reason = `more than ${MOST_IN_WINDOW} different connections within ${WINDOW_MS / 1000} s`;
+      const allowed = outcome === "allowed";
+      tell({ host: "", port: 0, allowed, cause: "many", reason, at: now(), count });
+    }
+  };
+
+  return {
+    record(event) {
+      const key = JSON.stringify([event.allowed, event.host, event.port, event.address, event.reason]);
+      const decision = { ...event, at: now() };
+      counts[event.allowed ? "allowed" : "denied"]++;
+      remember(key, decision);
+      timer ??= clock.after(WINDOW_MS, flush);
+      const same = window.get(key);
+      if (same) {
+        same.more++;
+      } else if (window.size < MOST_IN_WINDOW) {
+        window.set(key, { decision, more: 0 });
+        tell(decision);
+      } else {
+        beyond[event.allowed ? "allowed" : "denied"]++;
+      }
+    },
+    decisions: () => [...remembered.values()],
+    counts: () => ({ ...counts }),
+    flush,
+  };
+}
