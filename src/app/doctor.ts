@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { createNodeClient } from "../client/node/index.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Capabilities, ProbeFinding, ProbeReport } from "../contracts/runtime.ts";
+import { type AuditReport, verifyAudit } from "../engine/audit/chain.ts";
 import { lockStateDir } from "../engine/lock.ts";
 import { buildInfo } from "../lib/build-info.ts";
 import { silentLogger } from "../lib/log.ts";
@@ -33,6 +34,8 @@ export interface DoctorReport {
   cgroup: "v1" | "v2" | "hybrid" | "none";
   memory: { total: number; available: number };
   state_dir: { path: string; free: number; total: number; problem?: ProbeFinding };
+  /** What the audit log of network decisions holds, and whether a line of it was tampered with. */
+  audit: AuditReport;
   runtimes: RuntimeReport[];
   engine: { running: boolean; socket: string; pid?: number; version?: string };
 }
@@ -53,6 +56,7 @@ export async function examine(config: Config): Promise<DoctorReport> {
     cgroup: cgroupVersion(readText("/proc/self/mounts")),
     memory: { total: totalmem(), available: availableMemory() },
     state_dir: stateDir,
+    audit: await examineAudit(config.stateDir),
     runtimes: reports,
     engine: await examineEngine(config.stateDir, stateDir.problem === undefined),
   };
@@ -145,6 +149,13 @@ async function examineStateDir(path: string): Promise<DoctorReport["state_dir"]>
   } catch (error) {
     return { path, free: 0, total: 0, problem: finding(error) };
   }
+}
+
+/** Looked at again when it seems broken: an engine that runs may have begun a new file meanwhile. */
+async function examineAudit(stateDir: string): Promise<AuditReport> {
+  const look = () => verifyAudit(stateDir).catch((error: Error) => ({ records: 0, problem: error.message }));
+  const report = await look();
+  return report.problem === undefined ? report : await look();
 }
 
 async function examineEngine(stateDir: string, usable: boolean): Promise<DoctorReport["engine"]> {

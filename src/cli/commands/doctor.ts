@@ -36,13 +36,14 @@ export function define(command: Command): void {
 }
 
 function describe(report: DoctorReport, paint: Paint): string {
-  const { memory, state_dir, engine } = report;
+  const { memory, state_dir, audit, engine } = report;
   const facts: [string, string][] = [
     ["warren", report.version],
     ["node", report.node],
     ["kernel", `${report.kernel}, cgroup ${report.cgroup}`],
     ["memory", `${formatBytes(memory.available)} available of ${formatBytes(memory.total)}`],
     ["state", `${state_dir.path}, ${formatBytes(state_dir.free)} free`],
+    ["audit", audit.problem ?? `${audit.records} records, none changed`],
     ["engine", engineLine(engine)],
   ];
   const lines = facts.map(([name, fact]) => `${name.padEnd(8)}${safe(fact)}`);
