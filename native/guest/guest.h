@@ -9,6 +9,7 @@
 //   relay.c      the one process for all connections that the host makes to programs inside (DIAL, dial.c) and that it takes
 //                from them (ACCEPT, accept.c); it waits in loop.c
 //   guard.c      open network: what of it can't be reached; nftables.c speaks to the kernel
+//   dgram.c      datagrams of a published UDP port
 //   mux.c        no part of PID 1: many connections over one stream, for hosts that its socket is out of reach of
 //   files.c path.c write.c remove.c watch.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
@@ -57,11 +58,14 @@ enum request_type {
   REQ_WATCH = 0x18,
   REQ_DIAL = 0x20,
   REQ_ACCEPT = 0x21,
+  REQ_DATAGRAMS = 0x23,
   IN_DATA = 0x40,
   IN_EOF = 0x41,
   IN_RESIZE = 0x42,
   IN_SIGNAL = 0x43,
   IN_KILL = 0x44,
+  IN_DATAGRAM = 0x45,
+  IN_END_FLOW = 0x46,
 };
 
 enum reply_type {
@@ -78,6 +82,7 @@ enum reply_type {
   OUT_END = 0x8a,
   OUT_EVENT = 0x8b,
   OUT_LOG = 0x8c,
+  OUT_DATAGRAM = 0x8e,
 };
 
 // ---- frame.c: bytes on the wire
@@ -258,6 +263,7 @@ void do_remove(struct fields *f);
 void do_watch(struct fields *f);
 void do_dial(struct fields *f);
 void do_accept(struct fields *f);
+void do_datagrams(struct fields *f);
 void do_spawn(struct fields *f);
 void do_logs(struct fields *f);
 

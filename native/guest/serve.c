@@ -99,6 +99,7 @@ static void answer(unsigned type, struct fields *f) {
     case REQ_WATCH: do_watch(f); break;
     case REQ_DIAL: do_dial(f); break;
     case REQ_ACCEPT: do_accept(f); break;
+    case REQ_DATAGRAMS: do_datagrams(f); break;
     default: send_error(FD_CONN, ENOSYS, "a request of an unknown type"); break;
   }
 }

@@ -1,4 +1,5 @@
 import type { Connect } from "./connection.ts";
+import { datagrams } from "./datagrams.ts";
 import { brokenProtocol } from "./decoder.ts";
 import { accept, dial } from "./dial.ts";
 import { encodeFrame } from "./encoder.ts";
@@ -141,6 +142,7 @@ export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeo
       );
     },
     watch: (path, options) => watch(connect, path, options, { ...answer, signal: options.signal }),
+    datagrams: (port, sink) => datagrams(connect, port, sink, answer),
     dial: (port, options = {}) => dial(connect, port, options, answer),
     accept: (signal) => accept(connect, signal, answer),
   };

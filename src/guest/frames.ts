@@ -27,10 +27,19 @@ export const requests = {
   watch: 0x18,
   dial: 0x20,
   accept: 0x21,
+  datagrams: 0x23,
 } as const;
 
 /** What the host sends later on a connection. */
-export const inputs = { data: 0x40, eof: 0x41, resize: 0x42, signal: 0x43, kill: 0x44 } as const;
+export const inputs = {
+  data: 0x40,
+  eof: 0x41,
+  resize: 0x42,
+  signal: 0x43,
+  kill: 0x44,
+  datagram: 0x45,
+  endFlow: 0x46,
+} as const;
 
 export const replies = {
   ok: 0x80,
@@ -46,6 +55,7 @@ export const replies = {
   end: 0x8a,
   event: 0x8b,
   log: 0x8c,
+  datagram: 0x8e,
 } as const;
 
 /** The first byte of what ACCEPT is answered with. */

@@ -7,6 +7,7 @@ import type {
   WatchEvent,
   WriteFileOptions,
 } from "../contracts/files.ts";
+import type { DatagramPort, DatagramSink } from "./datagrams.ts";
 
 export interface SpawnRequest {
   argv: readonly string[];
@@ -108,6 +109,8 @@ export interface GuestClient {
   remove(path: string, options?: { recursive?: boolean; missingOk?: boolean }): Promise<void>;
   chmod(path: string, mode: number): Promise<void>;
   watch(path: string, options: { recursive?: boolean; signal: AbortSignal }): AsyncIterable<WatchEvent>;
+  /** A UDP port inside, through which many clients of the host reach it. */
+  datagrams(port: number, sink: DatagramSink): Promise<DatagramPort>;
   /** A raw connection to a TCP port inside. */
   dial(port: number, options?: { host?: string; timeoutMs?: number }): Promise<Duplex>;
   /** The next connection of a program inside that leads out. Throws `unsupported` when the guest has no proxy port. */

@@ -1,3 +1,4 @@
+import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { expect } from "vitest";
@@ -16,11 +17,16 @@ while (my $c = $s->accept) {
   exit;
 }`;
 
+/** Answers each datagram in upper case, with the port that it came from. */
+const echoingServer = `use IO::Socket::INET;
+my $s = IO::Socket::INET->new(Proto => "udp", LocalAddr => "127.0.0.1", LocalPort => $ARGV[0]) or die;
+while (defined $s->recv(my $m, 65536)) { $s->send(uc(substr($m, 0, 100)) . " " . length($m) . " " . $s->peerport) }`;
+
 /** Ports of a sandbox that are reached from outside. */
 export function testApiPorts({ test, fixture }: ApiContext): void {
-  const serve = async ({ shell }: ApiFixture, id: string, port: number) => {
+  const serve = async ({ shell }: ApiFixture, id: string, port: number, program = countingServer) => {
     await shell(id, 'perl -e "$1" "$2" >/dev/null 2>&1 </dev/null &', {
-      args: [countingServer, String(port)],
+      args: [program, String(port)],
     });
   };
 
@@ -77,6 +83,32 @@ export function testApiPorts({ test, fixture }: ApiContext): void {
     await expectFailure(api.ports.add("no-such-sandbox", { sandbox_port: 1 }), "sandbox_not_found");
   });
 
+  test("publishes UDP, each client apart from the others", async () => {
+    const { api, box } = fixture();
+    const { id, ports } = await box({ ports: [{ sandbox_port: 5300, protocol: "udp" }] });
+    const [port] = ports ?? [];
+    expect(port).toMatchObject({ protocol: "udp", state: "open" });
+    const hostPort = port?.host_port ?? 0;
+    await expectFailure(
+      box({ ports: [{ sandbox_port: 1, host_port: hostPort, protocol: "UDP" }] }),
+      "port_in_use",
+    );
+    await serve(fixture(), id, 5300, echoingServer);
+    await using one = await udpClient(hostPort);
+    await using other = await udpClient(hostPort);
+    // What comes before anybody listens is lost, as on any network.
+    const first = await eventually("an answer", () => one.ask("hello"));
+    const second = await eventually("an answer", () => other.ask("world"));
+    expect(first).toMatch(/^HELLO 5 \d+$/);
+    expect(second).toMatch(/^WORLD 5 \d+$/);
+    expect(first.split(" ")[2]).not.toBe(second.split(" ")[2]);
+    expect(await eventually("an answer", () => one.ask("again"))).toBe(`AGAIN 5 ${first.split(" ")[2]}`);
+    expect(await eventually("an answer", () => one.ask("x".repeat(60_000)))).toMatch(/^X{100} 60000 /);
+    expect(await eventually("an answer", () => one.ask(""))).toMatch(/^ 0 /);
+    await api.ports.remove(id, { sandboxPort: 5300, protocol: "udp" });
+    expect(await one.ask("gone")).toBeUndefined();
+  });
+
   test("refuses host ports that somebody has, and leaves nothing of the sandbox", async () => {
     const { api, box } = fixture();
     const program = createServer().listen(0, "127.0.0.1");
@@ -114,4 +146,28 @@ export function exchange(port: number, text: string, host = "127.0.0.1"): Promis
     socket.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
     socket.end(text);
   });
+}
+
+/** Asks over UDP, always from the same port. */
+export async function udpClient(port: number, host = "127.0.0.1") {
+  const socket = createSocket(host.includes(":") ? "udp6" : "udp4");
+  socket.on("error", () => {});
+  socket.connect(port, host);
+  await once(socket, "connect");
+  return {
+    socket,
+    /** The next answer; undefined when none comes. */
+    async ask(text: string): Promise<string | undefined> {
+      const signal = AbortSignal.timeout(500);
+      const answer = once(socket, "message", { signal }).then(
+        ([bytes]) => String(bytes),
+        () => undefined,
+      );
+      socket.send(text);
+      return await answer;
+    },
+    async [Symbol.asyncDispose]() {
+      socket.close();
+    },
+  };
 }

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { Engine } from "../../src/engine/engine.ts";
-import { countingServer, exchange } from "../../src/testing/api-ports.ts";
+import { countingServer, exchange, udpClient } from "../../src/testing/api-ports.ts";
 import { eventually, within } from "../../src/testing/wait.ts";
 import { stateDir, testEngine } from "./support/engine.ts";
 
@@ -135,6 +135,35 @@ describe("a published port", () => {
       const again = engine.ports.add(id, { sandbox_port: 1, host_port: taken, address });
       await expect(again, address).rejects.toMatchObject({ code: "port_in_use" });
     }
+  });
+
+  it("of UDP keeps clients apart, makes room for new ones, and gives nobody another's answers", async () => {
+    await using opened = await testEngine(stateDir().path);
+    const { engine } = opened;
+    const { id, ports } = await engine.create({
+      ports: [
+        { sandbox_port: 5300, protocol: "udp", address: "::1" },
+        { sandbox_port: 5300, protocol: "udp" },
+      ],
+    });
+    const [six, four] = (ports ?? []).map(({ host_port }) => host_port);
+    // Each answer comes twice: at once, and with the next request of anybody.
+    const late = `use IO::Socket::INET; my $s = IO::Socket::INET->new(Proto => "udp", LocalAddr => "127.0.0.1", LocalPort => 5300) or die;
+      my @old; while (my $p = $s->recv(my $m, 9999)) { send($s, $_->[1], 0, $_->[0]) for @old; @old = ([$p, "late $m"]); $s->send("to $m") }`;
+    await engine.exec(id, { cmd: ["sh", "-c", 'perl -e "$1" >/dev/null 2>&1 </dev/null &', "sh", late] });
+    await using first = await udpClient(four ?? 0);
+    await using second = await udpClient(six ?? 0, "::1");
+    await eventually("a server inside", () => first.ask("warm-up"));
+    expect(await second.ask("b")).toBe("to b");
+    expect(await first.ask("a")).toMatch(/^(late warm-up|to a)$/);
+    // 256 others later the first is a stranger, and hears nothing of what was meant for it.
+    const others = await Promise.all(Array.from({ length: 256 }, () => udpClient(four ?? 0)));
+    for (const other of others) await other.ask("c");
+    const heard: string[] = [];
+    others.at(-1)?.socket.on("message", (bytes) => heard.push(String(bytes)));
+    await others.at(-1)?.ask("d");
+    expect(heard.every((text) => !/[ab]$|warm-up/.test(text))).toBe(true);
+    for (const other of others) await other[Symbol.asyncDispose]();
   });
 
   it("ends with the sandbox, however that ends, and is not opened for one that could not be made", async () => {

@@ -21,7 +21,7 @@
 #include "box.h"
 #include "redirect-prototypes.h"
 
-enum { FIRST_FAKE = 100000, MOST_FAKE = 64, MOST_POLLS = 20000, USUAL_LIFE = 40 };
+enum { FIRST_FAKE = 100000, MOST_FAKE = 320, MOST_POLLS = 20000, USUAL_LIFE = 40 };
 
 static struct {
   const uint8_t *host; // what the host sends
@@ -62,7 +62,7 @@ int fuzz_new_fd(void) {
     k.fake_open[i] = true;
     return FIRST_FAKE + i;
   }
-  fuzz_finding("one request has 64 descriptors open");
+  fuzz_finding("one request has 320 descriptors open");
 }
 
 static bool is_fake(int fd) {

@@ -24,13 +24,13 @@ static void begin_frame(void) {
   unsigned type = header[4];
   payload_left = get32(header);
   if (ended) fuzz_finding("a frame after the last one");
-  if (type < OUT_OK || type > OUT_LOG) fuzz_finding("a frame of no known type");
+  if (type < OUT_OK || type > OUT_DATAGRAM) fuzz_finding("a frame of no known type");
   if (payload_left > (is_streamed(type) ? MAX_DATA : MAX_REPLY)) fuzz_finding("a frame that is too long");
   if (type == OUT_EXIT && payload_left != EXIT_BYTES) fuzz_finding("an EXIT of the wrong length");
   if (type == OUT_STARTED && (payload_left != 4 || frames != 0)) fuzz_finding("a misplaced STARTED");
   if (request == REQ_SPAWN && frames == 0 && type != OUT_STARTED && type != OUT_ERROR)
     fuzz_finding("a SPAWN that is answered by neither STARTED nor ERROR");
-  bool goes_on = request == REQ_WATCH || request == REQ_LOGS;
+  bool goes_on = request == REQ_WATCH || request == REQ_LOGS || request == REQ_DATAGRAMS;
   ended = type == OUT_EXIT || type == OUT_ERROR || type == OUT_END || (type == OUT_OK && !goes_on);
   raw = type == OUT_OK && request == REQ_DIAL;
   frames++;

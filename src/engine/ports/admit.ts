@@ -14,11 +14,6 @@ const wildcards: Readonly<Record<string, true>> = { "0.0.0.0": true, "::": true 
 export function admitPorts(ports: readonly PortMappingParsed[], mode: NetworkMode): StoredPort[] {
   const admitted = ports.map((port) => {
     refuseReservedPort(port.sandbox_port, mode);
-    if (port.protocol !== "tcp") {
-      throw new WarrenError("unsupported", `ports: ${port.protocol} is not published yet`, {
-        hint: "use tcp",
-      });
-    }
     return { ...port, address: canonicalAddress(port.address) };
   });
   for (const [i, port] of admitted.entries()) {

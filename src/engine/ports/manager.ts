@@ -9,6 +9,7 @@ import { publishedPort } from "../info.ts";
 import { isAlive, type SandboxRecord, type StoredPort } from "../record.ts";
 import { admitPorts, describe, MOST_PORTS, refuseReservedPort, refuseTaken } from "./admit.ts";
 import { listenTcp, type PortListener } from "./listener.ts";
+import { listenUdp } from "./udp.ts";
 
 /** How long a server inside may take to take a connection: it is on the same machine, and its kernel answers for it. */
 const DIAL_TIMEOUT_MS = 5_000;
@@ -150,7 +151,7 @@ export function createPortManager(core: Core): PortManager {
     const { listeners } = doorsOf(id);
     if (listeners.has(keyOf(port))) return port;
     for (let tries = 1; ; tries++) {
-      const listener = await listenTcp(port, (client) => void serve(id, port, client));
+      const listener = await openListener(id, port);
       const opened = { ...port, host_port: listener.hostPort };
       try {
         if (port.host_port === 0) refuseTaken([opened], table.all());
@@ -162,6 +163,12 @@ export function createPortManager(core: Core): PortManager {
       listeners.set(keyOf(opened), listener);
       return opened;
     }
+  }
+
+  function openListener(id: string, port: StoredPort): Promise<PortListener> {
+    return port.protocol === "udp"
+      ? listenUdp(port, (sink) => inRunning(core, id, (guest) => guest.datagrams(port.sandbox_port, sink)))
+      : listenTcp(port, (client) => void serve(id, port, client));
   }
 
   async function serve(id: string, port: StoredPort, client: Socket): Promise<void> {
