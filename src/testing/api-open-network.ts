@@ -21,7 +21,7 @@ export interface OpenNetworkPlaces {
   /** Under which a network stack could lead to the loopback of the engine's machine. No rule opens these. */
   hostLoopback: readonly string[];
   /** Whether the engine's machine can connect there. */
-  fromHost(address: string, port: number): boolean;
+  fromHost(address: string, port: number): Promise<boolean> | boolean;
 }
 
 export interface OpenNetworkOptions extends SuiteOptions {
@@ -152,7 +152,7 @@ export function testOpenNetwork(
       await eventually("the server", async () => (await reached(server.id, [address], 9000)).length === 1);
       const client = await open();
       expect(await reached(client.id, [address], 9000)).toEqual([]);
-      expect(made.places.fromHost(address, 9000)).toBe(false);
+      expect(await made.places.fromHost(address, 9000)).toBe(false);
     });
 
     test("is there for the main command from its start", async () => {

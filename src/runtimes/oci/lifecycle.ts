@@ -49,7 +49,7 @@ export interface LifecycleOptions {
   /** False where an ordinary user has no cgroups; then nothing is limited. */
   hasCgroups: boolean;
   isRootless: boolean;
-  /** Makes the groups of a sandbox that crun can't move a process into, and gives the files to enter them by. */
+  /** Makes the groups of a sandbox that a process has to enter by itself, and gives the files to do that by. */
   enterGroups(id: string): Promise<string[]>;
   shared: SharedFiles;
   onStep: OnStep;
@@ -117,9 +117,11 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
   };
 
   /** Where the guest is, beside those whose limits are for commands. */
-  const uplinkGroups = (id: string, groups: GroupPlan | undefined): string[] => {
+  const uplinkGroups = async (id: string, groups: GroupPlan | undefined): Promise<string[]> => {
     if (!options.hasCgroups) return [];
-    return groups?.leave ? [dirname(groups.leave.to)] : cgroups.dirs(id);
+    if (groups?.leave) return [dirname(groups.leave.to)];
+    const entered = await options.enterGroups(id);
+    return entered.length > 0 ? entered.map((file) => dirname(file)) : cgroups.dirs(id);
   };
 
   /**
@@ -213,7 +215,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           limits,
           enter: name === "crun" ? await options.enterGroups(id) : [],
           ...(groups ? { groups } : {}),
-          ...(hasUplink ? { uplink: { argv: uplinkArgv(), groups: uplinkGroups(id, groups) } } : {}),
+          ...(hasUplink ? { uplink: { argv: uplinkArgv(), groups: await uplinkGroups(id, groups) } } : {}),
           ...(name === "runsc"
             ? { rootReadonly: sandbox.spec.readonlyRoot, relayGroups: cgroups.dirs(id) }
             : {}),

@@ -167,6 +167,12 @@ async function serve(
   if (line[0] !== "ready") throw new Error(`a server of the lab does not start: ${line[0]}`);
 }
 
+/** Lets every user of the lab's host open /dev/net/tun, as most distributions do; this machine may not. */
+export function openTun({ hostPid }: Lab): void {
+  const script = "mount -t tmpfs none /dev/net && mknod -m 0666 /dev/net/tun c 10 200";
+  execFileSync("nsenter", ["-t", String(hostPid), "-m", "sh", "-c", script]);
+}
+
 function reaches(where: readonly string[], to: string, port: number): boolean {
   const dial =
     "use IO::Socket::IP; exit(IO::Socket::IP->new(PeerHost=>$ARGV[0],PeerPort=>$ARGV[1],Timeout=>2) ? 0 : 1)";

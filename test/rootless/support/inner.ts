@@ -12,6 +12,9 @@ interface Report {
 
 export interface InsideOptions {
   timeoutMs?: number;
+  /** As of `TestUser.run`. */
+  where?: readonly string[];
+  env?: Record<string, string>;
   /** Ends of names of tests that only root can pass. Each must fail, so that the list can only shrink. */
   onlyRoot?: readonly string[];
 }
@@ -20,14 +23,14 @@ export interface InsideOptions {
 export async function reportInside(
   user: TestUser,
   files: readonly string[],
-  { timeoutMs = 300_000, onlyRoot = [] }: InsideOptions = {},
+  { timeoutMs = 300_000, onlyRoot = [], ...place }: InsideOptions = {},
 ): Promise<void> {
   const output = join(user.home, "report.json");
   const vitest = [process.execPath, "node_modules/vitest/vitest.mjs", "run"];
   // The loader that writes no file beside the configuration.
   const config = ["--config", "test/rootless/inside/vitest.config.ts", "--configLoader", "runner"];
   const reporter = ["--reporter=json", `--outputFile=${output}`];
-  const result = await user.run([...vitest, ...config, ...reporter, ...files], { timeoutMs });
+  const result = await user.run([...vitest, ...config, ...reporter, ...files], { timeoutMs, ...place });
   const said = `${result.stdout}\n${result.stderr}`.slice(-8000);
   describe(`as an ordinary user (${files.join(", ")})`, () => {
     it("runs", () => {

@@ -36,6 +36,8 @@ export interface TestUser {
 export interface RunOptions {
   env?: Record<string, string>;
   timeoutMs?: number;
+  /** Put before the command that makes the user's mounts: to be in other namespaces. */
+  where?: readonly string[];
   /** The `cgroup.procs` of the group to be in; default: that which root has prepared, where there is one. */
   group?: string;
 }
@@ -112,9 +114,10 @@ export function makeUser(options: { subordinates?: number } = {}): TestUser {
       const { env = {}, timeoutMs = 120_000 } = options;
       const { group = `/sys/fs/cgroup/warren-${uid}/engine/cgroup.procs` } = options;
       const args = ["--mount", "--propagation", "private", "sh", "-c", enter, "sh"];
+      const [program = "unshare", ...before] = [...(options.where ?? []), "unshare"];
       const child = spawn(
-        "unshare",
-        [...args, etc, process.cwd(), checkout, String(uid), home, group, ...argv],
+        program,
+        [...before, ...args, etc, process.cwd(), checkout, String(uid), home, group, ...argv],
         {
           detached: true,
           stdio: ["ignore", "pipe", "pipe"],
