@@ -117,8 +117,8 @@ async function buildCli() {
       entryPoints: ["src/cli/with-engine.ts"],
       outfile: join(draft, "engine.mjs"),
       format: "esm",
-      // libsql has a native part; pino finds its worker beside its own files.
-      external: ["libsql", "pino", "bufferutil", "utf-8-validate"],
+      // libsql has a native part; pino finds its worker beside its own files; what makes certificates is seldom needed.
+      external: ["libsql", "pino", "@peculiar/x509", "reflect-metadata", "bufferutil", "utf-8-validate"],
       // CommonJS packages inside the bundle ask for Node's modules with require.
       banner: {
         js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);',

@@ -118,6 +118,7 @@ async function ownEngine(
       config: {
         ...(config.maxSandboxes === undefined ? {} : { maxSandboxes: config.maxSandboxes }),
         ...(config.defaultTimeoutS === undefined ? {} : { defaultTimeoutS: config.defaultTimeoutS }),
+        ...(config.trustFile === undefined ? {} : { trustFile: config.trustFile }),
         ...(config.unlimited ? { defaultMemoryBytes: 0, defaultCpuNano: 0, defaultPids: 0 } : {}),
         ...settings,
       },

@@ -31,6 +31,8 @@ export interface Environment {
   runtimes?: string;
   /** WARREN_OCI_PROGRAM */
   ociProgram?: string;
+  /** WARREN_TRUST_FILE */
+  trustFile?: string;
   /** WARREN_STRICT */
   strict?: string;
   /** WARREN_UNLIMITED */
@@ -68,6 +70,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     runtime: env.WARREN_RUNTIME,
     runtimes: env.WARREN_RUNTIMES,
     ociProgram: env.WARREN_OCI_PROGRAM,
+    trustFile: env.WARREN_TRUST_FILE,
     strict: env.WARREN_STRICT,
     unlimited: env.WARREN_UNLIMITED,
     maxSandboxes: env.WARREN_MAX_SANDBOXES,
@@ -105,6 +108,11 @@ function dockerSettings(env: NodeJS.ProcessEnv): DockerSettings {
 /** A variable of the caller's own environment, for `-e NAME` without a value. */
 export function hostVariable(name: string, env: NodeJS.ProcessEnv = process.env): string | undefined {
   return env[name];
+}
+
+/** Takes variables out of our own environment: an engine that we start outlives us, and shall not have them. */
+export function forgetVariables(names: readonly string[], env: NodeJS.ProcessEnv = process.env): void {
+  for (const name of names) delete env[name];
 }
 
 /** The environment for an engine that outlives this command: ours, without what only this command needs. */

@@ -24,6 +24,7 @@ export interface ServeFlags {
   runtime?: string;
   runtimes?: string;
   ociProgram?: string;
+  trustFile?: string;
   strict?: boolean;
   unlimited?: boolean;
   maxSandboxes?: string;
@@ -77,6 +78,8 @@ const ServeConfig = z.object({
     .string()
     .regex(/^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/, "WARREN_ORB_VM is the name of an OrbStack machine")
     .optional(),
+  /** Certificates of servers that secrets are given to, beside those that this host trusts. */
+  trustFile: z.string().optional(),
   /** Refuse container runtimes whose version has published escapes. */
   strict: z.boolean(),
   /** No default limits: a sandbox has those that its request names. */
@@ -96,6 +99,7 @@ export type ServeConfig = z.infer<typeof ServeConfig>;
  */
 export function parseServeConfig(flags: ServeFlags, environment: Environment): ServeConfig {
   const timeout = flags.defaultTimeout ?? environment.defaultTimeout;
+  const trustFile = flags.trustFile ?? environment.trustFile;
   const runtime = flags.runtime ?? environment.runtime ?? "oci";
   const parsed = ServeConfig.safeParse({
     stateDir: resolveStateDir(flags.stateDir, environment),
@@ -114,6 +118,8 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     docker: environment.docker,
     packageManagers: environment.packageManagers,
     orbMachine: environment.orbMachine,
+    // The engine may run in another directory.
+    trustFile: trustFile === undefined ? undefined : resolve(trustFile),
     strict: flags.strict ?? isOn("WARREN_STRICT", environment.strict),
     unlimited: flags.unlimited ?? isOn("WARREN_UNLIMITED", environment.unlimited),
     maxSandboxes: flags.maxSandboxes ?? environment.maxSandboxes,

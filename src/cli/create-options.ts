@@ -15,6 +15,7 @@ import {
   wholeNumber,
 } from "./options.ts";
 import { parsePublish } from "./publish.ts";
+import { secretsRequest } from "./secrets.ts";
 
 /** What a sandbox is to be: the options of every command that makes one. */
 export interface CreateOptions extends NetworkOptions {
@@ -34,6 +35,7 @@ export interface CreateOptions extends NetworkOptions {
   volume?: string[];
   mount?: string[];
   label?: string[];
+  secret?: string[];
   publish?: string[];
   runtime?: string;
   isolation?: string;
@@ -100,6 +102,11 @@ export function addCreateOptions(command: Command): Command {
       "--network-learn",
       "allow everything but internal addresses, and say at the end which rules that takes",
     )
+    .option(
+      "--secret <secret>",
+      "NAME=env:VAR|file:PATH|cmd:COMMAND,host=HOST, then ,bearer or ,header=NAME: {} or ,basic=USER: stays outside, and is added to requests to the host (repeatable)",
+      collect,
+    )
     .option("--runtime <name>", "runtime driver (default: the engine's)")
     .option(
       "--isolation <level>",
@@ -111,7 +118,10 @@ export function addCreateOptions(command: Command): Command {
 export function createRequest(options: CreateOptions, isLocal: boolean): CreateSandbox {
   const env = parseEnvironment([...(options.envFile ?? []).flatMap(readEnvFile), ...(options.env ?? [])]);
   const storage = storageRequest(options, isLocal);
-  const rules = networkRules(options);
+  const { allow: hosts, ...secrets } = secretsRequest(options.secret);
+  const rules = networkRules(
+    hosts.length === 0 ? options : { ...options, networkAllow: [...(options.networkAllow ?? []), ...hosts] },
+  );
   return {
     // A developer's sandbox must not vanish over lunch, so the server's default expiry is not used.
     timeout: expirySeconds(options.timeout),
@@ -130,6 +140,7 @@ export function createRequest(options: CreateOptions, isLocal: boolean): CreateS
     ...(options.network === undefined ? {} : { network_mode: options.network }),
     ...(options.publish === undefined ? {} : { ports: options.publish.map(parsePublish) }),
     ...(rules === undefined ? {} : { network: rules }),
+    ...secrets,
     ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
     ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),
   };

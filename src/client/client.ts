@@ -5,6 +5,7 @@ import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
 import type { NetworkDecision, NetworkState } from "../contracts/network.ts";
 import type { PublishedPort } from "../contracts/ports.ts";
 import type { PruneResult, SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
+import type { Secret } from "../contracts/secrets.ts";
 import type { VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { openExecSession } from "./exec-session.ts";
 import { parseObject, readText } from "./failures.ts";
@@ -79,6 +80,12 @@ export function createClient({
         http.json<NetworkDecision>("GET", at(id, "/network/explain"), { query: { host, port } }),
       decisions: async (id) => http.json<NetworkDecision[]>("GET", at(id, "/network/decisions")),
     },
+    secrets: {
+      list: async (id) => http.json<Secret[]>("GET", at(id, "/secrets")),
+      put: async (id, name, secret) =>
+        http.json<SandboxInfo>("PUT", at(id, secretPath(name)), { json: secret }),
+      remove: async (id, name) => http.json<SandboxInfo>("DELETE", at(id, secretPath(name))),
+    },
     ports: {
       list: async (id) => http.json<PublishedPort[]>("GET", at(id, "/ports")),
       add: async (id, port) => http.json<PublishedPort>("POST", at(id, "/ports"), { json: port }),
@@ -136,6 +143,13 @@ export function createClient({
     stats: async (id) => http.json<SandboxStats>("GET", at(id, "/stats")),
     systemStats: () => http.json<SystemStats>("GET", "/stats"),
   };
+}
+
+/** An empty or dotted name would be another path's. */
+function secretPath(name: string): string {
+  if (!/^\w+$/.test(name))
+    throw new WarrenError("invalid_request", "a secret's name is one of an environment variable");
+  return `/secrets/${name}`;
 }
 
 function at(id: string, rest = ""): string {

@@ -10,6 +10,7 @@ import type {
   SandboxStatus,
   UpdateSandbox,
 } from "../contracts/sandbox.ts";
+import type { PutSecret } from "../contracts/secrets.ts";
 import {
   CommandResult,
   type ExecOptions,
@@ -54,6 +55,10 @@ export interface CreateOptions extends HandleOptions {
   unlimited?: boolean;
   readonlyFs?: boolean;
   networkMode?: string;
+  /** Whom a sandbox with filtered network may reach. */
+  network?: CreateSandbox["network"];
+  /** Added by the engine to requests to their hosts; inside there is only a placeholder of each. */
+  secrets?: CreateSandbox["secrets"];
   ports?: CreateSandbox["ports"];
   labels?: Record<string, string>;
   storage?: CreateSandbox["storage"];
@@ -203,6 +208,17 @@ export class SandboxHandle implements AsyncDisposable {
 
   ports(): Promise<PublishedPort[]> {
     return this.#api.ports.list(this.id);
+  }
+
+  /** Makes a secret or takes its place, at once: a new value alone keeps all else. */
+  async setSecret(name: string, secret: PutSecret): Promise<SandboxInfo> {
+    this.#info = await this.#api.secrets.put(this.id, name, secret);
+    return this.#info;
+  }
+
+  async removeSecret(name: string): Promise<SandboxInfo> {
+    this.#info = await this.#api.secrets.remove(this.id, name);
+    return this.#info;
   }
 
   /** Stops and forgets the sandbox with everything in it. */

@@ -16,6 +16,7 @@ import type {
   SystemStats,
   UpdateSandbox,
 } from "./sandbox.ts";
+import type { PutSecret, Secret } from "./secrets.ts";
 import type { CreateVolume, VolumeFilter, VolumeInfo, VolumeUsage } from "./volumes.ts";
 
 export interface CallOptions {
@@ -140,6 +141,15 @@ export interface NetworkApi {
   decisions(id: string): Promise<NetworkDecision[]>;
 }
 
+/** Secrets of sandboxes with the network `filtered`; of others all of these throw `unsupported`. Values are never told. */
+export interface SecretsApi {
+  list(id: string): Promise<Secret[]>;
+  /** Makes one, or takes its place at once: a new value alone keeps all else, and the placeholder. */
+  put(id: string, name: string, secret: PutSecret): Promise<SandboxInfo>;
+  /** Throws `secret_not_found`. */
+  remove(id: string, name: string): Promise<SandboxInfo>;
+}
+
 /** Ports of sandboxes that are reached through ports of the engine's machine, in every network mode. */
 export interface PortsApi {
   list(id: string): Promise<PublishedPort[]>;
@@ -191,6 +201,7 @@ export interface SandboxApi {
   readonly images: ImagesApi;
   readonly network: NetworkApi;
   readonly ports: PortsApi;
+  readonly secrets: SecretsApi;
   readonly volumes: VolumesApi;
   /**
    * Removes the stopped sandboxes of one runtime, and none that runs, is paused, being created or in error. One that can't

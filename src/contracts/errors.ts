@@ -11,6 +11,7 @@ export const errorCatalogue = {
   sandbox_not_found: { status: 404, retryable: false },
   image_not_found: { status: 404, retryable: false },
   volume_not_found: { status: 404, retryable: false },
+  secret_not_found: { status: 404, retryable: false },
   file_not_found: { status: 404, retryable: false },
   exec_session_not_found: { status: 404, retryable: false },
   port_not_found: { status: 404, retryable: false },

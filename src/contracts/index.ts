@@ -10,5 +10,6 @@ export * from "./network.ts";
 export * from "./ports.ts";
 export * from "./runtime.ts";
 export * from "./sandbox.ts";
+export * from "./secrets.ts";
 export * from "./storage.ts";
 export * from "./volumes.ts";

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { isolations, NO_EXPIRY } from "./constants.ts";
 import { NetworkRules } from "./network.ts";
 import { PortMapping, PublishedPort } from "./ports.ts";
+import { NewSecret, Secret } from "./secrets.ts";
 import { MountInfo, StorageConfig } from "./storage.ts";
 
 /** den's four states and `paused`. `error` is a sandbox that failed to start or was lost. */
@@ -92,6 +93,10 @@ export const CreateSandbox = z
       .max(256)
       .optional()
       .meta({ description: "Ports to publish; in every network mode" }),
+    secrets: z.array(NewSecret).max(32).optional().meta({
+      description:
+        "Added by the engine's proxy to requests to their hosts; inside there is a placeholder of each",
+    }),
     labels: z.record(CString.max(256), CString.max(4096)).optional(),
     storage: StorageConfig.optional(),
     ...RuntimeChoice.shape,
@@ -165,6 +170,7 @@ export const SandboxInfo = z
     readonly_fs: z.boolean().optional(),
     network_mode: z.string().optional(),
     network: NetworkRules.optional(),
+    secrets: z.array(Secret).optional(),
     isolation: Isolation.optional(),
     workdir: z.string().optional(),
     user: z.string().optional(),

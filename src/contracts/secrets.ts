@@ -56,6 +56,7 @@ export type Secret = z.output<typeof Secret>;
 /** One that a sandbox is made with. */
 export const NewSecret = Secret.extend({ value: SecretValue }).meta({ id: "NewSecret" });
 export type NewSecret = z.input<typeof NewSecret>;
+export type NewSecretParsed = z.output<typeof NewSecret>;
 
 /** Makes one or takes its place: a new value alone keeps all else as it is. */
 export const PutSecret = Secret.omit({ name: true })

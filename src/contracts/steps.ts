@@ -34,6 +34,12 @@ export const steps = [
   "write.begun",
   "write.done",
 
+  // Secrets
+  "secret.key-made",
+  "secret.authority-made",
+  "secret.sealed",
+  "secret.removed",
+
   // Logs of main commands
   "log.begun",
   "log.written",

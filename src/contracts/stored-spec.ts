@@ -19,6 +19,7 @@ export const StoredSpec: z.ZodType<RuntimeSpec> = z.object({
   workdir: z.string(),
   cmd: z.array(z.string()).exactOptional(),
   user: z.string().exactOptional(),
+  mainAfter: z.string().exactOptional(),
   hostname: z.string(),
   labels: z.record(z.string(), z.string()),
   network: z.enum(networkModes),

@@ -1,12 +1,14 @@
 import { WarrenError } from "../contracts/errors.ts";
 import type { Capabilities, Runtime, RuntimeLimits, RuntimeSpec } from "../contracts/runtime.ts";
 import type { CreateSandbox, CreateSandboxParsed, Isolation, UpdateSandbox } from "../contracts/sandbox.ts";
+import type { NewSecretParsed } from "../contracts/secrets.ts";
 import type { EngineConfig } from "./config.ts";
 import { withMounts } from "./mounts.ts";
 import { type AdmittedNetwork, admitNetwork } from "./network.ts";
 import { admitPorts } from "./ports/admit.ts";
 import type { StoredPort } from "./record.ts";
 import type { Runtimes } from "./runtimes.ts";
+import { admitSecrets } from "./secrets/admit.ts";
 import { tmpfsMounts } from "./tmpfs.ts";
 
 const MIB = 1024 ** 2;
@@ -31,7 +33,8 @@ const MAX_CPU_NANO = 100_000 * 1e9;
 const MAX_PIDS = 4_194_304;
 
 export interface Admitted {
-  request: CreateSandboxParsed;
+  request: Omit<CreateSandboxParsed, "secrets">;
+  secrets: NewSecretParsed[];
   runtime: Runtime;
   isolation: Isolation;
   readonlyRoot: boolean;
@@ -78,9 +81,12 @@ export function admit(request: CreateSandboxParsed, runtime: Runtime, config: En
   }
   const isolation = request.isolation ?? "container";
   const network = admitNetwork(request, runtime);
+  const { secrets = [], ...rest } = request;
+  admitSecrets(secrets, network.mode, request.env);
   const tmpfs = tmpfsMounts(request.storage?.tmpfs ?? [], readonlyRoot);
   return {
-    request,
+    request: rest,
+    secrets,
     runtime,
     isolation,
     readonlyRoot,

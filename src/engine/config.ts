@@ -29,6 +29,8 @@ export interface EngineConfig {
   logFiles: number;
   /** Bytes of a main command's output that are taken each second, once it has filled its files. */
   logBytesPerS: number;
+  /** Certificates that secrets are given to beside those that this host trusts: a file, PEM. */
+  trustFile?: string;
   /** Bytes of a build's context. */
   maxBuildContextBytes: number;
   /** Builds at one time; others wait, with their contexts unread. */

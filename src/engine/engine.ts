@@ -33,6 +33,8 @@ import { createPortManager } from "./ports/manager.ts";
 import { createReaper } from "./reaper.ts";
 import { reconcile } from "./reconcile.ts";
 import { createRuntimes, type RuntimeOpener } from "./runtimes.ts";
+import { createSecretKeeper } from "./secrets/keeper.ts";
+import { createSecrets } from "./secrets/secrets.ts";
 import { createStatsReader } from "./stats.ts";
 import { openStore } from "./store.ts";
 import { createSupervisor } from "./supervisor.ts";
@@ -125,10 +127,11 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     onStep,
   };
   const logs = createLogCollector(core, options.stateDir);
-  const egress = createEgressManager(core, options.presets ? { presets: options.presets } : {});
+  const secrets = createSecretKeeper(core, options.stateDir);
+  const egress = createEgressManager(core, secrets, options.presets ? { presets: options.presets } : {});
   const supervisor = createSupervisor(core, logs, egress);
   const ports = createPortManager(core);
-  const lifecycle = createLifecycle(core, supervisor, logs, ports);
+  const lifecycle = createLifecycle(core, supervisor, logs, ports, secrets);
   const reaper = createReaper(core, lifecycle.expire);
   const execs = createExecs(core);
   const images = createImages(core);
@@ -137,11 +140,14 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   core.events.subscribe(({ type }) => {
     if (type === "created" || type === "extended") reaper.reschedule();
   });
+  await secrets.load();
   await runtimes.start(runtimesInUse(core, options.stateDir));
   onStep("open.reconciled");
   await logs.sweep();
+  await secrets.sweep();
   onStep("open.swept");
   reaper.reschedule();
+  const secretsApi = createSecrets(core, secrets, egress);
   const resources = undo.release();
 
   // Commands and files are refused where they go inside; the rest is here.
@@ -291,6 +297,20 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     async dial(id, port) {
       open();
       return await ports.dial(id, port);
+    },
+    secrets: {
+      async list(id) {
+        open();
+        return await secretsApi.list(id);
+      },
+      async put(id, name, secret) {
+        open();
+        return await secretsApi.put(id, name, secret);
+      },
+      async remove(id, name) {
+        open();
+        return await secretsApi.remove(id, name);
+      },
     },
     volumes: createVolumes(core, lifecycle.remove),
     async prune(options = {}) {

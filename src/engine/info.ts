@@ -32,6 +32,7 @@ export function sandboxInfo(record: SandboxRecord): SandboxInfo {
     readonly_fs: spec?.readonlyRoot,
     network_mode: spec?.network,
     network: record.network,
+    secrets: record.secrets?.length ? record.secrets : undefined,
     isolation: spec?.isolation,
     workdir: spec?.workdir,
     user: spec?.user,

@@ -29,6 +29,7 @@ import { refuseTaken } from "./ports/admit.ts";
 import type { PortManager } from "./ports/manager.ts";
 import type { SandboxRecord } from "./record.ts";
 import { isUnavailable } from "./runtimes.ts";
+import { type SecretKeeper, withoutValue } from "./secrets/keeper.ts";
 import { runtimeSpec } from "./spec.ts";
 import { nameTaken } from "./store.ts";
 import type { Supervisor } from "./supervisor.ts";
@@ -63,6 +64,7 @@ export function createLifecycle(
   supervisor: Supervisor,
   logs: LogCollector,
   ports: PortManager,
+  secrets: SecretKeeper,
 ): Lifecycle {
   const { table, mutex, config, clock, log } = core;
   const starts = createTurnstile(STARTS_AT_ONCE);
@@ -79,6 +81,7 @@ export function createLifecycle(
         try {
           await stored;
           auditNetwork(core, record.id, "create", admitted.network, by);
+          if (admitted.secrets.length > 0) await secrets.store(record.id, admitted.secrets, []);
           return await build(record.id, admitted, signal);
         } catch (cause) {
           core.runtimes.note(runtime.name, cause);
@@ -108,7 +111,17 @@ export function createLifecycle(
         try {
           // Of a sandbox in error something may still be alive.
           if (wasLost) await runtime.stop(id, { timeoutMs: 0 });
-          const { pid } = await starts.run(() => runtime.start(id));
+          const { pid } = await starts.run(async () => {
+            const started = await runtime.start(id);
+            secrets.forget(id);
+            try {
+              await secrets.prepare(record, record.spec);
+            } catch (error) {
+              await runtime.stop(id, { timeoutMs: 0 });
+              throw error;
+            }
+            return started;
+          });
           await ports.open(id);
           const running = table.update(id, { state: "running", pid, startedAt: clock.now() });
           supervisor.watch(running);
@@ -262,6 +275,7 @@ export function createLifecycle(
       request,
       createdAt: clock.now(),
       ...(admitted.network.rules ? { network: admitted.network.rules } : {}),
+      ...(admitted.secrets.length > 0 ? { secrets: admitted.secrets.map(withoutValue) } : {}),
       ...(admitted.ports.length > 0 ? { ports: admitted.ports } : {}),
     };
     const stored = table.add(record);
@@ -285,14 +299,17 @@ export function createLifecycle(
         throw error;
       }
       throwIfAborted(signal);
-      return await runtime.start(id, options);
+      const started = await runtime.start(id, options);
+      throwIfAborted(signal);
+      await secrets.prepare(table.require(id), spec);
+      return started;
     };
-    let spec = runtimeSpec(id, admitted, image);
+    let spec = runtimeSpec(id, admitted, image, secrets.environment(table.require(id)));
     let started = await starts.run(() => make(spec, false));
     if (!started) {
       // The image was removed since it was looked for. Looking again is not a part of the turn: it may be a pull.
       image = await ensureImage(runtime, request.image, signal);
-      spec = runtimeSpec(id, admitted, image);
+      spec = runtimeSpec(id, admitted, image, secrets.environment(table.require(id)));
       started = await starts.run(() => make(spec, true));
     }
     throwIfAborted(signal);
@@ -325,6 +342,7 @@ export function createLifecycle(
         core.runtimes.note(runtime.name, error);
       });
       await logs.remove(id);
+      await secrets.remove(id);
       table.delete(id);
     } catch (error) {
       log.error({ err: error, sandbox: id }, "a failed create could not be undone");
@@ -343,6 +361,7 @@ export function createLifecycle(
       await supervisor.unwatch(id);
       await runtime.remove(id);
       await logs.remove(id);
+      if (record.secrets) await secrets.remove(id);
     } catch (cause) {
       const error = asWarrenError(cause, `sandbox ${id} could not be removed`);
       announce(core, "failed", table.update(id, { state: "error", error: error.message }));
@@ -372,6 +391,7 @@ export function createLifecycle(
     return mutex.run(id, async () => {
       for (const runtime of runtimes) await runtime.remove(id);
       await logs.remove(id);
+      await secrets.remove(id);
       table.forgetSetAside(id);
     });
   }

@@ -32,6 +32,7 @@ const migrations: readonly string[] = [
    UPDATE sandboxes SET network = json_extract(request, '$.network') WHERE json_valid(request);`,
   "ALTER TABLE sandboxes ADD COLUMN ports TEXT;",
   "ALTER TABLE sandboxes ADD COLUMN learnt TEXT;",
+  "ALTER TABLE sandboxes ADD COLUMN secrets TEXT;",
 ];
 
 /**

@@ -25,7 +25,7 @@ export interface AdmittedNetwork {
 }
 
 /**
- * What network a request means. Rules without a mode mean `filtered`.
+ * What network a request means. Rules or secrets without a mode mean `filtered`.
  * @throws WarrenError `invalid_request`, `unsupported`
  */
 export function admitNetwork(
@@ -33,12 +33,19 @@ export function admitNetwork(
     network_mode: word = "",
     network: rules,
     isolation,
-  }: Pick<CreateSandboxParsed, "network_mode" | "network" | "isolation">,
+    secrets,
+  }: Pick<CreateSandboxParsed, "network_mode" | "network" | "isolation" | "secrets">,
   runtime: { name: string; capabilities: Pick<Capabilities, "networkModes" | "networkMissing"> },
 ): AdmittedNetwork {
   const { networkModes, networkMissing } = runtime.capabilities;
   const mode =
-    word === "" ? (rules ? "filtered" : "none") : Object.hasOwn(modes, word) ? modes[word] : undefined;
+    word === ""
+      ? rules || secrets?.length
+        ? "filtered"
+        : "none"
+      : Object.hasOwn(modes, word)
+        ? modes[word]
+        : undefined;
   if (mode === undefined || !networkModes.includes(mode)) {
     const missing = mode && networkMissing?.[mode];
     throw new WarrenError(

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { NetworkRule, NetworkRules } from "../contracts/network.ts";
 import { portProtocols } from "../contracts/ports.ts";
 import { CreateSandbox } from "../contracts/sandbox.ts";
+import { Secret } from "../contracts/secrets.ts";
 import { StoredSpec } from "../contracts/stored-spec.ts";
 import { sandboxStates } from "./states.ts";
 
@@ -26,7 +27,7 @@ export const SandboxRecord = z.object({
   runtime: z.string(),
   state: z.enum(sandboxStates),
   /** What was asked for. */
-  request: CreateSandbox,
+  request: CreateSandbox.omit({ secrets: true }),
   /** What is run; absent until the image is ready. */
   spec: StoredSpec.optional(),
   createdAt: millis,
@@ -43,6 +44,8 @@ export const SandboxRecord = z.object({
   ports: z.array(StoredPort).optional(),
   /** What was reached in learn mode, as rules that allow it. */
   learnt: z.array(NetworkRule).optional(),
+  /** Without their values, which are never in a record. */
+  secrets: z.array(Secret).optional(),
   error: z.string().optional(),
 });
 export type SandboxRecord = z.infer<typeof SandboxRecord>;

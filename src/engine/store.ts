@@ -46,6 +46,7 @@ const columns = [
   "network",
   "ports",
   "learnt",
+  "secrets",
 ] as const;
 /**
  * With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its files as
@@ -191,6 +192,7 @@ function toRow(record: SandboxRecord): unknown[] {
     network: record.network === undefined ? null : JSON.stringify(record.network),
     ports: record.ports === undefined ? null : JSON.stringify(record.ports),
     learnt: record.learnt === undefined ? null : JSON.stringify(record.learnt),
+    secrets: record.secrets === undefined ? null : JSON.stringify(record.secrets),
   };
   return columns.map((column) => row[column]);
 }
@@ -203,12 +205,14 @@ function parseRow(row: Row): SandboxRecord | string {
   let network: unknown;
   let ports: unknown;
   let learnt: unknown;
+  let secrets: unknown;
   try {
     request = JSON.parse(String(row.request));
     spec = row.spec === null ? undefined : JSON.parse(String(row.spec));
     network = row.network === null ? undefined : JSON.parse(String(row.network));
     ports = row.ports === null ? undefined : JSON.parse(String(row.ports));
     learnt = row.learnt === null ? undefined : JSON.parse(String(row.learnt));
+    secrets = row.secrets === null ? undefined : JSON.parse(String(row.secrets));
   } catch (error) {
     return `its configuration is not JSON: ${(error as Error).message}`;
   }
@@ -220,6 +224,7 @@ function parseRow(row: Row): SandboxRecord | string {
     request,
     spec,
     ports,
+    secrets,
     createdAt: row.created_at,
     expiresAt: absent(row.expires_at),
     startedAt: absent(row.started_at),

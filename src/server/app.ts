@@ -11,6 +11,7 @@ import { imageHandlers } from "./handlers/images.ts";
 import { logHandlers } from "./handlers/logs.ts";
 import { portHandlers } from "./handlers/ports.ts";
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
+import { secretHandlers } from "./handlers/secrets.ts";
 import { volumeHandlers } from "./handlers/volumes.ts";
 import { breakOff } from "./outgoing.ts";
 import { parseQuery } from "./query.ts";
@@ -37,6 +38,7 @@ const handlers: Record<Operation, Handler> = {
   ...fileHandlers,
   ...logHandlers,
   ...portHandlers,
+  ...secretHandlers,
   ...imageHandlers,
   ...volumeHandlers,
 };

@@ -14,6 +14,7 @@ import {
   SystemStats,
   UpdateSandbox,
 } from "../contracts/sandbox.ts";
+import { PutSecret, Secret } from "../contracts/secrets.ts";
 import { CreateVolume, VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { ChmodRequest, RenameRequest } from "./file-bodies.ts";
 import {
@@ -229,6 +230,34 @@ export const routes = [
     status: 200,
     response: z.array(NetworkDecision),
     errors: ["sandbox_not_found", "unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/secrets",
+    operation: "listSecrets",
+    summary: "Names and hosts of a sandbox's secrets",
+    status: 200,
+    response: z.array(Secret),
+    errors: ["sandbox_not_found", "unsupported"],
+  },
+  {
+    method: "PUT",
+    path: "/sandboxes/:id/secrets/:secret",
+    operation: "putSecret",
+    summary: "Makes a secret or takes its place, at once; a value alone keeps all else",
+    request: PutSecret,
+    status: 200,
+    response: SandboxInfo,
+    errors: [...inside, "unsupported", "no_space"],
+  },
+  {
+    method: "DELETE",
+    path: "/sandboxes/:id/secrets/:secret",
+    operation: "removeSecret",
+    summary: "Removes a secret and ends connections that it was added to",
+    status: 200,
+    response: SandboxInfo,
+    errors: [...inside, "secret_not_found", "unsupported"],
   },
   {
     method: "POST",

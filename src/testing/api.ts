@@ -14,6 +14,7 @@ import { testApiPause } from "./api-pause.ts";
 import { testApiPorts } from "./api-ports.ts";
 import { testApiPrune } from "./api-prune.ts";
 import { testApiReality } from "./api-reality.ts";
+import { testApiSecrets } from "./api-secrets.ts";
 import { testApiUpdate } from "./api-update.ts";
 import { testApiVolumes } from "./api-volumes.ts";
 import { defineSuite, type SuiteOptions } from "./suite.ts";
@@ -90,6 +91,7 @@ export function testApi(
     testApiExecStream(context);
     testApiFiles(context);
     testApiNetwork(context);
+    testApiSecrets(context);
     testApiPorts(context);
   });
 }

@@ -104,6 +104,11 @@ export function createHostApi(): HostApi {
     async remove(id) {
       info(id);
     },
+    secrets: {
+      list: async () => [],
+      put: async (id) => info(id),
+      remove: async (id) => info(id),
+    },
     extend: async (id, timeoutS) => ({ ...info(id), expires_at: timeoutS < 0 ? NO_EXPIRY : MTIME }),
     async exec(id, request, options) {
       info(id);

@@ -59,6 +59,10 @@ export function define(command: Command): void {
     )
     .option("--oci-program <name>", "crun or runc (default: WARREN_OCI_PROGRAM, else the first that works)")
     .option(
+      "--trust-file <file>",
+      "certificates, PEM, of authorities whose servers are given secrets, beside those that this machine trusts (default: WARREN_TRUST_FILE)",
+    )
+    .option(
       "--strict",
       "refuse crun and runc versions with published escapes (default: WARREN_STRICT, else warn)",
     )

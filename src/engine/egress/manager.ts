@@ -13,6 +13,7 @@ import { announce, type Core, guestOf, notRunning } from "../core.ts";
 import { sandboxInfo } from "../info.ts";
 import { checkRules } from "../network.ts";
 import type { SandboxRecord } from "../record.ts";
+import type { SecretKeeper } from "../secrets/keeper.ts";
 import { createEgress, type Egress } from "./egress.ts";
 import { learntRule, MOST_LEARNT } from "./learnt.ts";
 import { compilePolicy, type EgressRules } from "./policy.ts";
@@ -35,6 +36,8 @@ export interface EgressManager {
   follow(record: SandboxRecord): void;
   /** Closes it. */
   forget(id: string): void;
+  /** After a change of a sandbox's secrets. */
+  refreshSecrets(record: SandboxRecord): void;
   state(wanted: string): NetworkState;
   set(wanted: string, rules: NetworkRules, by?: Caller): Promise<SandboxInfo>;
   change(wanted: string, change: NetworkChange, by?: Caller): Promise<SandboxInfo>;
@@ -58,6 +61,7 @@ interface Way {
 
 export function createEgressManager(
   core: Core,
+  secrets: SecretKeeper,
   { resolve = createResolver(), presets = documentedPresets }: EgressManagerOptions = {},
 ): EgressManager {
   const ways = new Map<string, Way>();
@@ -71,6 +75,7 @@ export function createEgressManager(
       rules: rulesOf(record),
       presets,
       resolve,
+      secrets: { all: secrets.live(record), tls: secrets.tls },
       onDecision(event) {
         recorder.record(event);
         if (core.table.get(id)?.network?.learn) learnt.add(event);
@@ -78,6 +83,9 @@ export function createEgressManager(
     });
     const way = { egress, stop: new AbortController(), recorder, learnt };
     ways.set(id, way);
+    secrets.prepare(record, record.spec).catch((error: unknown) => {
+      core.log.warn({ err: error, sandbox: id }, "a sandbox could not be told to trust the engine");
+    });
     for (let i = 0; i < WAITING; i++) void acceptAll(record, way);
   };
 
@@ -109,6 +117,7 @@ export function createEgressManager(
     const way = ways.get(id);
     if (!way) return;
     ways.delete(id);
+    secrets.forget(id);
     way.stop.abort();
     way.egress.close();
     way.recorder.flush();
@@ -150,6 +159,7 @@ export function createEgressManager(
   return {
     follow: attach,
     forget: detach,
+    refreshSecrets: (record) => ways.get(record.id)?.egress.replaceSecrets(secrets.live(record)),
     state(wanted) {
       const record = core.table.resolve(wanted);
       const rules = record.network ?? {};

@@ -8,7 +8,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import { type ProcessIdentity, readProcess, signalProcess } from "../../lib/processes.ts";
-import { proxyArgs, startCapabilities } from "../common/guest-program.ts";
+import { mainAfterArgs, proxyArgs } from "../common/guest-program.ts";
 import { type Layout, type Run, writeJson } from "./layout.ts";
 import { hostMounts } from "./rootfs.ts";
 
@@ -24,7 +24,6 @@ const capabilities = [
   "CAP_KILL",
   "CAP_NET_BIND_SERVICE",
   "CAP_SETGID",
-  "CAP_SETPCAP",
   "CAP_SETUID",
 ];
 
@@ -107,7 +106,7 @@ export function startFailure(layout: Layout, cause: unknown): WarrenError {
 function mainCommand(spec: RuntimeSpec): string[] {
   if (!spec.cmd) return [];
   const user = spec.user === undefined ? [] : ["--main-user", spec.user];
-  return ["--main-cwd", spec.workdir, ...user, "--", ...spec.cmd];
+  return ["--main-cwd", spec.workdir, ...mainAfterArgs(spec), ...user, "--", ...spec.cmd];
 }
 
 /** Given by a descriptor, not on the command line: the environment holds secrets. */
@@ -116,7 +115,7 @@ async function bwrapOptions(layout: Layout, spec: RuntimeSpec): Promise<string[]
     ...["--unshare-user", "--userns-block-fd", String(fd.ready), "--info-fd", String(fd.info)],
     ...["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"],
     ...["--as-pid-1", "--hostname", spec.hostname, "--cap-drop", "ALL"],
-    ...startCapabilities(spec, capabilities).flatMap((capability) => ["--cap-add", capability]),
+    ...capabilities.flatMap((capability) => ["--cap-add", capability]),
     ...["--bind", layout.root, "/"],
     ...(spec.image.id === "host" ? await hostMounts() : []),
     ...["--proc", "/proc", "--dev", "/dev"],

@@ -51,7 +51,8 @@ function mounts(stateDir: string): string[] {
     .map((line) => `mount ${line}`);
 }
 
-const topLevel = /^(owner|engine\.(log|log\.1|db|db-wal|db-shm|lock|lock-journal|sock|pid)|oci|logs)$/;
+const topLevel =
+  /^(owner|engine\.(log|log\.1|db|db-wal|db-shm|lock|lock-journal|sock|pid)|oci|logs|secrets)$/;
 const ofRuntime = /^(sandboxes|images|trash|volumes|shared|run|boot|launcher\.lock)$/;
 const ofSandbox = /^(spec\.json|fs|top|config\.json|runtime\.log|m|userns)$/;
 const ofRunning = /^(guest\.sock|guest\.pid)$/;
@@ -85,6 +86,8 @@ function files({ stateDir, known, alive, engine }: HostView): string[] {
     check(join(oci, "images", kind), (name) => !name.startsWith("."));
   check(join(oci, "images/oci/refs"), (name) => name.endsWith(".json"));
   check(join(stateDir, "logs"), (name) => known.includes(name));
+  const sealed = known.map((id) => `${id}.sealed`);
+  check(join(stateDir, "secrets"), (name) => ["key", "authority.pem", ...sealed].includes(name));
   return found;
 }
 

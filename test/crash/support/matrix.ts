@@ -117,6 +117,11 @@ export const places: Record<Step, Place> = {
   "launcher.checkOutside.sent": "volumes",
   "launcher.checkOutside.answered": "volumes",
 
+  "secret.key-made": "secrets",
+  "secret.authority-made": "secrets",
+  "secret.sealed": "secrets",
+  "secret.removed": "secrets",
+
   "image.build-begun": "building",
   "image.build-built": "building",
   "image.unnamed": "building",

@@ -87,6 +87,17 @@ export const scenarios = {
     await actions.remove("mounted");
     await actions.api.volumes.remove(name);
   },
+  /** A sandbox with secrets, one that comes later and one that goes. */
+  async secrets(actions) {
+    const { secrets } = actions.api;
+    const [hosts, value] = [["api.test"], "a-secret-of-the-scenario"];
+    await actions.create("keeper", { secrets: [{ name: "FIRST", hosts, value }] });
+    await secrets.put("keeper", "SECOND", { hosts, value });
+    await secrets.remove("keeper", "FIRST");
+    await actions.stop("keeper");
+    await actions.start("keeper");
+    await actions.remove("keeper");
+  },
   async close(actions, { engine }) {
     await actions.create("kept");
     engine.kill("SIGTERM");
