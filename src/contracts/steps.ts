@@ -56,6 +56,7 @@ export const steps = [
   "oci.probe-made",
   "oci.probe-started",
   "oci.probe-finished",
+  "oci.tried-network",
   "oci.idle",
   "oci.released-ids",
   "oci.closed",

@@ -51,6 +51,22 @@ describe("an engine that is killed", () => {
     await lane.finish();
   });
 
+  it("while a sandbox with open network starts and ends", { timeout: TIMEOUT_MS }, async () => {
+    await using lane = new Lane(program);
+    // The first START is of the trial.
+    const points: [Step, number][] = [
+      ["launcher.start.sent", 1],
+      ["launcher.start.sent", 2],
+      ["launcher.start.answered", 2],
+      ["oci.froze", 1],
+      ["oci.asked-to-end", 1],
+      ["oci.ended-guest", 2],
+    ];
+    for (const [step, nth] of points)
+      expect(await lane.crash("network", { step, nth }), `${step} ${nth}`).toBe(true);
+    await lane.finish();
+  });
+
   it("while images are fetched, starts fail, and it closes", { timeout: TIMEOUT_MS }, async () => {
     await using lane = new Lane(program);
     for (const name of scenarioNames.filter((name) => name !== "life")) await crashEverywhere(lane, name);

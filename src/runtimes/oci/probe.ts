@@ -166,6 +166,7 @@ export function createProber(context: ProberOptions): Prober {
     };
     try {
       await startProbe(program, spec);
+      onStep("oci.tried-network");
       return undefined;
     } catch (error) {
       const { message } = asWarrenError(error);

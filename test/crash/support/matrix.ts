@@ -122,6 +122,8 @@ export const places: Record<Step, Place> = {
   "secret.sealed": "secrets",
   "secret.removed": "secrets",
 
+  "oci.tried-network": "network",
+
   "image.build-begun": "building",
   "image.build-built": "building",
   "image.unnamed": "building",

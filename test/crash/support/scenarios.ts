@@ -98,6 +98,15 @@ export const scenarios = {
     await actions.start("keeper");
     await actions.remove("keeper");
   },
+  /** A sandbox with open network, which has processes on the host beside its own. */
+  async network(actions) {
+    await actions.create("open", { network_mode: "open" });
+    await actions.pause("open");
+    await actions.resume("open");
+    await actions.stop("open");
+    await actions.start("open");
+    await actions.remove("open");
+  },
   async close(actions, { engine }) {
     await actions.create("kept");
     engine.kill("SIGTERM");
