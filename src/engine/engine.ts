@@ -18,6 +18,7 @@ import { defaultConfig, type EngineConfig } from "./config.ts";
 import { type Core, currentInfo, refuseWhenClosing } from "./core.ts";
 import { createEgressManager } from "./egress/manager.ts";
 import type { Presets } from "./egress/presets/presets.ts";
+import type { Resolve } from "./egress/resolver.ts";
 import { streamEvents } from "./event-stream.ts";
 import { createEventBus, type SandboxEvents } from "./events.ts";
 import { createExecs } from "./exec.ts";
@@ -59,6 +60,8 @@ export interface EngineOptions {
   onStep?: OnStep;
   /** What the presets of network rules stand for. Default: what the package managers' documentation says. */
   presets?: Presets;
+  /** How names are looked up that network rules allow. Default: as this host does. */
+  resolve?: Resolve;
 }
 
 export interface Engine extends SandboxApi {
@@ -128,7 +131,10 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   };
   const logs = createLogCollector(core, options.stateDir);
   const secrets = createSecretKeeper(core, options.stateDir);
-  const egress = createEgressManager(core, secrets, options.presets ? { presets: options.presets } : {});
+  const egress = createEgressManager(core, secrets, {
+    ...(options.presets ? { presets: options.presets } : {}),
+    ...(options.resolve ? { resolve: options.resolve } : {}),
+  });
   const supervisor = createSupervisor(core, logs, egress);
   const ports = createPortManager(core);
   const lifecycle = createLifecycle(core, supervisor, logs, ports, secrets);

@@ -44,6 +44,8 @@ export async function openLab(options: {
   programs: readonly string[];
   /** Default: the runtime's own choice. */
   ociProgram?: "crun" | "runc";
+  /** How the engine looks names up. */
+  resolve?: (name: string) => Promise<string[]>;
 }): Promise<Lab> {
   const dir = await mkdtemp(join(tmpdir(), "warren-hostile-"));
   const stateDir = join(dir, "state");
@@ -61,6 +63,7 @@ export async function openLab(options: {
     runtimes: { oci: runtime },
     defaultRuntime: "oci",
     log,
+    ...(options.resolve ? { resolve: options.resolve } : {}),
     // An ordinary user has no cgroups unless root prepared some.
     config: process.getuid?.() === 0 ? {} : { defaultMemoryBytes: 0, defaultPids: 0 },
   });
