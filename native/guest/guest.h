@@ -10,6 +10,7 @@
 //                from them (ACCEPT, accept.c); it waits in loop.c
 //   guard.c      open network: what of it can't be reached; nftables.c speaks to the kernel
 //   dgram.c      datagrams of a published UDP port
+//   capture.c netlink.c dns.c nameserver.c   what programs that know of no way out connect to, and look up, comes to us
 //   mux.c        no part of PID 1: many connections over one stream, for hosts that its socket is out of reach of
 //   files.c path.c write.c remove.c watch.c users.c frame.c   what their names say
 #ifndef WARREN_GUEST_H
@@ -24,6 +25,7 @@
 #define WARREN_VERSION "0"
 #endif
 #define PROTOCOL 1
+enum { FEATURE_CAPTURE = 1 }; // of INFO
 
 // Descriptors with fixed numbers, so that a handler can close all others at once.
 enum {
@@ -31,8 +33,11 @@ enum {
   FD_CONTROL = 4, // messages to PID 1
   FD_CONN = 5, // a handler's connection
   FD_PROXY = 6, // where programs inside ask for a way out; see accept.c
-  FD_FIRST = 7, // cgroup.procs of where commands begin; see group.c
-  FD_LIMITED = 8, // and, from here on, of where those that go on belong
+  FD_CAPTURE = 7, // where connections of programs that know of no way out arrive; see capture.c
+  FD_DNS_TCP = 8, // where they look names up
+  FD_DNS_UDP = 9, // and 10, for IPv6
+  FD_FIRST = 11, // cgroup.procs of where commands begin; see group.c
+  FD_LIMITED = 12, // and, from here on, of where those that go on belong
 };
 
 enum {
@@ -321,6 +326,18 @@ enum { ACCEPTED_PROXY = 0, ACCEPTED_CAPTURED = 1 };
 bool guard(const char *items);
 /// For this process and all that come of it. One that does not have it is success. False with errno.
 bool drop_net_admin(void);
+
+// ---- capture.c
+
+/// Leads all that programs send out of this network namespace, which must have nothing but lo, to sockets of ours, FD_CAPTURE and
+/// those after it: connections to `port`, queries for names to 53 and, by TCP, to the port after `port`. Needs CAP_NET_ADMIN and
+/// CAP_NET_BIND_SERVICE. False with errno and what failed; nothing is captured then.
+bool capture_open(uint16_t port, const char **what);
+bool has_capture(void);
+/// In the relay, before the first turn of its loop: takes what was captured, and answers queries. False with errno.
+bool capture_serve(void);
+/// Tries it in a namespace of its own; 0, or 1 after a line on stderr that says what this kernel lacks.
+int capture_check(void);
 
 // ---- mux.c
 

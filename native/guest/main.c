@@ -20,7 +20,7 @@ enum {
   MAX_WAITERS = 64,
   BACKLOG = 4096, // as the kernel's own limit
   REFUSALS = 64, // in one go, before anything else is looked at
-  FD_LOW = 12, // PID 1's own descriptors start here, above the fixed ones
+  FD_LOW = 16, // PID 1's own descriptors start here, above the fixed ones
   DEFAULT_GRACE_MS = 2000,
   TICK_MS = 10, // how often a shutdown looks whether all have gone
   MAIN_AFTER_MS = 10000, // until the main command starts without what it waits for
@@ -33,7 +33,7 @@ struct options {
   int group_limited[MAX_LIMITED];
   size_t group_limited_count;
   bool receives;
-  long proxy_port; // 0: none
+  long proxy_port, capture_port; // 0: none
   int network; // says when there is a network, and for how long; -1: not needed
   const char *guard; // NULL: none
   const char *listen;
@@ -106,14 +106,17 @@ static bool parse_options(int argc, char **argv, struct options *o) {
       o->proxy_port = strtol(value, &end, 10);
       if (end == value || *end != 0 || o->proxy_port < 1 || o->proxy_port > 65535) return false;
     } else if (strcmp(argv[i], "--guard") == 0) o->guard = value;
-    else if (strcmp(argv[i], "--listen") == 0) o->listen = value;
+    else if (strcmp(argv[i], "--capture-port") == 0) {
+      o->capture_port = strtol(value, &end, 10);
+      if (end == value || *end != 0 || o->capture_port < 1 || o->capture_port > 65534) return false;
+    } else if (strcmp(argv[i], "--listen") == 0) o->listen = value;
     else if (strcmp(argv[i], "--main-cwd") == 0) o->main_cwd = value;
     else if (strcmp(argv[i], "--main-user") == 0) o->main_user = value;
     else if (strcmp(argv[i], "--main-after") == 0) o->main_after = value;
     else return false;
     i++;
   }
-  return (o->fd >= 0) != (o->listen != NULL);
+  return (o->fd >= 0) != (o->listen != NULL) && (o->capture_port == 0 || o->proxy_port != 0);
 }
 
 static int listen_at(const char *path) {
@@ -145,6 +148,13 @@ static bool await_network(int fd) {
   while ((n = read(fd, &byte, 1)) < 0 && errno == EINTR) continue;
   if (n == 0) errno = ENETDOWN;
   return n == 1;
+}
+
+/// Where the kernel can't do it, only programs that know of the proxy have a way out, and the host learns that by HELLO.
+static bool arrange_capture(uint16_t port) {
+  const char *what;
+  if (!capture_open(port, &what)) dprintf(STDERR_FILENO, "warren-guest: capturing connections: %s: %s\n", what, strerror(errno));
+  return drop_net_admin();
 }
 
 /// 0, 1 and 2 open; the fixed descriptors in place; the listener above; nothing else.
@@ -180,6 +190,7 @@ static bool arrange_descriptors(const struct options *o) {
   if (o->guard != NULL && !guard(o->guard)) return false;
   if (network >= 0 && !await_network(network)) return false;
   g.network = network;
+  if (o->capture_port != 0 && !arrange_capture((uint16_t)o->capture_port)) return false;
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
   g.control = fcntl(pair[0], F_DUPFD_CLOEXEC, FD_LOW);
@@ -577,11 +588,12 @@ int main(int argc, char **argv) {
     if (!drop_net_admin()) return 1;
     mux(argv[2]);
   }
+  if (argc == 2 && strcmp(argv[1], "--check-capture") == 0) return capture_check();
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
       "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N]... | --listen PATH | --receive N) [--network N] [--guard ITEMS] "
-      "[--proxy-port N] "
-      "[--main-cwd DIR] [--main-user USER] [-- argv...]\n       warren-guest --mux PATH\n";
+      "[--proxy-port N [--capture-port N]] "
+      "[--main-cwd DIR] [--main-user USER] [-- argv...]\n       warren-guest --mux PATH\n       warren-guest --check-capture\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }
   // Nobody without CAP_SYS_PTRACE may read our memory or take our descriptors.

@@ -527,5 +527,6 @@ void run_relay(int handed) {
   r.handed = (struct source){.fd = FD_CONN, .ready = on_handed};
   if (!loop_open() || !loop_watch(&r.handed, EPOLLIN)) _exit(1);
   if (has_proxy() && !relay_open_door(&proxy, FD_PROXY)) _exit(1);
+  if (has_capture() && !capture_serve()) _exit(1);
   for (;;) loop_turn(tend_deadlines());
 }

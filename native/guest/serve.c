@@ -64,7 +64,7 @@ bool tell_init(const struct control *message, int fd) {
 static void hello(void) {
   unsigned char payload[12 + sizeof WARREN_VERSION];
   put32(payload, PROTOCOL);
-  put32(payload + 4, 0);
+  put32(payload + 4, has_capture() ? FEATURE_CAPTURE : 0);
   put32(payload + 8, sizeof WARREN_VERSION - 1);
   memcpy(payload + 12, WARREN_VERSION, sizeof WARREN_VERSION - 1);
   send_frame(FD_CONN, OUT_INFO, payload, 12 + sizeof WARREN_VERSION - 1);

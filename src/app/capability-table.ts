@@ -8,6 +8,7 @@ const list = (words: readonly string[]) => (words.length > 0 ? words.join(", ") 
 /** A row for each capability; a new one does not compile without. */
 const rows: Record<Exclude<keyof Capabilities, "limitsMissing" | "networkMissing">, Row> = {
   networkModes: ["network modes", ({ networkModes }) => list(networkModes)],
+  networkCapture: ["without proxy settings", ({ networkCapture }) => mark(networkCapture)],
   limits: ["limits", ({ limits }) => list(limits)],
   readonlyRoot: ["read-only root", ({ readonlyRoot }) => mark(readonlyRoot)],
   tmpfs: ["tmpfs", ({ tmpfs }) => mark(tmpfs)],

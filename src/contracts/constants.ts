@@ -39,3 +39,11 @@ export const EXEC_CLOSE_RETURNING = 4000;
 
 /** Where a sandbox with filtered network reaches its proxy: a port of 127.0.0.1, HTTP and SOCKS5. */
 export const EGRESS_PROXY_PORT = 3128;
+/** Where connections of programs that know no proxy arrive instead of where they went to, inside; the next port has their DNS. */
+export const EGRESS_CAPTURE_PORT = 3129;
+/** All that are taken for it. */
+export const egressPorts: readonly number[] = [
+  EGRESS_PROXY_PORT,
+  EGRESS_CAPTURE_PORT,
+  EGRESS_CAPTURE_PORT + 1,
+];

@@ -11,6 +11,11 @@ export interface Capabilities {
   networkModes: readonly NetworkMode[];
   /** Why others aren't, and what mends it, where something does. */
   networkMissing?: Partial<Record<NetworkMode, { why: string; fix?: string }>>;
+  /**
+   * In filtered network programs that know no proxy have their way out too: what they connect to is captured, and names are
+   * answered inside. Of a runtime on another machine this is what is tried; each sandbox's guest knows. Never with isolation `gvisor`.
+   */
+  networkCapture: boolean;
   /** Limits that are enforced. A limit that is asked for and not listed is refused. */
   limits: readonly ("memory" | "cpu" | "pids" | "disk")[];
   /**

@@ -5,7 +5,7 @@ import { accept, dial } from "./dial.ts";
 import { encodeFrame } from "./encoder.ts";
 import { type ErrnoOverrides, linuxErrno } from "./errors.ts";
 import { readStat, toFileInfo } from "./file-info.ts";
-import { PROTOCOL, replies, requests } from "./frames.ts";
+import { FEATURE_CAPTURE, PROTOCOL, replies, requests } from "./frames.ts";
 import { list } from "./list.ts";
 import { logs } from "./logs.ts";
 import { waitMain } from "./main-command.ts";
@@ -82,11 +82,11 @@ export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeo
       const frame = encodeFrame(requests.hello).finish();
       const r = readPayload(await ask(connect, { ...answer, frame, reply: replies.info, subject: "hello" }));
       const protocol = r.u32();
-      r.u32();
+      const captures = (r.u32() & FEATURE_CAPTURE) !== 0;
       const version = r.str().toString("utf8").slice(0, 64);
       r.end();
       if (protocol !== PROTOCOL) throw brokenProtocol(`version ${protocol} of it`);
-      return { protocol, version };
+      return { protocol, version, captures };
     },
     spawn: (request, options) =>
       spawn(connect, request, { signal: options?.signal, answerTimeoutMs: spawnMs }),

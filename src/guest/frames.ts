@@ -3,6 +3,9 @@
 export const PROTOCOL = 1;
 export const HEADER_BYTES = 5;
 
+/** Of INFO: the guest captures connections. */
+export const FEATURE_CAPTURE = 1;
+
 /** Largest payload of a request. */
 export const MAX_REQUEST_BYTES = 1 << 20;
 /** Largest payload of a DATA, STDOUT or STDERR frame, either way. */

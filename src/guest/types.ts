@@ -60,6 +60,8 @@ export interface GuestLogChunk {
 export interface GuestInfo {
   protocol: number;
   version: string;
+  /** Programs that know no proxy have their way out too. */
+  captures: boolean;
 }
 
 /** A connection of a program inside, as raw bytes; each direction ends by itself. */

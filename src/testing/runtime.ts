@@ -19,6 +19,7 @@ import { testImageStore } from "./runtime-images.ts";
 import { testInside } from "./runtime-inside.ts";
 import { testLimits } from "./runtime-limits.ts";
 import { testMounts } from "./runtime-mounts.ts";
+import { testNetwork } from "./runtime-network.ts";
 import { defineSuite, type SuiteOptions } from "./suite.ts";
 import { eventually, within } from "./wait.ts";
 
@@ -88,6 +89,7 @@ export function testRuntime(
     testInside(context);
     testLimits(context);
     testMounts(context);
+    testNetwork(context);
     testImageStore(context);
   });
 }

@@ -16,6 +16,7 @@ const short = [
   "gives a terminal that can be resized and interrupted",
   "kills a command's whole tree at its timeout",
   "reaches a port inside, and only inside",
+  "captures what programs that know no proxy connect to, or says that it can't",
   "starts the main command, and tells its end",
   "tells by its wait connection that the guest is gone",
   "holds the memory limit, and counts what was killed for it",

@@ -8,6 +8,7 @@ import { parseInput } from "../../src/lib/parse.ts";
 
 const everything: Capabilities = {
   networkModes: ["none", "filtered"],
+  networkCapture: true,
   limits: ["memory", "cpu", "pids"],
   readonlyRoot: true,
   tmpfs: true,

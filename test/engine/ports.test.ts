@@ -207,7 +207,8 @@ describe("a published port", () => {
     const request = { network_mode: "filtered", ports: [{ sandbox_port: 3128 }] };
     await expect(engine.create(request)).rejects.toMatchObject(refused);
     const { id } = await engine.create({ network_mode: "filtered" });
-    await expect(engine.ports.add(id, { sandbox_port: 3128 })).rejects.toMatchObject(refused);
+    for (const sandbox_port of [3128, 3129, 3130])
+      await expect(engine.ports.add(id, { sandbox_port })).rejects.toMatchObject(refused);
     await expect(engine.dial(id, 3128)).rejects.toMatchObject(refused);
     const plain = await engine.create({ ports: [{ sandbox_port: 3128 }] });
     expect(plain.ports).toMatchObject([{ sandbox_port: 3128, state: "open" }]);

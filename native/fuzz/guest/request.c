@@ -13,6 +13,9 @@
 #include "box.h"
 #include "redirect-prototypes.h"
 
+/// What captures is in another process, and no part of this target.
+bool has_capture(void) { return false; }
+
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,5 +1,5 @@
 import { isIP, isIPv6 } from "node:net";
-import { EGRESS_PROXY_PORT } from "../../contracts/constants.ts";
+import { egressPorts } from "../../contracts/constants.ts";
 import { type ErrorDetails, WarrenError } from "../../contracts/errors.ts";
 import type { PortMappingParsed } from "../../contracts/ports.ts";
 import type { NetworkMode } from "../../contracts/runtime.ts";
@@ -28,7 +28,7 @@ export function admitPorts(ports: readonly PortMappingParsed[], mode: NetworkMod
  * @throws WarrenError `forbidden`
  */
 export function refuseReservedPort(port: number, mode: NetworkMode | undefined): void {
-  if (mode !== "filtered" || port !== EGRESS_PROXY_PORT) return;
+  if (mode !== "filtered" || !egressPorts.includes(port)) return;
   throw new WarrenError("forbidden", `port ${port} of a sandbox with filtered network is its own way out`, {
     hint: "have the server inside listen on another port",
   });

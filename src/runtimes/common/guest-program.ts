@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { chmod, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { EGRESS_PROXY_PORT } from "../../contracts/constants.ts";
+import { EGRESS_CAPTURE_PORT, EGRESS_PROXY_PORT } from "../../contracts/constants.ts";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { isGone, makeDir, statOrUndefined } from "../../lib/files.ts";
@@ -25,6 +25,22 @@ export const capabilities: readonly string[] = [
   "CAP_SYS_CHROOT",
 ];
 
+/**
+ * What the guest is started with: also CAP_NET_ADMIN where it makes rules of the sandbox's network, to capture connections or to hold
+ * back internal addresses (`open`). It gives that up before anything else runs.
+ */
+export function startCapabilities(
+  spec: Pick<RuntimeSpec, "network" | "isolation">,
+  lasting: readonly string[] = capabilities,
+): readonly string[] {
+  return captures(spec) || spec.network === "open" ? [...lasting, "CAP_NET_ADMIN"] : lasting;
+}
+
+/** gVisor's kernel has neither nf_tables nor sockets that take foreign addresses. */
+function captures({ network, isolation }: Pick<RuntimeSpec, "network" | "isolation">): boolean {
+  return network === "filtered" && isolation === "container";
+}
+
 /** Where the guest program is mounted inside. */
 export const GUEST_DIR = "/.warren";
 export const GUEST_PROGRAM = `${GUEST_DIR}/guest`;
@@ -43,9 +59,14 @@ export function mainAfterArgs({ mainAfter }: Pick<RuntimeSpec, "mainAfter">): st
   return mainAfter === undefined ? [] : ["--main-after", mainAfter];
 }
 
-/** Filtered network is a sandbox without one, in which the guest listens for those who want out. */
-export function proxyArgs({ network }: Pick<RuntimeSpec, "network">): string[] {
-  return network === "filtered" ? ["--proxy-port", String(EGRESS_PROXY_PORT)] : [];
+/**
+ * Filtered network is a sandbox without one, in which the guest listens for those who want out, and captures those who know of no
+ * proxy.
+ */
+export function proxyArgs(spec: Pick<RuntimeSpec, "network" | "isolation">): string[] {
+  if (spec.network !== "filtered") return [];
+  const proxy = ["--proxy-port", String(EGRESS_PROXY_PORT)];
+  return captures(spec) ? [...proxy, "--capture-port", String(EGRESS_CAPTURE_PORT)] : proxy;
 }
 
 /**

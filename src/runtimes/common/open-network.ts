@@ -3,9 +3,6 @@ import { networkInterfaces } from "node:os";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { Capabilities, RuntimeSpec } from "../../contracts/runtime.ts";
 
-/** With it the guest makes its packet filter, and gives it up before anybody else runs. */
-export const GUARD_CAPABILITY = "CAP_NET_ADMIN";
-
 /** Networks shorter than this are no neighbourhood, but a mistake that would shut everything out. */
 const LEAST_PREFIX = { ipv4: 8, ipv6: 32 } as const;
 

@@ -1,5 +1,5 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
-import { capabilities, GUEST_DIR, guestArgs } from "../common/guest-program.ts";
+import { GUEST_DIR, guestArgs, startCapabilities } from "../common/guest-program.ts";
 import type { ApiRequest } from "./api-client.ts";
 import type { ContainerOptions, GuestMount } from "./flavor.ts";
 import { limitConfig } from "./limits.ts";
@@ -46,7 +46,7 @@ function containerConfig(options: ContainerOptions): object {
       CgroupnsMode: "private",
       ReadonlyRootfs: spec.readonlyRoot,
       CapDrop: ["ALL"],
-      CapAdd: capabilities.map((name) => name.replace(/^CAP_/, "")),
+      CapAdd: startCapabilities(spec).map((name) => name.replace(/^CAP_/, "")),
       SecurityOpt: ["no-new-privileges", `seccomp=${flavor.seccomp}`, ...(flavor.securityOptions ?? [])],
       Privileged: false,
       ShmSize: SHM_BYTES,

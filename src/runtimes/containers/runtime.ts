@@ -2,7 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { Runtime, RuntimeLimits, RuntimeSandbox } from "../../contracts/runtime.ts";
+import type { Capabilities, Runtime, RuntimeLimits, RuntimeSandbox } from "../../contracts/runtime.ts";
 import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { createGuestClient } from "../../guest/client.ts";
 import { noSpace } from "../../lib/files.ts";
@@ -11,6 +11,7 @@ import { throwIfAborted } from "../../lib/signals.ts";
 import { readCgroupHost } from "../common/cgroup.ts";
 import { checkSpec } from "../common/check-spec.ts";
 import { copyGuest, GUEST_PROGRAM, readGuest } from "../common/guest-program.ts";
+import { captureFinding, probeNetworkCapture } from "../common/network-capture.ts";
 import { requireNetwork } from "../common/open-network.ts";
 import type { ContainerState } from "./answers.ts";
 import { EngineRefusal, engineFailure } from "./api-client.ts";
@@ -53,7 +54,7 @@ export interface ContainerRuntimeOptions {
  */
 export async function openContainerRuntime(options: ContainerRuntimeOptions): Promise<Runtime> {
   const { ownerId, flavor, log, onStep = noStep } = options;
-  const { client, name, capabilities } = flavor;
+  const { client, name } = flavor;
   const dirs = await openSandboxDirs(options.stateDir, name, flavor.removeTree);
   const groups = process.platform === "linux" ? createLocalGroups(await readCgroupHost()) : noLocalGroups;
   const images = createImages({ flavor, ownerId, log });
@@ -66,6 +67,12 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     openCarrier: (id) => openExecCarrier(client, pathOf(id), [GUEST_PROGRAM, "--mux", GUEST_SOCKET_PATH]),
     onExec: dirs.noteExec,
   });
+  // Of another machine's kernel a sandbox's guest knows.
+  const isHere = reach.kind === "socket";
+  const capabilities: Capabilities = {
+    ...flavor.capabilities,
+    networkCapture: isHere ? (await probeNetworkCapture()).works : flavor.capabilities.networkCapture,
+  };
   const guestDir = reach.kind === "socket" ? await prepareGuestDir(dirs.shared) : "";
   const guestVolume = createGuestVolume({
     client,
@@ -218,7 +225,11 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   return {
     name,
     capabilities,
-    probe: flavor.probe,
+    async probe() {
+      const report = await flavor.probe();
+      const capture = isHere ? [captureFinding(await probeNetworkCapture())] : [];
+      return { ...report, findings: [...report.findings, ...capture] };
+    },
     images,
     volumes,
     async create(spec, { signal } = {}) {

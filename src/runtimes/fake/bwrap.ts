@@ -8,7 +8,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import { type ProcessIdentity, readProcess, signalProcess } from "../../lib/processes.ts";
-import { mainAfterArgs, proxyArgs } from "../common/guest-program.ts";
+import { mainAfterArgs, proxyArgs, startCapabilities } from "../common/guest-program.ts";
 import { type Layout, type Run, writeJson } from "./layout.ts";
 import { hostMounts } from "./rootfs.ts";
 
@@ -24,6 +24,7 @@ const capabilities = [
   "CAP_KILL",
   "CAP_NET_BIND_SERVICE",
   "CAP_SETGID",
+  "CAP_SETPCAP",
   "CAP_SETUID",
 ];
 
@@ -115,7 +116,7 @@ async function bwrapOptions(layout: Layout, spec: RuntimeSpec): Promise<string[]
     ...["--unshare-user", "--userns-block-fd", String(fd.ready), "--info-fd", String(fd.info)],
     ...["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"],
     ...["--as-pid-1", "--hostname", spec.hostname, "--cap-drop", "ALL"],
-    ...capabilities.flatMap((capability) => ["--cap-add", capability]),
+    ...startCapabilities(spec, capabilities).flatMap((capability) => ["--cap-add", capability]),
     ...["--bind", layout.root, "/"],
     ...(spec.image.id === "host" ? await hostMounts() : []),
     ...["--proc", "/proc", "--dev", "/dev"],

@@ -16,6 +16,7 @@ import { nativeProgram } from "../../lib/native.ts";
 import { isAlive, signalProcess, waitForEnd } from "../../lib/processes.ts";
 import { run as runProgram } from "../../lib/run.ts";
 import { throwIfAborted } from "../../lib/signals.ts";
+import { probeNetworkCapture } from "../common/network-capture.ts";
 import type { RuntimeFactory } from "../factory.ts";
 import { launch, startFailure } from "./bwrap.ts";
 import { checkPathLength, isSandboxId, type Layout, layoutOf, readRun, writeJson } from "./layout.ts";
@@ -31,6 +32,7 @@ const SHUTDOWN_SLACK_MS = 1_000;
 
 const capabilities: Capabilities = {
   networkModes: ["none", "filtered"],
+  networkCapture: true,
   limits: [],
   readonlyRoot: true,
   tmpfs: true,
@@ -124,7 +126,7 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
 
   return {
     name: "fake",
-    capabilities,
+    capabilities: { ...capabilities, networkCapture: (await probeNetworkCapture()).works },
     probe,
     images: { ensure: (reference) => ensureImage(reference) },
     volumes: volumes.store,

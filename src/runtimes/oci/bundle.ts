@@ -1,7 +1,7 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "../common/cpu-limit.ts";
-import { capabilities, guestArgs } from "../common/guest-program.ts";
-import { GUARD_CAPABILITY, guardArgs } from "../common/open-network.ts";
+import { guestArgs, startCapabilities } from "../common/guest-program.ts";
+import { guardArgs } from "../common/open-network.ts";
 import type { GroupPlan } from "../common/payload-groups.ts";
 import { maskedPaths, readonlyPaths } from "../common/protected-paths.ts";
 import type { Seccomp } from "../common/seccomp.ts";
@@ -85,7 +85,7 @@ const sharesNetwork = ({ spec }: BundleOptions): boolean => spec.network === "ho
 /** What is the same for every program. */
 export function bundleBasics(options: BundleOptions) {
   const { spec } = options;
-  const held = spec.network === "open" ? [...capabilities, GUARD_CAPABILITY] : capabilities;
+  const held = startCapabilities(spec);
   const mapping = [{ containerID: 0, hostID: options.idBase, size: options.idCount }];
   return {
     ociVersion: "1.0.0",

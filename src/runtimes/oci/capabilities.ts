@@ -4,6 +4,7 @@ import type { Capabilities } from "../../contracts/runtime.ts";
 /** What the driver can do at best: as root, with cgroups and with runsc. Where it runs narrows it. */
 export const ociCapabilities: Capabilities = {
   networkModes: ["none", "filtered", "open", "host"],
+  networkCapture: true,
   limits: ["memory", "cpu", "pids"],
   readonlyRoot: true,
   tmpfs: true,
@@ -22,6 +23,7 @@ export const ociCapabilities: Capabilities = {
 export const leastCapabilities: Capabilities = {
   ...ociCapabilities,
   networkModes: ["none", "filtered", "host"],
+  networkCapture: false,
   limits: [],
   pause: false,
   isolation: ["container"],

@@ -9,6 +9,7 @@ import { makeDir } from "../../lib/files.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import type { CgroupHost } from "../common/cgroup.ts";
 import { refuseWeaknesses, weaknessFinding } from "../common/known-weaknesses.ts";
+import { captureFinding, probeNetworkCapture } from "../common/network-capture.ts";
 import type { Seccomp } from "../common/seccomp.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import { isUsableGvisor } from "./gvisor.ts";
@@ -248,7 +249,7 @@ export function createProber(context: ProberOptions): Prober {
         networkFailed = await chosenNetwork(true);
         findings.push(networkFinding(networkFailed));
       }
-      findings.push(...(await hostFindings(cgroupHost)));
+      findings.push(captureFinding(await probeNetworkCapture()), ...(await hostFindings(cgroupHost)));
       return {
         runtime: "oci",
         usable: good !== undefined,

@@ -17,6 +17,7 @@ import { liveGuest, networkBytes } from "../common/guest-process.ts";
 import { capabilities as linuxCapabilities } from "../common/guest-program.ts";
 import { connectGuest } from "../common/guest-socket.ts";
 import { createLiveLimits } from "../common/live-limits.ts";
+import { probeNetworkCapture } from "../common/network-capture.ts";
 import { hostNetworkIsWeak, requireNetwork } from "../common/open-network.ts";
 import { createPayloadGroups } from "../common/payload-groups.ts";
 import { readHardLimits } from "../common/process-limits.ts";
@@ -72,12 +73,13 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
   const layout = await openLayout(options.stateDir);
   onStep("oci.laid-out");
   const stateDir = dirname(layout.root);
-  const [cgroupHost, hardLimits, shared, ids, stage] = await Promise.all([
+  const [cgroupHost, hardLimits, shared, ids, stage, capture] = await Promise.all([
     userIds ? readCgroupHost().then((host) => userCgroups(host, currentUser())) : readCgroupHost(),
     readHardLimits(),
     makeSharedFiles(layout.shared, onStep),
     userIds ? sharedIdRange(FIRST_SUBORDINATE) : openIdRanges({ owner: stateDir, onStep }),
     chooseStage([stateDir]),
+    probeNetworkCapture(),
   ]);
   const launcher = createLauncher({ log, ids: userIds, lockFile: layout.launcherLock, onStep });
   const own: Own = async (paths, id) => {
@@ -227,6 +229,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     volumes,
     capabilities: {
       ...ociCapabilities,
+      networkCapture: capture.works,
       limits: cgroupHost.limits,
       ...(cgroupHost.refusal ? { limitsMissing: cgroupHost.refusal } : {}),
       pause: freezer.isAvailable,

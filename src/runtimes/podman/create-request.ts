@@ -1,6 +1,6 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { CPU_PERIOD_US, cpuQuotaUs } from "../common/cpu-limit.ts";
-import { capabilities, GUEST_DIR } from "../common/guest-program.ts";
+import { GUEST_DIR, startCapabilities } from "../common/guest-program.ts";
 import { maskedPaths } from "../common/protected-paths.ts";
 import type { ApiRequest } from "../containers/api-client.ts";
 import {
@@ -61,7 +61,7 @@ export function createRequest(name: string, options: ContainerOptions, mapping?:
       use_image_hosts: true,
       read_only_filesystem: spec.readonlyRoot,
       cap_drop: ["ALL"],
-      cap_add: capabilities.map((capability) => capability.replace(/^CAP_/, "")),
+      cap_add: startCapabilities(spec).map((capability) => capability.replace(/^CAP_/, "")),
       no_new_privileges: true,
       seccomp_profile_path: flavor.seccomp,
       mask: [...maskedPaths, ...alsoMasked],

@@ -1,0 +1,63 @@
+// The parts of transparent capture, which only these files know: netlink.c speaks to the kernel, capture.c sets up what leads
+// connections here, dns.c answers names, nameserver.c is asked for them.
+#ifndef WARREN_CAPTURE_H
+#define WARREN_CAPTURE_H
+
+#include "guest.h"
+
+// ---- netlink.c
+
+enum { NETLINK_REQUEST = 1, NETLINK_ACK = 4, NETLINK_CREATE = 0x400, NETLINK_APPEND = 0x800 };
+enum { NETLINK_NESTED = 1 << 15 }; // of an attribute's type
+
+struct netlink {
+  int fd;
+  uint32_t sequence; // of the last message
+  uint32_t asked; // of the last that asks for an acknowledgement
+  size_t used, message; // where the message under construction begins
+  bool overflow;
+  unsigned char bytes[32 << 10];
+};
+
+/// 0 or an errno.
+int netlink_open(struct netlink *n, int protocol);
+/// A message of this type, after those that are in the buffer; attributes follow.
+void netlink_begin(struct netlink *n, uint16_t type, uint16_t flags, const void *body, size_t body_bytes);
+void netlink_put(struct netlink *n, uint16_t type, const void *value, size_t bytes);
+/// As the kernel has it in memory.
+void netlink_put32(struct netlink *n, uint16_t type, uint32_t value);
+void netlink_put_text(struct netlink *n, uint16_t type, const char *text);
+/// An attribute that holds others, up to the unnest with what this returns.
+size_t netlink_nest(struct netlink *n, uint16_t type);
+void netlink_unnest(struct netlink *n, size_t nest);
+/// Sends all that is in the buffer, in which one message at least has NETLINK_ACK: 0, or the errno of the first that was refused.
+int netlink_send(struct netlink *n);
+
+// ---- dns.c
+
+/// Addresses of RFC 2544, which nobody routes. This one is the sandbox's own, on lo.
+#define OWN_ADDRESS 0xc6120001u // 198.18.0.1
+/// Where our name server has its socket; any other address with port 53 will do as well.
+#define SERVER_ADDRESS 0xc6120002u // 198.18.0.2
+/// 198.19.0.0/16: names.
+#define NAMES_NETWORK 0xc6130000u
+#ifndef MOST_NAMES
+#define MOST_NAMES (1 << 16) // as many as there are addresses; 17 MiB when all are taken
+#endif
+enum { DNS_PORT = 53, MAX_NAME = 253, MAX_ANSWER = 1024 };
+
+/// Makes the table of names, in memory that processes forked later share. False: no memory.
+bool dns_open(void);
+/// The name that this address was given for; NULL: none, or no longer.
+const char *dns_name(uint32_t address);
+/// Answers a query: bytes of the answer, 0: there is none.
+size_t dns_answer(const unsigned char *query, size_t bytes, unsigned char answer[MAX_ANSWER]);
+/// Forgets all names when whoever had the table before was killed while changing it.
+void dns_resume(void);
+
+// ---- nameserver.c
+
+/// Begins to answer, in the relay's loop. False with errno.
+bool nameserver_open(void);
+
+#endif
