@@ -145,9 +145,9 @@ export interface NetworkApi {
 export interface SecretsApi {
   list(id: string): Promise<Secret[]>;
   /** Makes one, or takes its place at once: a new value alone keeps all else, and the placeholder. */
-  put(id: string, name: string, secret: PutSecret): Promise<SandboxInfo>;
+  put(id: string, name: string, secret: PutSecret, options?: ChangeOptions): Promise<SandboxInfo>;
   /** Throws `secret_not_found`. */
-  remove(id: string, name: string): Promise<SandboxInfo>;
+  remove(id: string, name: string, options?: ChangeOptions): Promise<SandboxInfo>;
 }
 
 /** Ports of sandboxes that are reached through ports of the engine's machine, in every network mode. */

@@ -309,13 +309,13 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
         open();
         return await secretsApi.list(id);
       },
-      async put(id, name, secret) {
+      async put(id, name, secret, change) {
         open();
-        return await secretsApi.put(id, name, secret);
+        return await secretsApi.put(id, name, secret, change);
       },
-      async remove(id, name) {
+      async remove(id, name, change) {
         open();
-        return await secretsApi.remove(id, name);
+        return await secretsApi.remove(id, name, change);
       },
     },
     volumes: createVolumes(core, lifecycle.remove),

@@ -29,6 +29,7 @@ import { refuseTaken } from "./ports/admit.ts";
 import type { PortManager } from "./ports/manager.ts";
 import type { SandboxRecord } from "./record.ts";
 import { isUnavailable } from "./runtimes.ts";
+import { auditSecrets } from "./secrets/audit.ts";
 import { type SecretKeeper, withoutValue } from "./secrets/keeper.ts";
 import { runtimeSpec } from "./spec.ts";
 import { nameTaken } from "./store.ts";
@@ -81,7 +82,10 @@ export function createLifecycle(
         try {
           await stored;
           auditNetwork(core, record.id, "create", admitted.network, by);
-          if (admitted.secrets.length > 0) await secrets.store(record.id, admitted.secrets, []);
+          if (record.secrets) {
+            await secrets.store(record.id, admitted.secrets, []);
+            auditSecrets(core, record.id, { action: "create", by, secrets: record.secrets });
+          }
           return await build(record.id, admitted, signal);
         } catch (cause) {
           core.runtimes.note(runtime.name, cause);

@@ -27,6 +27,8 @@ const short = [
   "prunes stopped sandboxes and no others",
   "lets a sandbox reach what its rules allow, and nothing else",
   "changes the rules while it runs, and keeps them over stop and start",
+  "adds secrets to requests to their hosts, and shows them nowhere",
+  "has a sandbox trust the engine where it stands in for the host of a secret",
 ];
 const only =
   process.env.WARREN_LONG === "1" ? {} : { only: { tests: short, why: "slow: runs with WARREN_LONG=1" } };

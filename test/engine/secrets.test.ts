@@ -102,6 +102,9 @@ describe("an engine with secrets", () => {
       },
     });
     expect(JSON.stringify(told)).not.toContain(VALUE);
+    const audit = readFileSync(join(dir.path, "audit.jsonl"), "utf8");
+    expect(audit).toMatch(/"type":"secrets".*"action":"put","name":"B".*"hosts":\["api.test"\]/);
+    expect(audit).not.toContain(VALUE);
     expect(names()).toContain(`${id}.sealed`);
     await engine.remove(id);
     expect(names()).toEqual(["authority.pem", "key"]);

@@ -13,6 +13,7 @@ import {
 import { join } from "node:path";
 import type { Caller } from "../../contracts/api.ts";
 import type { NetworkDecision, NetworkRules } from "../../contracts/network.ts";
+import type { Secret } from "../../contracts/secrets.ts";
 import type { Logger } from "../../lib/log.ts";
 import type { Clock } from "../clock.ts";
 import { AUDIT_FILE, hashOf, NO_LINE, OLD_FILES, oldFile, parseLink } from "./chain.ts";
@@ -33,6 +34,16 @@ export type AuditEntry =
       by?: Caller;
       mode: string;
       rules: NetworkRules;
+    }
+  /** Those that the sandbox has from then on; never with a value. */
+  | {
+      type: "secrets";
+      sandbox: string;
+      action: "create" | "put" | "remove";
+      /** Which one. */
+      name?: string;
+      by?: Caller;
+      secrets: readonly Secret[];
     };
 
 type Bookkeeping =

@@ -9,6 +9,7 @@ import { checkSecrets } from "../egress/intercept/bindings.ts";
 import type { EgressManager } from "../egress/manager.ts";
 import { isAlive, type SandboxRecord } from "../record.ts";
 import { refuseTakenVariables } from "./admit.ts";
+import { auditSecrets } from "./audit.ts";
 import type { SecretKeeper } from "./keeper.ts";
 
 /** Secrets of sandboxes that there are. Their values come in here and are never told. */
@@ -50,7 +51,7 @@ export function createSecrets(core: Core, keeper: SecretKeeper, egress: EgressMa
 
   return {
     list: async (wanted) => [...(filtered(wanted).secrets ?? [])],
-    async put(wanted, name, input) {
+    async put(wanted, name, input, { by } = {}) {
       const { value, ...parsed } = parseInput(PutSecret, input);
       parseInput(SecretName, name);
       return await inTurn(wanted, async (record) => {
@@ -69,16 +70,18 @@ export function createSecrets(core: Core, keeper: SecretKeeper, egress: EgressMa
           [{ name, value }],
           others.map((one) => one.name),
         );
+        auditSecrets(core, id, { action: "put", name, by, secrets: all });
         return await change(record, all);
       });
     },
-    async remove(wanted, name) {
+    async remove(wanted, name, { by } = {}) {
       return await inTurn(wanted, async (record) => {
         const { id, secrets = [] } = record;
         const others = secrets.filter((one) => one.name !== name);
         if (others.length === secrets.length) {
           throw new WarrenError("secret_not_found", `sandbox ${id} has no secret ${JSON.stringify(name)}`);
         }
+        auditSecrets(core, id, { action: "remove", name, by, secrets: others });
         const info = await change(record, others);
         await keeper.store(
           id,

@@ -15,9 +15,13 @@ export function createRedaction(secrets: readonly string[]): Redaction | undefin
   if (secrets.length === 0) return undefined;
   const texts = [...new Set(secrets.flatMap(writings))].sort((a, b) => b.length - a.length);
   const patterns = texts.map((text) => Buffer.from(text, "latin1"));
+  const sought = new RegExp(
+    texts.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&")).join("|"),
+    "g",
+  );
   return {
     text: (text) => texts.reduce((left, one) => left.replaceAll(one, "*".repeat(one.length)), text),
-    stream: () => createRedactor(patterns),
+    stream: () => createRedactor(patterns, sought),
   };
 }
 
@@ -41,7 +45,7 @@ function writings(secret: string): string[] {
 }
 
 /** Puts stars over all occurrences, also where one comes in pieces. Length and all other bytes stay. */
-function createRedactor(patterns: readonly Buffer[]): Transform {
+function createRedactor(patterns: readonly Buffer[], sought: RegExp): Transform {
   /** The last bytes that came, as far as they may begin one. */
   let tail = Buffer.alloc(0);
   /** The same with its stars: the end of one may begin the next. */
@@ -54,7 +58,7 @@ function createRedactor(patterns: readonly Buffer[]): Transform {
     transform(chunk: Buffer, _encoding, done) {
       clearTimeout(timer);
       const bytes = tail.length === 0 ? chunk : Buffer.concat([tail, chunk]);
-      const clean = cover(bytes, patterns, cleanTail);
+      const clean = cover(bytes, sought, cleanTail);
       const kept = longestBeginning(bytes, patterns);
       const end = Math.max(passed, kept > MOST_SEEN ? bytes.length - kept : bytes.length);
       if (end > passed) redactor.push(clean.subarray(passed, end));
@@ -82,17 +86,20 @@ function createRedactor(patterns: readonly Buffer[]): Transform {
 }
 
 /** A copy with stars where it has to have some, else the bytes themselves; `begin` is its beginning that is covered already. */
-function cover(bytes: Buffer, patterns: readonly Buffer[], begin: Buffer): Buffer {
+function cover(bytes: Buffer, sought: RegExp, begin: Buffer): Buffer {
   let clean: Buffer | undefined;
   if (begin.includes(STAR)) {
     clean = Buffer.from(bytes);
     begin.copy(clean);
   }
-  for (const pattern of patterns) {
-    for (let at = bytes.indexOf(pattern); at >= 0; at = bytes.indexOf(pattern, at + 1)) {
-      clean ??= Buffer.from(bytes);
-      clean.fill(STAR, at, at + pattern.length);
-    }
+  // One expression on a string of as many characters: several times as fast as to look for each text in the bytes.
+  const text = bytes.toString("latin1");
+  sought.lastIndex = 0;
+  for (let found = sought.exec(text); found; found = sought.exec(text)) {
+    clean ??= Buffer.from(bytes);
+    clean.fill(STAR, found.index, found.index + found[0].length);
+    // The next one may begin within this one.
+    sought.lastIndex = found.index + 1;
   }
   return clean ?? bytes;
 }
