@@ -4,6 +4,7 @@ import { cpus, loadavg, release, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { burstPhase } from "./phases/burst.ts";
 import { cliPhase } from "./phases/cli.ts";
+import { egressPhase } from "./phases/egress.ts";
 import { execPhase } from "./phases/exec.ts";
 import { filesPhase } from "./phases/files.ts";
 import { idlePhase } from "./phases/idle.ts";
@@ -27,10 +28,25 @@ export interface BenchOptions {
   burst: number;
   /** Sandboxes that do nothing; 0 leaves that part out. */
   idle: number;
+  /** What is done with the ways out of sandboxes; absent: nothing. */
+  egress?: {
+    /** Rounds in which subjects take turns. */
+    rounds: number;
+    /** For each rate, and a tenth of it one after the other. */
+    requests: number;
+    /** Connections at one time, and as many more. */
+    connections: number;
+    /** Connections after which nothing may have grown. */
+    churn: number;
+    /** MiB that go each way. */
+    mebibytes: number;
+  };
   /** Size of the large file. */
   largeBytes: number;
   /** Parts of names; a subject whose name has none of them is left out. */
   only?: readonly string[];
+  /** Names of parts; others are left out. */
+  parts?: readonly string[];
   /** Ends early, with what there is by then. */
   signal: AbortSignal;
 }
@@ -43,6 +59,8 @@ const parts: [name: string, phase: Phase, budgetS: number][] = [
   ["files", filesPhase, 90],
   ["burst", burstPhase, 180],
   ["command line", cliPhase, 30],
+  // With all of 100 000 connections: ten minutes of it.
+  ["egress", egressPhase, 900],
   ["idle", idlePhase, 150],
 ];
 
@@ -95,9 +113,10 @@ export async function runBench(options: BenchOptions): Promise<Results> {
     }
     for (const [name, phase, budgetS] of parts) {
       if (options.signal.aborted) break;
+      if (options.parts && !options.parts.includes(name)) continue;
       const startedAt = performance.now();
       const isOver = () => options.signal.aborted || performance.now() - startedAt > budgetS * 1000;
-      await phase({ options, recorder, server, subjects, isOver, drop, name });
+      await phase({ options, recorder, server, subjects, isOver, drop, name, scratch });
       say(`${name}: ${((performance.now() - startedAt) / 1000).toFixed(0)} s`);
     }
   } finally {
@@ -117,7 +136,7 @@ export async function runBench(options: BenchOptions): Promise<Results> {
       memoryMiB: Math.round(totalmem() / 2 ** 20),
       node: process.version,
       load,
-      versions: ["crun", "runc", "bwrap", "podman", "docker"].flatMap(versionOf),
+      versions: ["crun", "runc", "bwrap", "podman", "docker", "tinyproxy"].flatMap(versionOf),
     },
     options: { rounds, burst, idle },
     notes: recorder.notes,

@@ -22,7 +22,7 @@ export interface Results {
 
 export interface Measure {
   what: string;
-  unit: "ms" | "MB/s" | "MiB" | "number";
+  unit: "ms" | "MB/s" | "MiB" | "KiB" | "per second" | "number";
   /** By subject. */
   samples: Record<string, number[]>;
 }
@@ -35,7 +35,8 @@ export interface Summary {
 
 /** Nearest-rank percentiles, p99 towards the worse end. With fewer than 100 samples p99 is the worst one. */
 export function summarise({ unit }: Pick<Measure, "unit">, samples: readonly number[]): Summary {
-  const worstLast = [...samples].sort((a, b) => (unit === "MB/s" ? b - a : a - b));
+  const isRate = unit === "MB/s" || unit === "per second";
+  const worstLast = [...samples].sort((a, b) => (isRate ? b - a : a - b));
   const at = (q: number): number => worstLast[Math.max(0, Math.ceil(q * worstLast.length) - 1)] ?? Number.NaN;
   return { n: worstLast.length, p50: at(0.5), p99: at(0.99) };
 }

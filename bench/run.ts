@@ -10,7 +10,10 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "100" },
     burst: { type: "string", default: "100" },
     idle: { type: "string", default: "1000" },
+    connections: { type: "string", default: "1000" },
+    churn: { type: "string", default: "5000" },
     only: { type: "string" },
+    parts: { type: "string" },
     out: { type: "string", default: "bench/results/latest.json" },
   },
 });
@@ -22,8 +25,20 @@ const results = await runBench({
   rounds: Number(values.rounds),
   burst: Number(values.burst),
   idle: Number(values.idle),
+  ...(Number(values.connections) === 0
+    ? {}
+    : {
+        egress: {
+          rounds: 5,
+          requests: 500,
+          connections: Number(values.connections),
+          churn: Number(values.churn),
+          mebibytes: 256,
+        },
+      }),
   largeBytes: 100 * 2 ** 20,
   signal: stop.signal,
+  ...(values.parts === undefined ? {} : { parts: values.parts.split(",") }),
   ...(values.only === undefined ? {} : { only: values.only.split(",") }),
 });
 await mkdir(dirname(values.out), { recursive: true });

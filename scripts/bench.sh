@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Times Warren and its peers side by side in one run of about ten minutes. The table goes to stdout, every sample to
-# bench/results/latest.json. Options: --rounds N, --burst N, --idle N, --only part-of-a-name,…, --out file.
+# bench/results/latest.json. Options: --rounds N, --burst N, --idle N, --only part-of-a-name,…, --out file,
+# --parts name,… (egress, say), --connections N (at one time, 0 leaves that part out) and --churn N (one after the other, 100000 for the long form) of the way out.
 # `--install` first installs the peers that are missing (apt); `--publish` renews docs/performance.md from the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +11,7 @@ need_node
 peers=() publish="" out=bench/results/latest.json args=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --install) peers=(runc=runc podman=podman bwrap=bubblewrap dockerd=docker.io docker=docker.io) ;;
+    --install) peers=(runc=runc podman=podman bwrap=bubblewrap dockerd=docker.io docker=docker.io tinyproxy=tinyproxy-bin) ;;
     --publish) publish=yes ;;
     --out) out=$2 && shift ;;
     *) args+=("$1") ;;

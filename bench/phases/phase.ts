@@ -7,6 +7,8 @@ export interface PhaseContext {
   name: string;
   options: BenchOptions;
   recorder: Recorder;
+  /** A directory that goes at the end. */
+  scratch: string;
   /** Warren on crun. */
   server: WarrenServer;
   /** Those that still take part. */

@@ -1,3 +1,4 @@
+import { egressWho } from "../phases/egress.ts";
 import { limitCases } from "../phases/limits.ts";
 import { type Measure, type Results, summarise } from "../results.ts";
 import { BASE, short } from "./table.ts";
@@ -15,6 +16,9 @@ interface Goal {
 type Lookup = (what: RegExp, who: string, which?: "p50" | "p99") => number | undefined;
 
 const CLI = "one command from a shell";
+
+const HTTPS = /^HTTPS request, a connection each$/;
+const idleMemory = (of: string) => new RegExp(`^memory of each of \\d+ more idle connections: ${of}`);
 
 const AT_LIMIT = /^exec at a limit$/;
 
@@ -93,6 +97,38 @@ const goals: Goal[] = [
     value: (of) => ratio(of(/^exec with 1000 sandboxes$/, BASE), of(/^exec with 1 sandbox$/, BASE)),
   },
   {
+    what: "an HTTPS request out of a filtered sandbox, p50, more than directly",
+    unit: "ms",
+    limit: 3,
+    value: (of) => difference(of(HTTPS, BASE), of(HTTPS, egressWho.direct)),
+  },
+  ...(["client", "server"] as const).map(
+    (to): Goal => ({
+      what: `throughput out of it, to the ${to}`,
+      unit: "MB/s",
+      limit: 300,
+      atLeast: true,
+      value: (of) => of(new RegExp(`^\\d+ MiB to the ${to}$`), BASE),
+    }),
+  ),
+  {
+    what: "failures of 1000 connections out of it, and 1000 more",
+    unit: "",
+    limit: 0,
+    value: (of) => of(/^failures of 2000 connections$/, BASE, "p99"),
+  },
+  {
+    what: "memory of an idle one of them: engine, relay, and kernel more than directly",
+    unit: "KiB",
+    limit: 20,
+    value: (of) =>
+      sum(
+        of(idleMemory("in use in the engine"), BASE),
+        of(idleMemory("the guest"), BASE),
+        difference(of(idleMemory("kernel"), BASE), of(idleMemory("kernel"), egressWho.direct)),
+      ),
+  },
+  {
     what: "`warren exec`, p50, beside `node -e 0`",
     unit: "×",
     limit: 1.5,
@@ -119,6 +155,14 @@ export function goalsTable({ measures }: Results): string {
     return `| ${what} | ${goal} | ${short(reached)} ${unit} | ${verdict} |`;
   });
   return ["| what | goal | measured | reached |", "| --- | ---: | ---: | --- |", ...rows].join("\n");
+}
+
+function difference(a: number | undefined, b: number | undefined): number | undefined {
+  return a === undefined || b === undefined ? undefined : a - b;
+}
+
+function sum(...parts: (number | undefined)[]): number | undefined {
+  return parts.reduce((all, part) => (all === undefined || part === undefined ? undefined : all + part), 0);
 }
 
 function ratio(a: number | undefined, b: number | undefined): number | undefined {

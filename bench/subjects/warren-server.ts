@@ -30,6 +30,10 @@ export interface WarrenServer {
   image(): string;
   url(): string;
   stateDir(): string;
+  /** Of its process. */
+  pid(): number;
+  /** KiB that its objects and buffers take, without garbage. */
+  usedKiB(): Promise<number>;
   startLagMonitor(): void;
   lag(): Promise<EventLoopLag>;
   stop(): Promise<void>;
@@ -85,6 +89,12 @@ export function warrenServer(backing: Backing): WarrenServer {
     image: () => state().opened.image,
     url: () => state().url,
     stateDir: () => state().stateDir,
+    pid: () => state().child.pid as number,
+    async usedKiB() {
+      const answer = once(state().child, "message") as Promise<[{ usedKiB: number }]>;
+      state().child.send("memory");
+      return (await answer)[0].usedKiB;
+    },
     startLagMonitor: () => void state().child.send("start"),
     async lag() {
       const answer = once(state().child, "message") as Promise<[EventLoopLag]>;

@@ -23,7 +23,7 @@ enum {
   MOST_CONNECTIONS = 4096,
   MOST_WAITING = 64, // ACCEPTs at one time
   OTHER_DESCRIPTORS = 32, // than connections and ACCEPTs
-  PIECE = 128 << 10, // that is read at a time
+  PIECE = 64 << 10, // that is read at a time
   MUCH_KEPT = 8 << 20, // for all; from there on pieces are small, and so is what can still be kept
   SMALL_PIECE = 4 << 10,
   CLIENT_BUFFER = 256 << 10, // of the kernel, for each direction of a client: it would let them grow to megabytes

@@ -11,23 +11,27 @@ export function splice(one: Duplex, other: Duplex): void {
 
 /** One direction of a splice. */
 export function flow(from: Duplex, to: Duplex): { stop(): void } {
-  const breakTo = () => void to.destroy();
-  const onFromClose = () => {
-    if (!from.readableEnded) to.destroy();
+  // Not pipe(): its closures and bound listeners are most of what an idle connection takes.
+  const onData = (chunk: Buffer) => {
+    if (!to.write(chunk)) from.pause();
   };
-  const onToClose = () => {
-    if (!from.readableEnded) from.destroy();
+  const onDrain = () => from.resume();
+  const onEnd = () => to.end();
+  const onError = () => to.destroy();
+  const onClose = () => {
+    if (from.readableEnded) return;
+    from.destroy();
+    to.destroy();
   };
-  from.on("error", breakTo);
-  from.once("close", onFromClose);
-  to.once("close", onToClose);
-  from.pipe(to);
+  from.on("data", onData).on("end", onEnd).on("error", onError).on("close", onClose);
+  to.on("drain", onDrain).on("close", onClose);
+  if (from.readableEnded) process.nextTick(onEnd);
+  else if (to.writableNeedDrain) from.pause();
+  else from.resume();
   return {
     stop() {
-      from.unpipe(to);
-      from.removeListener("error", breakTo);
-      from.removeListener("close", onFromClose);
-      to.removeListener("close", onToClose);
+      from.off("data", onData).off("end", onEnd).off("error", onError).off("close", onClose).pause();
+      to.off("drain", onDrain).off("close", onClose);
     },
   };
 }
