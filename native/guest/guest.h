@@ -324,6 +324,8 @@ enum { ACCEPTED_PROXY = 0, ACCEPTED_CAPTURED = 1 };
 /// in their order: `+` (let out) or `-`, ADDRESS/BITS, and `@FROM-TO` where only these TCP and UDP ports are meant. What none
 /// is about is let out. Nothing comes in but answers. False with errno.
 bool guard(const char *items);
+/// Tries that in a network namespace that ends with this process: 0, or 1 and why on stderr.
+int guard_check(void);
 /// For this process and all that come of it. One that does not have it is success. False with errno.
 bool drop_net_admin(void);
 

@@ -12,7 +12,7 @@ export interface OpenNetworkPlaces {
   /** An address and a name; none of them internal. */
   outside: readonly [address: string, name: string];
   /** Where the subject's network has IPv6. */
-  outside6?: string;
+  outside6?: string | undefined;
   /** Addresses and names that the engine's machine reaches and no sandbox may: its own among them. */
   internal: readonly string[];
   internal6?: readonly string[];

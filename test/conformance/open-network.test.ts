@@ -1,6 +1,11 @@
 import { testOpenNetwork } from "../../src/testing/index.ts";
 import { makeLab } from "../network/support/lab.ts";
 import { serveInLab } from "../network/support/serve.ts";
+import { startDockerd } from "../runtimes/docker/support/dockerd.ts";
+import { IMAGE, importImage } from "../runtimes/docker/support/open.ts";
+
+/** The host's own address on Docker's default bridge. */
+const BRIDGE = "172.17.0.1";
 
 for (const program of ["crun", "runc"]) {
   testOpenNetwork(`oci with ${program}`, async () => {
@@ -16,3 +21,31 @@ for (const program of ["crun", "runc"]) {
     };
   });
 }
+
+testOpenNetwork(
+  "docker",
+  async () => {
+    const lab = await makeLab();
+    // Its default bridge, and its rules in the lab's network namespace.
+    const config = { bridge: undefined, iptables: true, "ip-forward": true };
+    const daemon = await startDockerd({ where: lab.onHost, config });
+    await importImage(daemon);
+    const engine = await serveInLab(lab, ["--runtime", "docker"], { DOCKER_HOST: daemon.url });
+    return {
+      api: engine.api,
+      // Docker's bridge has IPv4 only.
+      places: {
+        ...lab.places,
+        outside6: undefined,
+        internal: [...lab.places.internal, BRIDGE],
+        hostLoopback: ["127.0.0.1"],
+      },
+      close: async () => {
+        await engine.close();
+        await daemon.end();
+        await lab.end();
+      },
+    };
+  },
+  { defaults: { image: IMAGE } },
+);

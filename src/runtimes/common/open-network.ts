@@ -2,6 +2,12 @@ import { isIPv4 } from "node:net";
 import { networkInterfaces } from "node:os";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { Capabilities, RuntimeSpec } from "../../contracts/runtime.ts";
+import { lastWords } from "../../lib/last-words.ts";
+import { nativeProgram } from "../../lib/native.ts";
+import { run } from "../../lib/run.ts";
+
+/** slirp4netns answers name queries here, and asks the host's own name servers (slirp4netns(1), --cidr). */
+export const SLIRP_NAME_SERVER = "10.0.2.3";
 
 /** Networks shorter than this are no neighbourhood, but a mistake that would shut everything out. */
 const LEAST_PREFIX = { ipv4: 8, ipv6: 32 } as const;
@@ -40,6 +46,25 @@ export function hostNetworks(interfaces: ReturnType<typeof networkInterfaces>): 
     }),
   );
   return [...new Set(found)];
+}
+
+/** Why this machine's kernel can't hold internal addresses back, tried in a network namespace that is gone afterwards. */
+export async function probeGuard(): Promise<{ why: string; fix: string } | undefined> {
+  const fix =
+    "use a kernel with nf_tables, nft_ct, nft_connlimit and nft_reject_inet: modprobe -a nft_ct nft_connlimit nft_reject_inet";
+  try {
+    const { code, stderr } = await run(nativeProgram("warren-guest"), ["--check-guard"], {
+      timeoutMs: 10_000,
+    });
+    return code === 0
+      ? undefined
+      : { why: `the kernel refuses its packet filter: ${lastWords(stderr)}`, fix };
+  } catch (error) {
+    return {
+      why: `the guest can't be run: ${error instanceof Error ? error.message : error}`,
+      fix: "make -C native",
+    };
+  }
 }
 
 /** With --strict. */

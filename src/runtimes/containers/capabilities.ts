@@ -2,7 +2,7 @@ import type { Capabilities } from "../../contracts/runtime.ts";
 
 /** What engines with a Docker-compatible API can do at best. */
 export const containerCapabilities: Capabilities = {
-  networkModes: ["none", "filtered"],
+  networkModes: ["none", "filtered", "open", "host"],
   networkCapture: true,
   limits: ["memory", "cpu", "pids"],
   readonlyRoot: true,

@@ -1,5 +1,6 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { GUEST_DIR, guestArgs, startCapabilities } from "../common/guest-program.ts";
+import { guardArgs } from "../common/open-network.ts";
 import type { ApiRequest } from "./api-client.ts";
 import type { ContainerOptions, GuestMount } from "./flavor.ts";
 import { limitConfig } from "./limits.ts";
@@ -15,8 +16,14 @@ export const socketTmpfs = ["rw", "noexec", "nosuid", "nodev", "mode=0700", "siz
 export const SHM_BYTES = 64 * 1024 * 1024;
 
 /** What a container runs. */
-export function guestCommand(spec: RuntimeSpec): string[] {
-  return guestArgs(spec, ["--listen", GUEST_SOCKET_PATH]);
+export function guestCommand({ spec, nameServers }: ContainerOptions): string[] {
+  return guestArgs(spec, ["--listen", GUEST_SOCKET_PATH, ...guardArgs(spec, nameServers)]);
+}
+
+/** What the engine calls the network that a container gets. */
+export function engineNetwork({ spec, flavor }: ContainerOptions): string {
+  if (spec.network === "host") return "host";
+  return spec.network === "open" ? (flavor.uplink?.mode ?? "none") : "none";
 }
 
 /** As Docker takes it. */
@@ -34,14 +41,15 @@ function containerConfig(options: ContainerOptions): object {
     // The guest is root; commands become whoever they shall be.
     User: "0:0",
     WorkingDir: spec.workdir,
-    Entrypoint: guestCommand(spec),
+    Entrypoint: guestCommand(options),
     Cmd: [],
     Tty: false,
     OpenStdin: false,
     // The image's own would run beside the guest.
     Healthcheck: { Test: ["NONE"] },
     HostConfig: {
-      NetworkMode: "none",
+      NetworkMode: engineNetwork(options),
+      ...(options.nameServers.length > 0 ? { Dns: options.nameServers } : {}),
       IpcMode: "private",
       CgroupnsMode: "private",
       ReadonlyRootfs: spec.readonlyRoot,

@@ -34,14 +34,28 @@ export interface Flavor {
    * answers, the driver takes `exec` from then on.
    */
   readonly reach?: ReachKind;
+  /**
+   * How a container with open network gets out. Absent: there is no such way, as `capabilities` tell. Nothing of another machine's
+   * networks is known here, so those have none.
+   */
+  readonly uplink?: Uplink;
   /** The guest for the engine's machine, where that is not ours. */
   readonly guestProgram?: Buffer;
   /** Lets go of helpers. */
   close(): Promise<void>;
 }
 
+export interface Uplink {
+  /** The engine's own name of the mode. */
+  mode: "bridge" | "slirp4netns";
+  /** Whom names are asked of; none: whom the engine chooses, which works when these are no internal addresses. */
+  nameServers(): Promise<readonly string[]>;
+}
+
 export interface ContainerOptions {
   spec: RuntimeSpec;
+  /** Of a container with open network. */
+  nameServers: readonly string[];
   labels: Record<string, string>;
   guest: GuestMount;
   /** The engine's own name of each volume. */

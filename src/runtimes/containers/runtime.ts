@@ -247,6 +247,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
         const name = containers.nameOf(spec.id);
         const container: ContainerOptions = {
           spec,
+          nameServers: spec.network === "open" ? ((await flavor.uplink?.nameServers()) ?? []) : [],
           labels: { "warren.owner": ownerId, "warren.id": spec.id },
           guest:
             reach.kind === "socket"

@@ -7,6 +7,7 @@ import { maskedPaths, readonlyPaths } from "../common/protected-paths.ts";
 import { ociSeccomp } from "../common/seccomp.ts";
 import { createApiClient } from "../containers/api-client.ts";
 import type { Flavor } from "../containers/flavor.ts";
+import { elsewhere, hostNameServers, networksWithout } from "../containers/networks.ts";
 import { openContainerRuntime } from "../containers/runtime.ts";
 import type { RuntimeFactory } from "../factory.ts";
 import { podmanGuards, thisMachine } from "../podman/guards.ts";
@@ -14,6 +15,7 @@ import { capabilitiesOf } from "./capabilities.ts";
 import { type Daemon, readDaemon } from "./daemon.ts";
 import { findDockerEndpoint } from "./find-endpoint.ts";
 import { findReach } from "./find-reach.ts";
+import { missingNetworks } from "./missing-networks.ts";
 import { probeDocker, weakPrograms } from "./probe.ts";
 
 export const openDockerRuntime: RuntimeFactory = async (options) => {
@@ -23,6 +25,7 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
     const daemon = await readDaemon(client);
     if (strict) for (const program of weakPrograms(daemon)) refuseWeaknesses(program);
     const reach = await findReach(client, daemon, stateDir);
+    const missing = reach === "socket" ? await missingNetworks(client, daemon) : elsewhere;
     if (reach === "socket" && daemon.hasSelinux && stateDir.includes(":")) {
       throw new WarrenError(
         "runtime_unavailable",
@@ -41,7 +44,8 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
         name: "docker",
         client,
         reach,
-        capabilities: capabilitiesOf(daemon),
+        capabilities: { ...capabilitiesOf(daemon), ...networksWithout(missing, strict === true) },
+        ...(missing.open ? {} : { uplink: { mode: "bridge", nameServers: hostNameServers } as const }),
         ...(await guards(daemon, join(stateDir, "docker"))),
         relabels: daemon.hasSelinux,
         probe: () => probeDocker(client),

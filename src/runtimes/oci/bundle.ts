@@ -1,12 +1,11 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { CPU_PERIOD_US, cpuQuotaUs, cpuShares } from "../common/cpu-limit.ts";
 import { guestArgs, startCapabilities } from "../common/guest-program.ts";
-import { guardArgs } from "../common/open-network.ts";
+import { guardArgs, SLIRP_NAME_SERVER } from "../common/open-network.ts";
 import type { GroupPlan } from "../common/payload-groups.ts";
 import { maskedPaths, readonlyPaths } from "../common/protected-paths.ts";
 import type { Seccomp } from "../common/seccomp.ts";
 import type { ContainerProgramName } from "./programs.ts";
-import { UPLINK_NAME_SERVER } from "./uplink.ts";
 
 /** Open files of a process inside, where the host's own limit isn't lower: enough for any build tool. */
 const MAX_OPEN_FILES = 65_536;
@@ -57,7 +56,7 @@ export function bundleConfig(options: BundleOptions & { program: ContainerProgra
         guestArgs(spec, [
           ...["--fd", "3", ...(options.groups?.guestArgs ?? [])],
           ...(options.networkFd === undefined ? [] : ["--network", String(options.networkFd)]),
-          ...guardArgs(spec, [UPLINK_NAME_SERVER]),
+          ...guardArgs(spec, [SLIRP_NAME_SERVER]),
         ]),
     },
     // What else is mounted is there already: the launcher does it.

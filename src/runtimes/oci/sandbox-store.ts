@@ -8,9 +8,9 @@ import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { StoredSpec } from "../../contracts/stored-spec.ts";
 import { readSmall, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { jsonOrUndefined } from "../../lib/parse.ts";
+import { SLIRP_NAME_SERVER } from "../common/open-network.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { type Layout, sandboxPaths } from "./layout.ts";
-import { UPLINK_NAME_SERVER } from "./uplink.ts";
 
 const Stored = z.object({ version: z.literal(1), spec: StoredSpec, lower: z.string() });
 
@@ -131,7 +131,7 @@ function makeTop(top: string, { hostname, network }: RuntimeSpec): void {
   writeFileSync(join(top, "etc", "hostname"), `${hostname}\n`, { mode: 0o644 });
   const resolver =
     network === "open"
-      ? `nameserver ${UPLINK_NAME_SERVER}\n`
+      ? `nameserver ${SLIRP_NAME_SERVER}\n`
       : network === "host"
         ? (readSmall("/etc/resolv.conf") ?? "")
         : undefined;

@@ -3,9 +3,6 @@ import { isIPv4 } from "node:net";
 import { networkInterfaces } from "node:os";
 import { findProgramNow } from "./programs.ts";
 
-/** slirp4netns answers name queries here, and asks the host's own name servers (slirp4netns(1), --cidr). */
-export const UPLINK_NAME_SERVER = "10.0.2.3";
-
 /** The largest that slirp4netns takes; one packet is one copy. */
 const MTU = 65_520;
 

@@ -4,6 +4,7 @@ import { GUEST_DIR, startCapabilities } from "../common/guest-program.ts";
 import { maskedPaths } from "../common/protected-paths.ts";
 import type { ApiRequest } from "../containers/api-client.ts";
 import {
+  engineNetwork,
   GUEST_SOCKET_DIR,
   guestCommand,
   SHM_BYTES,
@@ -30,7 +31,7 @@ export function createRequest(name: string, options: ContainerOptions, mapping?:
     body: {
       name,
       image: spec.image.id,
-      entrypoint: guestCommand(spec),
+      entrypoint: guestCommand(options),
       command: [],
       env: spec.env,
       unsetenvall: true,
@@ -51,13 +52,14 @@ export function createRequest(name: string, options: ContainerOptions, mapping?:
       image_volume_mode: "ignore",
       // The guest keeps the main command's output, and the engine above stores it.
       log_configuration: { driver: "none" },
-      netns: { nsmode: "none" },
+      netns: { nsmode: engineNetwork(options) },
+      ...(options.nameServers.length > 0 ? { dns_server: options.nameServers } : {}),
       ipcns: { nsmode: "private" },
       pidns: { nsmode: "private" },
       utsns: { nsmode: "private" },
       cgroupns: { nsmode: "private" },
       ...(mapping === undefined ? {} : { userns: { nsmode: "private" }, idmappings: mapping }),
-      use_image_resolve_conf: true,
+      use_image_resolve_conf: spec.network !== "open" && spec.network !== "host",
       use_image_hosts: true,
       read_only_filesystem: spec.readonlyRoot,
       cap_drop: ["ALL"],

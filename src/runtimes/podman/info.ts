@@ -8,6 +8,7 @@ const Info = z.object({
   host: z.object({
     buildahVersion: Words.optional(),
     cgroupVersion: Words,
+    slirp4netns: z.object({ executable: z.string().optional() }).nullish(),
     cgroupManager: Words.optional(),
     cgroupControllers: z.array(z.string()).nullish(),
     ociRuntime: z.object({ name: Words, version: z.string() }).optional(),
@@ -31,6 +32,8 @@ export interface PodmanInfo {
   storageDriver: string;
   /** crun or runc, and its version. */
   program?: { name: string; version: string };
+  /** What carries the packets of an ordinary user's containers. */
+  hasSlirp4netns: boolean;
   /** How many ids its sandboxes can have; undefined as root, where they have all. */
   ids?: number;
 }
@@ -47,6 +50,7 @@ export async function readInfo(client: ApiClient): Promise<PodmanInfo> {
   return {
     version: version.Version,
     isRootless: security.rootless,
+    hasSlirp4netns: (host.slirp4netns?.executable ?? "") !== "",
     hasSeccomp: security.seccompEnabled === true,
     cgroupVersion: host.cgroupVersion === "v2" ? 2 : 1,
     controllers: host.cgroupControllers ?? [],

@@ -4,8 +4,11 @@ import { lastWords } from "../../lib/last-words.ts";
 import { run } from "../../lib/run.ts";
 import { CPU_PERIOD_US, cpuQuotaUs } from "../common/cpu-limit.ts";
 import { refuseWeaknesses } from "../common/known-weaknesses.ts";
+import { probeGuard, SLIRP_NAME_SERVER } from "../common/open-network.ts";
 import type { ApiClient } from "../containers/api-client.ts";
+import type { Uplink } from "../containers/flavor.ts";
 import { MAX_PROCESSES } from "../containers/limits.ts";
+import { elsewhere, hostNameServers, type MissingNetworks, networksWithout } from "../containers/networks.ts";
 import { openContainerRuntime } from "../containers/runtime.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import { createAccounts } from "./accounts.ts";
@@ -14,7 +17,7 @@ import { capabilitiesOf } from "./capabilities.ts";
 import { createRequest } from "./create-request.ts";
 import type { Guards } from "./guards.ts";
 import { idMapping } from "./id-mapping.ts";
-import { readInfo } from "./info.ts";
+import { type PodmanInfo, readInfo } from "./info.ts";
 import { builderOf, probePodman, weakPrograms } from "./probe.ts";
 
 /** Removing a sandbox's directory. */
@@ -39,6 +42,7 @@ export async function openPodman(options: RuntimeOptions, place: PodmanPlace): P
   const { client, uid, guards, guestProgram, here, close } = place;
   const info = await readInfo(client);
   if (strict) for (const program of weakPrograms(info)) refuseWeaknesses(program);
+  const missing = here && process.platform === "linux" ? await missingNetworks(info) : elsewhere;
   const accounts = createAccounts(client, ownerId);
   return await openContainerRuntime({
     stateDir,
@@ -48,7 +52,8 @@ export async function openPodman(options: RuntimeOptions, place: PodmanPlace): P
     flavor: {
       name: "podman",
       client,
-      capabilities: capabilitiesOf(info),
+      capabilities: { ...capabilitiesOf(info), ...networksWithout(missing, strict === true) },
+      ...(missing.open ? {} : { uplink: uplinkOf(info) }),
       ...guards,
       ...(guestProgram ? { guestProgram } : {}),
       createRequest: async (name, container) =>
@@ -70,6 +75,18 @@ export async function openPodman(options: RuntimeOptions, place: PodmanPlace): P
       close,
     },
   });
+}
+
+async function missingNetworks(info: PodmanInfo): Promise<MissingNetworks> {
+  const noStack = { why: "slirp4netns is not installed", fix: "apt-get install slirp4netns" };
+  const open = info.isRootless && !info.hasSlirp4netns ? noStack : await probeGuard();
+  return open ? { open } : {};
+}
+
+function uplinkOf({ isRootless }: PodmanInfo): Uplink {
+  return isRootless
+    ? { mode: "slirp4netns", nameServers: async () => [SLIRP_NAME_SERVER] }
+    : { mode: "bridge", nameServers: hostNameServers };
 }
 
 /** Of a container that runs on another machine: here its cgroup is written to. */

@@ -18,7 +18,7 @@ it("a daemon with SELinux is asked to label what is ours, and nothing else", asy
     const spec = await rig.fixture.spec({ mounts });
     await client.json(
       createRequest("labelled", {
-        ...{ spec, labels: {}, volumeName: (name: string) => name },
+        ...{ spec, labels: {}, nameServers: [], volumeName: (name: string) => name },
         guest: { type: "bind", dir: guestDir, socketDir, hostsFile: "" },
         flavor: {
           ...{ name: "docker", client, capabilities: dockerCapabilities, rlimits: {}, relabels: true },

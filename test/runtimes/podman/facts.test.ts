@@ -9,6 +9,7 @@ const root: PodmanInfo = {
   version: "4.3.1",
   isRootless: false,
   hasSeccomp: true,
+  hasSlirp4netns: true,
   cgroupVersion: 1,
   controllers: ["cpu", "memory", "pids"],
   storageDriver: "overlay",

@@ -22,6 +22,8 @@ export interface DockerdOptions {
   config?: Readonly<Record<string, unknown>>;
   /** Files of the host that this daemon shall see others in place of: path → text. */
   files?: Readonly<Record<string, string>>;
+  /** Put before its command line, to be in a network namespace that there is already. Default: it gets one of its own. */
+  where?: readonly string[];
   /** Further places to listen, such as tcp://127.0.0.1:2376 in its network namespace. */
   hosts?: readonly string[];
 }
@@ -88,7 +90,7 @@ export async function startDockerd(options: DockerdOptions = {}): Promise<Docker
 
   let child: ChildProcess | undefined;
   const start = async () => {
-    child = await spawnDaemon(home, mounts);
+    child = await spawnDaemon(home, mounts, options.where);
     try {
       await answering(child, socket);
     } catch (error) {
@@ -145,7 +147,11 @@ async function majorVersion(): Promise<number> {
 }
 
 /** `mounts`: pairs of a file and what it takes the place of. */
-async function spawnDaemon(home: string, mounts: readonly string[]): Promise<ChildProcess> {
+async function spawnDaemon(
+  home: string,
+  mounts: readonly string[],
+  where?: readonly string[],
+): Promise<ChildProcess> {
   const script = `/bin/busybox ip link set lo up || exit 1
     while [ $# -gt 1 ]; do mount --bind "$1" "$2" || exit 1; shift 2; done
     exec ${DOCKERD} --config-file "$1"`;
@@ -154,7 +160,8 @@ async function spawnDaemon(home: string, mounts: readonly string[]): Promise<Chi
   return spawn(
     "setpriv",
     [
-      ...["--pdeathsig", "TERM", "unshare", "--net", "--mount", "--propagation", "private"],
+      ...["--pdeathsig", "TERM", ...(where ?? [])],
+      ...["unshare", ...(where ? [] : ["--net"]), "--mount", "--propagation", "private"],
       ...["sh", "-c", script, "sh", ...mounts, join(home, "daemon.json")],
     ],
     { stdio: ["ignore", log.fd, log.fd] },

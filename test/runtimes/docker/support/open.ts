@@ -90,7 +90,7 @@ export async function openDockerRig({ settings, ...options }: RigOptions = {}): 
   };
 }
 
-async function importImage(daemon: Dockerd): Promise<void> {
+export async function importImage(daemon: Dockerd): Promise<void> {
   const tar = join(daemon.home, "image.tar");
   writeImageTar(tar);
   await daemon.cli("import", tar, IMAGE);
