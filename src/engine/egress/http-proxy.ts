@@ -135,7 +135,7 @@ export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions)
       return endWith(client, refuse(400, "CONNECT needs host:port"));
     }
     const { host, port } = authority;
-    if (countOf(request, "host") > 1 || !sameAuthority(request.headers.host, authority, port)) {
+    if (countOf(request, "host") > 1 || !agreesWith(request, authority, port)) {
       return endWith(client, refuse(400, "Host is not what CONNECT asks for"));
     }
     void upstream.open(host, port).then((opened) => {
@@ -259,7 +259,7 @@ function absoluteTarget(request: IncomingMessage): Target | Refusal {
   // User and password before the host are a way to hide where a request goes.
   if (!authority) return refuse(400, "the URL has no host that can be read");
   const { host, port = 80 } = authority;
-  if (!sameAuthority(request.headers.host, authority, 80)) {
+  if (!agreesWith(request, authority, 80)) {
     return refuse(400, "Host is not the host of the URL");
   }
   return { host, port, authority: text, path: rest.startsWith("/") ? rest : `/${rest}` };
@@ -282,6 +282,16 @@ function parseAuthority(text: string): { host: string; port?: number } | undefin
   if (match?.[2] === undefined) return { host };
   const port = Number(match[2]);
   return port >= 1 && port <= 65_535 ? { host, port } : undefined;
+}
+
+/** Whether Host says nothing else. Only HTTP/1.0 may leave it out, which Python's clients speak to proxies. */
+function agreesWith(
+  { headers, httpVersion }: IncomingMessage,
+  authority: { host: string; port?: number },
+  defaultPort: number,
+): boolean {
+  if (headers.host === undefined) return httpVersion === "1.0";
+  return sameAuthority(headers.host, authority, defaultPort);
 }
 
 export function sameAuthority(

@@ -214,6 +214,13 @@ describe("tunnels", () => {
     expect((await tunnelTo("rebinds.test", securePort)).status).toBe(403);
   });
 
+  it("takes HTTP/1.0 without a Host, as Python's clients speak to proxies", async () => {
+    const inner = `GET / HTTP/1.1\r\nHost: ok.test:${plainPort}\r\nConnection: close\r\n\r\n`;
+    expect(await say(`CONNECT ok.test:${plainPort} HTTP/1.0\r\n\r\n`, inner)).toMatch(/200 .*hello/s);
+    expect(await say(`GET http://ok.test:${plainPort}/ HTTP/1.0\r\n\r\n`)).toMatch(/200 .*hello/s);
+    expect(await say(`CONNECT ok.test:${plainPort} HTTP/1.1\r\n\r\n`)).toMatch(/^HTTP\/1.1 400/);
+  });
+
   it("hold each plain request in them to that host", async () => {
     const head = `CONNECT ok.test:${plainPort} HTTP/1.1\r\nHost: ok.test:${plainPort}\r\n\r\n`;
     const good = `GET /in HTTP/1.1\r\nHost: ok.test:${plainPort}\r\n\r\n`;
