@@ -1,17 +1,17 @@
 import { rmSync, writeFileSync } from "node:fs";
-import { createNodeClient } from "../client/node/index.ts";
-import type { SandboxApi } from "../contracts/api.ts";
+import { createNodeClient, type NodeClient } from "../client/node/index.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime } from "../contracts/runtime.ts";
 import type { OnStep } from "../contracts/steps.ts";
 import type { EngineConfig } from "../engine/config.ts";
 import { createPresets } from "../engine/egress/presets/presets.ts";
-import { openEngine } from "../engine/engine.ts";
+import { type Engine, openEngine } from "../engine/engine.ts";
 import type { Logger } from "../lib/log.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
 import { createServer, type TcpListener } from "../server/server.ts";
 import { waitForEngine } from "./daemon.ts";
 import { ownerIdOf } from "./owner-id.ts";
+import { previewKey, previewListener } from "./preview-files.ts";
 import type { ServeConfig } from "./serve-config.ts";
 import { enginePidFile, engineSocket, prepareStateDir } from "./state-dir.ts";
 import { readTlsFiles, type TlsFiles } from "./tls.ts";
@@ -62,6 +62,12 @@ async function start(config: ServeConfig, log: Logger, options: ComposeOptions):
       allowBinds: config.allowBinds,
       allowHostNetwork: config.allowHostNetwork,
       publishAddresses: config.publishAddresses,
+      ports: {
+        dial: (id, port) => api.dial(id, port),
+        key: previewKey(config.stateDir),
+        domain: config.previewDomain,
+        listener: previewListener(config.stateDir),
+      },
       log: log.child({ part: "server" }),
     });
     undo.push(() => server.close());
@@ -104,7 +110,7 @@ async function ownEngine(
   log: Logger,
   undo: (() => Promise<void> | void)[],
   { onStep, engine: settings }: ComposeOptions,
-): Promise<SandboxApi | undefined> {
+): Promise<Engine | undefined> {
   try {
     const engine = await openEngine({
       stateDir: config.stateDir,
@@ -134,7 +140,7 @@ async function ownEngine(
   }
 }
 
-async function sharedEngine(config: ServeConfig, log: Logger): Promise<SandboxApi> {
+async function sharedEngine(config: ServeConfig, log: Logger): Promise<NodeClient> {
   const socket = await waitForEngine(config.stateDir);
   log.info({ socket }, "another process runs the engine of this state directory; serving that one");
   return createNodeClient({ url: `unix:${socket}` });

@@ -25,6 +25,8 @@ export interface Environment {
   tlsKey?: string;
   /** WARREN_HTTP2 */
   http2?: string;
+  /** WARREN_PREVIEW_DOMAIN */
+  previewDomain?: string;
   /** WARREN_RUNTIME */
   runtime?: string;
   /** WARREN_RUNTIMES */
@@ -67,6 +69,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     tlsCert: env.WARREN_TLS_CERT,
     tlsKey: env.WARREN_TLS_KEY,
     http2: env.WARREN_HTTP2,
+    previewDomain: env.WARREN_PREVIEW_DOMAIN,
     runtime: env.WARREN_RUNTIME,
     runtimes: env.WARREN_RUNTIMES,
     ociProgram: env.WARREN_OCI_PROGRAM,

@@ -5,6 +5,7 @@ import { parseDuration } from "../lib/units.ts";
 import type { DockerSettings } from "../runtimes/factory.ts";
 import { type RuntimeName, runtimes } from "../runtimes/registry.ts";
 import { isLoopbackAddress } from "../server/loopback.ts";
+import type { PreviewDomain } from "../server/preview/links.ts";
 import { type Environment, readApiKeyFile, resolveStateDir, splitList } from "./config.ts";
 import type { TlsFiles } from "./tls.ts";
 
@@ -18,6 +19,7 @@ export interface ServeFlags {
   allowBinds?: boolean;
   allowHostNetwork?: boolean;
   publishAddress?: string[];
+  previewDomain?: string;
   tlsCert?: string;
   tlsKey?: string;
   http2?: boolean;
@@ -38,6 +40,14 @@ const runtimeNames = Object.keys(runtimes) as [RuntimeName, ...RuntimeName[]];
 const RuntimeChoice = z.enum(runtimeNames, { error: `the runtime is one of ${runtimeNames.join(", ")}` });
 
 const wholeNumber = (what: string) => z.coerce.number({ error: `${what} is a whole number` }).int();
+
+const previewDomain = /^(?:(https?):\/\/)?((?:[a-z0-9-]{1,63}\.)*[a-z0-9-]{1,63})(?::(\d{1,5}))?\/?$/;
+
+/** With a scheme, it is how browsers reach it; without, the server's own scheme and port are. */
+function parsePreviewDomain(text: string): PreviewDomain {
+  const [, scheme, domain = "", port] = previewDomain.exec(text) ?? [];
+  return { domain, ...(scheme ? { scheme } : {}), ...(port ? { port: Number(port) } : {}) };
+}
 
 const ServeConfig = z.object({
   stateDir: z.string(),
@@ -64,6 +74,12 @@ const ServeConfig = z.object({
   publishAddresses: z.array(
     z.union([z.ipv4(), z.ipv6()], { error: "a publish address is an IP address such as 0.0.0.0" }),
   ),
+  /** All of whose names lead to this server. */
+  previewDomain: z
+    .string()
+    .regex(previewDomain, "a preview domain looks like preview.example.org, or https://preview.example.org")
+    .transform(parsePreviewDomain)
+    .optional(),
   /** The one of sandboxes that name none. */
   runtime: RuntimeChoice,
   /** Those that sandboxes may name; the default one is among them. */
@@ -112,6 +128,7 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     allowBinds: flags.allowBinds ?? false,
     allowHostNetwork: flags.allowHostNetwork ?? false,
     publishAddresses: flags.publishAddress ?? [],
+    previewDomain: flags.onDemand ? undefined : (flags.previewDomain ?? environment.previewDomain),
     runtime,
     runtimes: usableRuntimes(flags.runtimes ?? environment.runtimes, runtime),
     ociProgram: flags.ociProgram ?? environment.ociProgram,

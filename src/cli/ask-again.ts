@@ -1,5 +1,5 @@
 import { NotReached } from "../client/failures.ts";
-import type { SandboxApi } from "../contracts/api.ts";
+import type { ServerApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 
 /**
@@ -7,12 +7,12 @@ import { WarrenError } from "../contracts/errors.ts";
  * more, to the API that `next` gives. A call whose connection broke half way is not: it may have been done. `isLeaving`:
  * the engine still answers, and says that it closes.
  */
-export function askAgain(api: SandboxApi, next: (isLeaving: boolean) => Promise<SandboxApi>): SandboxApi {
-  let following: Promise<SandboxApi> | undefined;
+export function askAgain(api: ServerApi, next: (isLeaving: boolean) => Promise<ServerApi>): ServerApi {
+  let following: Promise<ServerApi> | undefined;
 
   const current = async () => (following ? await following : api);
 
-  async function ask<T>(call: (api: SandboxApi) => Promise<T>): Promise<T> {
+  async function ask<T>(call: (api: ServerApi) => Promise<T>): Promise<T> {
     try {
       return await call(await current());
     } catch (error) {
@@ -53,6 +53,7 @@ export function askAgain(api: SandboxApi, next: (isLeaving: boolean) => Promise<
         await (await current()).images.build(request, context, options),
       remove: (reference, options) => ask((at) => at.images.remove(reference, options)),
     },
+    preview: (id, port, request) => ask((at) => at.preview(id, port, request)),
     ports: {
       list: (id) => ask((at) => at.ports.list(id)),
       add: (id, port) => ask((at) => at.ports.add(id, port)),

@@ -1,7 +1,7 @@
 import { type Command, Option } from "commander";
 import { readApiKeyFile, readEnvironment, resolveStateDir } from "../app/config.ts";
 import type { NodeClientOptions } from "../client/node/index.ts";
-import type { SandboxApi } from "../contracts/api.ts";
+import type { ServerApi } from "../contracts/api.ts";
 import { UsageError } from "./report.ts";
 
 /** What the CLI knows before a command runs. */
@@ -96,7 +96,7 @@ export async function connectApi(
   command: Command,
   context: CliContext,
   { onConnection }: Pick<NodeClientOptions, "onConnection"> = {},
-): Promise<SandboxApi> {
+): Promise<ServerApi> {
   const target = resolveTarget(command.optsWithGlobals<GlobalOptions>());
   const { url, apiKey, caFile, stateDir } = target;
   const clientOf = async (at: string) => {

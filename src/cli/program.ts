@@ -84,6 +84,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "give a sandbox secrets that stay outside, list them and take them back",
     load: () => import("./commands/secret.ts"),
   },
+  preview: {
+    summary: "print a link to an HTTP server in a sandbox",
+    load: () => import("./commands/preview.ts"),
+  },
   stats: { summary: "show what sandboxes use", load: () => import("./commands/stats.ts") },
   doctor: {
     summary: "check what this machine can do",

@@ -1,9 +1,9 @@
-import type { Health, SandboxApi, VersionInfo, WaitResult } from "../contracts/api.ts";
+import type { Health, ServerApi, VersionInfo, WaitResult } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { ExecResult } from "../contracts/exec.ts";
 import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
 import type { NetworkDecision, NetworkState } from "../contracts/network.ts";
-import type { PublishedPort } from "../contracts/ports.ts";
+import type { PreviewLink, PublishedPort } from "../contracts/ports.ts";
 import type { PruneResult, SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
 import type { Secret } from "../contracts/secrets.ts";
 import type { VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
@@ -34,7 +34,7 @@ export function createClient({
   client,
   transport = createFetchTransport(url),
   onConnection,
-}: ClientOptions): SandboxApi {
+}: ClientOptions): ServerApi {
   const http = createHttp(transport, url, apiKey, client);
   return {
     health: () => readHealth(http),
@@ -94,6 +94,8 @@ export function createClient({
     },
     events: ({ signal, sandbox, types } = {}) =>
       readUntil(http, "/events", { sandbox, type: types?.join(",") }, signal),
+    preview: async (id, port, request = {}) =>
+      http.json<PreviewLink>("POST", at(id, `/ports/${port}/preview`), { json: request }),
     files: {
       async read(id, path, options = {}) {
         const { offset, length, signal } = options;

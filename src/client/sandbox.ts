@@ -1,7 +1,7 @@
-import type { SandboxApi, WaitOptions, WaitResult } from "../contracts/api.ts";
+import type { SandboxApi, ServerApi, WaitOptions, WaitResult } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { LogOptions, LogStream } from "../contracts/logs.ts";
-import type { PortChoice, PortMapping, PublishedPort } from "../contracts/ports.ts";
+import type { PortChoice, PortMapping, PreviewLink, PublishedPort } from "../contracts/ports.ts";
 import type {
   CreateSandbox,
   Isolation,
@@ -204,6 +204,15 @@ export class SandboxHandle implements AsyncDisposable {
   /** What was published of a port inside is not any more; its connections end. */
   unpublish(sandboxPort: number, protocol?: PortChoice["protocol"]): Promise<void> {
     return this.#api.ports.remove(this.id, { sandboxPort, ...(protocol === undefined ? {} : { protocol }) });
+  }
+
+  /** A link to an HTTP server inside, for whoever has it, until it expires. */
+  preview(port: number, { expiresInS }: { expiresInS?: number } = {}): Promise<PreviewLink> {
+    if (!("preview" in this.#api)) {
+      throw new WarrenError("unsupported", "an engine without a server gives no links");
+    }
+    const server = this.#api as ServerApi;
+    return server.preview(this.id, port, expiresInS === undefined ? {} : { expires_in: expiresInS });
   }
 
   ports(): Promise<PublishedPort[]> {

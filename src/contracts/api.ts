@@ -4,7 +4,7 @@ import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOpti
 import type { BuildImage, ImageFilter, ImageInfo, PullImage } from "./images.ts";
 import type { LogOptions, LogStream } from "./logs.ts";
 import type { NetworkChange, NetworkDecision, NetworkRules, NetworkState } from "./network.ts";
-import type { PortChoice, PortMapping, PublishedPort } from "./ports.ts";
+import type { PortChoice, PortMapping, PreviewLink, PreviewRequest, PublishedPort } from "./ports.ts";
 import type { ProgressOptions } from "./runtime.ts";
 import type {
   CreateSandbox,
@@ -160,6 +160,12 @@ export interface PortsApi {
   add(id: string, port: PortMapping): Promise<PublishedPort>;
   /** Its connections end. Throws `port_not_found`. */
   remove(id: string, port: PortChoice): Promise<void>;
+}
+
+/** What a server adds to `SandboxApi`. */
+export interface ServerApi extends SandboxApi {
+  /** A link to an HTTP server inside, for whoever has it. Default: good for an hour. */
+  preview(id: string, port: number, request?: PreviewRequest): Promise<PreviewLink>;
 }
 
 /**

@@ -45,3 +45,27 @@ export interface PortChoice {
   /** Default: tcp. */
   protocol?: (typeof portProtocols)[number];
 }
+
+/** What `POST …/ports/{port}/preview` takes. */
+export const PreviewRequest = z
+  .object({
+    expires_in: z
+      .number()
+      .int()
+      .min(1)
+      .max(30 * 24 * 3600)
+      .default(3600)
+      .meta({ description: "Seconds that the link is good for" }),
+  })
+  .meta({ id: "PreviewRequest" });
+export type PreviewRequest = z.input<typeof PreviewRequest>;
+
+/** A way into one port of one sandbox for whoever has it, until it expires. */
+export const PreviewLink = z
+  .object({
+    url: z.string().meta({ description: "For a browser. Whoever has it may use the port" }),
+    token: z.string().meta({ description: "The secret in it; programs may send it as `X-Warren-Token`" }),
+    expires_at: z.string().meta({ description: "RFC 3339" }),
+  })
+  .meta({ id: "PreviewLink" });
+export type PreviewLink = z.infer<typeof PreviewLink>;

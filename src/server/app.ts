@@ -27,7 +27,7 @@ export interface AppOptions {
 }
 
 /** Who has sent a request, and what it may. */
-export type From = Pick<Call, "by" | "rights">;
+export type From = Pick<Call, "by" | "rights" | "linkTo">;
 
 /** Answers one request, whatever becomes of it. */
 export type App = (incoming: IncomingMessage, outgoing: ServerResponse, from: From) => Promise<void>;
@@ -71,7 +71,7 @@ async function answer(
   incoming: IncomingMessage,
   outgoing: ServerResponse,
   route: Route & { operation: Operation },
-  { parameters, rights, by, api, limits, log }: AppOptions & Pick<Match<Route>, "parameters"> & From,
+  { parameters, rights, by, linkTo, api, limits, log }: AppOptions & Pick<Match<Route>, "parameters"> & From,
 ): Promise<void> {
   let signal: AbortSignal | undefined;
   const call: Call = {
@@ -80,6 +80,7 @@ async function answer(
     parameter: (name) => parameters[name] ?? "",
     rights,
     by,
+    linkTo,
     get signal() {
       signal ??= departure(incoming, outgoing);
       return signal;

@@ -19,6 +19,20 @@ export class ApiKeys {
     return this.#hashes.length > 0;
   }
 
+  /** Whether a request comes with a key of ours. */
+  areIn(request: IncomingMessage): boolean {
+    const presented = presentedKey(request);
+    return presented !== undefined && this.holds(presented);
+  }
+
+  holds(text: string): boolean {
+    const hash = sha256(text);
+    let known = false;
+    // All keys are compared, so that the time tells nothing about which one came close.
+    for (const candidate of this.#hashes) known = timingSafeEqual(candidate, hash) || known;
+    return known;
+  }
+
   /** Tells the keys apart: the hash of the one that was presented. @throws WarrenError `unauthenticated`, with den's sentences. */
   check(request: IncomingMessage): string {
     const presented = presentedKey(request);
@@ -27,12 +41,8 @@ export class ApiKeys {
         hint: "send it as X-API-Key, or as Authorization: Bearer",
       });
     }
-    const hash = sha256(presented);
-    let known = false;
-    // All keys are compared, so that the time tells nothing about which one came close.
-    for (const candidate of this.#hashes) known = timingSafeEqual(candidate, hash) || known;
-    if (!known) throw new WarrenError("unauthenticated", "invalid API key");
-    return hash.toString("base64url");
+    if (!this.holds(presented)) throw new WarrenError("unauthenticated", "invalid API key");
+    return sha256(presented).toString("base64url");
   }
 }
 

@@ -18,7 +18,7 @@ export interface Route {
   request?: z.ZodType | "bytes" | "multipart";
   /** Status of success. */
   status: number;
-  response: z.ZodType | "bytes" | "events" | "websocket" | "nothing";
+  response: z.ZodType | "bytes" | "events" | "websocket" | "tunnel" | "nothing";
   /** Failures of this route beside those that every route has. */
   errors: readonly ErrorCode[];
 }

@@ -3,7 +3,7 @@ import { ExecRequest, ExecResult, ExecStreamStart } from "../contracts/exec.ts";
 import { FileInfo } from "../contracts/files.ts";
 import { ImageInfo, PullImage } from "../contracts/images.ts";
 import { NetworkChange, NetworkDecision, NetworkRules, NetworkState } from "../contracts/network.ts";
-import { PortMapping, PublishedPort } from "../contracts/ports.ts";
+import { PortMapping, PreviewLink, PreviewRequest, PublishedPort } from "../contracts/ports.ts";
 import {
   CreateSandbox,
   ExtendRequest,
@@ -438,6 +438,25 @@ export const routes = [
     status: 204,
     response: "nothing",
     errors: ["sandbox_not_found", "port_not_found"],
+  },
+  {
+    method: "POST",
+    path: "/sandboxes/:id/ports/:port/preview",
+    operation: "previewPort",
+    summary: "A link by which whoever has it reaches an HTTP server inside, until it expires",
+    request: PreviewRequest,
+    status: 201,
+    response: PreviewLink,
+    errors: ["sandbox_not_found", "unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/ports/:port/connect",
+    operation: "connectPort",
+    summary: "A raw connection to a TCP port inside, published or not, by an upgrade to `tcp`",
+    status: 101,
+    response: "tunnel",
+    errors: [...inside, "port_unreachable", "rate_limited"],
   },
   {
     method: "GET",

@@ -1,6 +1,8 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Duplex } from "node:stream";
 import type { SandboxApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
+import type { PreviewLink } from "../contracts/ports.ts";
 import type { Logger } from "../lib/log.ts";
 import { buildApp } from "./app.ts";
 import { ApiKeys } from "./auth.ts";
@@ -8,14 +10,19 @@ import { callerOf } from "./caller.ts";
 import type { DetachableLimits } from "./detachable-execs.ts";
 import { toWarrenError } from "./failure.ts";
 import { corsHeaders, type Entrance, Gate } from "./gate.ts";
-import type { Rights } from "./handlers/handler.ts";
+import type { LinkTo, Rights } from "./handlers/handler.ts";
 import { listenOnTcp, listenOnUnix, resolveHost } from "./listen.ts";
 import { type Listener, openListener, type TlsIdentity } from "./listener.ts";
 import { isLoopbackAddress } from "./loopback.ts";
+import { type Listening, LOCAL_DOMAIN, type PreviewDomain, previewLink } from "./preview/links.ts";
+import { type Dial, Preview } from "./preview/preview.ts";
+import { previewTarget } from "./preview/target.ts";
+import { createPreviewTokens } from "./preview/tokens.ts";
 import { PREFIX } from "./route.ts";
 import { routes } from "./routes.ts";
 import { sendError } from "./send-error.ts";
-import { Sockets } from "./sockets.ts";
+import { answerRaw, Sockets } from "./sockets.ts";
+import { asksForTunnel, Tunnels } from "./tunnels.ts";
 
 export interface ServerOptions {
   /** Plain keys; hashed at once and not kept. None: every request on TCP must come from this machine. */
@@ -36,6 +43,8 @@ export interface ServerOptions {
    * reach those. Clients of the Unix socket may use any.
    */
   publishAddresses?: readonly string[];
+  /** How ports inside sandboxes are reached. Without it there are neither previews nor raw connections. */
+  ports?: PortOptions;
   log: Logger;
   /** Default 1 MiB. */
   maxJsonBytes?: number;
@@ -45,6 +54,16 @@ export interface ServerOptions {
   headersTimeoutMs?: number;
   /** Limits of resumable exec streams. */
   resumable?: Partial<DetachableLimits>;
+}
+
+export interface PortOptions {
+  dial: Dial;
+  /** At least 32 secret bytes, with which preview links are signed. */
+  key: Buffer;
+  /** Below which each port has a name of its own, beside `localhost`. */
+  domain?: PreviewDomain | undefined;
+  /** The port of the listener that is opened for previews when there is no other one; it is told the one that it got. */
+  listener?: { port: number; onPort(port: number): void };
 }
 
 export interface TcpOptions {
@@ -77,7 +96,7 @@ export interface WarrenServer {
   close(): Promise<void>;
 }
 
-type Secured = { tls?: TlsIdentity | undefined; http2?: boolean | undefined };
+type Secured = { tls?: TlsIdentity | undefined; http2?: boolean | undefined; previewsOnly?: boolean };
 
 const DEFAULT_HEADERS_MS = 15_000;
 
@@ -108,28 +127,102 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
   };
   const sockets = new Sockets({ api, gate, log, limits: options.resumable ?? {} });
   const listeners: Listener[] = [];
+  const { ports } = options;
+  const tokens = ports && createPreviewTokens(ports.key);
+  const domains = [...(ports?.domain ? [ports.domain.domain.toLowerCase()] : []), LOCAL_DOMAIN];
+  const preview = ports && tokens && new Preview({ api, dial: ports.dial, tokens, keys, gate, log });
+  const tunnels = ports && new Tunnels({ dial: ports.dial, gate, log });
+  /** Where browsers come in: the first listener on TCP, or one that serves nothing but previews. */
+  let listening: Promise<Listening> | undefined;
 
-  function open(entrance: Entrance, { tls, http2 }: Secured = {}): Listener {
+  async function listenForPreviews(): Promise<Listening> {
+    const address = "127.0.0.1";
+    const wanted = ports?.listener?.port ?? 0;
+    const bind = (port: number) => listenOnTcp(open("tcp", { previewsOnly: true }).server, address, port);
+    // Links that somebody has already lead to the one of last time.
+    const port = await bind(wanted).catch((error) => (wanted === 0 ? Promise.reject(error) : bind(0)));
+    ports?.listener?.onPort(port);
+    log.info({ address, port }, "serving previews");
+    return { scheme: "http", address, port };
+  }
+
+  function linkTo(request: IncomingMessage, entrance: Entrance, wanted: LinkTo): Promise<PreviewLink> {
+    if (!ports || !tokens) throw noPreviews();
+    listening ??= listenForPreviews().catch((error) => {
+      listening = undefined;
+      throw error;
+    });
+    const at = listening;
+    return previewLink(request, entrance, wanted, { api, tokens, domain: ports.domain, listening: () => at });
+  }
+
+  function open(entrance: Entrance, { tls, http2, previewsOnly = false }: Secured = {}): Listener {
     const listener = usable(() =>
       openListener({
         tls,
         http2,
         headersTimeoutMs: options.headersTimeoutMs ?? DEFAULT_HEADERS_MS,
-        onRequest: (request, response) => handle(request, response, entrance),
-        onUpgrade: (request, socket, head) => sockets.upgrade(request, socket, head, entrance),
+        onRequest: (request, response) => receive(request, response, entrance, previewsOnly),
+        onUpgrade: (request, socket, head) => upgrade(request, socket, head, entrance, previewsOnly),
       }),
     );
     listeners.push(listener);
     return listener;
   }
 
-  function handle(request: IncomingMessage, response: ServerResponse, entrance: Entrance): void {
+  /** Ports of sandboxes first: what their host names are asked for is never ours to answer. */
+  function receive(
+    request: IncomingMessage,
+    response: ServerResponse,
+    entrance: Entrance,
+    previewsOnly: boolean,
+  ): void {
+    try {
+      const target = previewTarget(request, domains);
+      if (target && preview) {
+        note(request, response);
+        void preview.serve(request, response, entrance, target);
+      } else if (target) throw noPreviews();
+      else if (previewsOnly) throw new WarrenError("route_not_found", "there are only previews here");
+      else handle(request, response, entrance);
+    } catch (cause) {
+      sendError(request, response, toWarrenError(cause, log));
+    }
+  }
+
+  function upgrade(
+    request: IncomingMessage,
+    socket: Duplex,
+    head: Buffer,
+    entrance: Entrance,
+    previewsOnly: boolean,
+  ): void {
+    try {
+      const target = previewTarget(request, domains);
+      if (target && !preview) throw noPreviews();
+      if (target && preview) void preview.upgrade(request, socket, head, entrance, target);
+      else if (previewsOnly) throw new WarrenError("route_not_found", "there are only previews here");
+      else if (tunnels && asksForTunnel(request)) void tunnels.upgrade(request, socket, head, entrance);
+      else sockets.upgrade(request, socket, head, entrance);
+    } catch (cause) {
+      socket.on("error", () => {});
+      answerRaw(socket, toWarrenError(cause, log));
+    }
+  }
+
+  /** Without the query, which may hold a secret. */
+  function note(request: IncomingMessage, response: ServerResponse): void {
     const startedAt = performance.now();
     const path = (request.url ?? "").split("?", 1)[0] ?? "";
     response.once("close", () => {
       const ms = Math.round(performance.now() - startedAt);
       log.debug({ method: request.method, path, status: response.statusCode, ms }, "request");
     });
+  }
+
+  function handle(request: IncomingMessage, response: ServerResponse, entrance: Entrance): void {
+    note(request, response);
+    const path = (request.url ?? "").split("?", 1)[0] ?? "";
     response.setHeader("x-content-type-options", "nosniff");
     const origin = gate.readableOrigin(request);
     const isPreflight =
@@ -149,7 +242,11 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
     if (isPreflight) response.writeHead(204).end();
     else {
       const rights = entrance === "unix" ? ownRights : clientRights;
-      void app(request, response, { rights, by: callerOf(request, entrance, identity) });
+      void app(request, response, {
+        rights,
+        by: callerOf(request, entrance, identity),
+        linkTo: (wanted) => linkTo(request, entrance, wanted),
+      });
     }
   }
 
@@ -168,6 +265,7 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       if (http2 && !tls) throw new WarrenError("invalid_request", "HTTP/2 needs TLS");
       const listener = open(tls ? "tls" : "tcp", { tls, http2 });
       const bound = await listenOnTcp(listener.server, address, port);
+      listening ??= Promise.resolve({ scheme: tls ? "https" : "http", address, port: bound });
       return {
         url: `${tls ? "https" : "http"}://${urlHost(address)}:${bound}`,
         replaceIdentity: (identity) => usable(() => listener.replaceIdentity(identity)),
@@ -179,10 +277,16 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
     execLoad: () => sockets.load,
     async close() {
       const closed = listeners.map((listener) => listener.close());
+      preview?.close();
+      tunnels?.close();
       await sockets.close();
       await Promise.all(closed);
     },
   };
+}
+
+function noPreviews(): WarrenError {
+  return new WarrenError("unsupported", "this server has no previews");
 }
 
 /** Others than this machine's own programs reach every address but the loopback ones. */

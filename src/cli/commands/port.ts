@@ -4,12 +4,17 @@ import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
 import { print } from "../output.ts";
 import { parsePort, parsePublish } from "../publish.ts";
 import { json, safe, table } from "../render.ts";
+import { define as definePreview } from "./preview.ts";
 
 export function define(command: Command, context: CliContext): void {
   command.helpCommand(false);
   defineLs(command, context);
   defineAdd(command, context);
   defineRm(command, context);
+  definePreview(
+    command.command("url").description("print a link to an HTTP server inside, as `warren preview` does"),
+    context,
+  );
 }
 
 function defineLs(parent: Command, context: CliContext): void {

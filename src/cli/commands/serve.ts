@@ -44,6 +44,10 @@ export function define(command: Command): void {
       "let clients over TCP publish ports of sandboxes on this address too, such as 0.0.0.0 (repeatable)",
       collect,
     )
+    .option(
+      "--preview-domain <domain>",
+      "domain all of whose names lead here, for previews in browsers; with https:// where something in front of us speaks TLS (default: WARREN_PREVIEW_DOMAIN, else localhost)",
+    )
     .option("--max-sandboxes <number>", "most sandboxes at a time (default: WARREN_MAX_SANDBOXES)")
     .option(
       "--default-timeout <duration>",

@@ -1,4 +1,5 @@
-import type { SandboxApi } from "../../contracts/api.ts";
+import type { Duplex } from "node:stream";
+import type { SandboxApi, ServerApi } from "../../contracts/api.ts";
 import { createClient } from "../client.ts";
 import { type ConnectOptions, type SandboxHandle, sandboxEntry } from "../sandbox.ts";
 import type { PackOptions } from "./pack-directory.ts";
@@ -24,18 +25,30 @@ export interface NodeClientOptions {
   onConnection?: (state: "lost" | "restored") => void;
 }
 
+export interface NodeClient extends ServerApi {
+  /** A raw connection to a TCP port inside, published or not. */
+  dial(id: string, port: number): Promise<Duplex>;
+}
+
 /** A client over kept connections. */
-export function createNodeClient(options: NodeClientOptions = {}): SandboxApi {
+export function createNodeClient(options: NodeClientOptions = {}): NodeClient {
   const url = options.url ?? defaultUrl();
   const apiKey = options.apiKey ?? process.env.WARREN_API_KEY;
   const caFile = options.caFile ?? process.env.WARREN_CA_FILE;
-  return createClient({
+  const client = createClient({
     url,
     transport: createNodeTransport(url, caFile ? { caFile } : {}),
     ...(apiKey ? { apiKey } : {}),
     ...(options.client ? { client: options.client } : {}),
     ...(options.onConnection ? { onConnection: options.onConnection } : {}),
   });
+  return {
+    ...client,
+    async dial(id, port) {
+      const { dialPort } = await import("./dial-port.ts");
+      return await dialPort(url, { id, port, apiKey, caFile });
+    },
+  };
 }
 
 /**

@@ -13,7 +13,7 @@ const wildcards: Readonly<Record<string, true>> = { "0.0.0.0": true, "::": true 
 /** @throws WarrenError `invalid_request` for what can't be published, whoever else publishes what */
 export function admitPorts(ports: readonly PortMappingParsed[], mode: NetworkMode): StoredPort[] {
   const admitted = ports.map((port) => {
-    refuseReservedPort(port.sandbox_port, mode);
+    refuseWayOut(port.sandbox_port, mode);
     return { ...port, address: canonicalAddress(port.address) };
   });
   for (const [i, port] of admitted.entries()) {
@@ -24,14 +24,28 @@ export function admitPorts(ports: readonly PortMappingParsed[], mode: NetworkMod
 }
 
 /**
- * The guest's own port: whoever reached it from outside could use what the sandbox is allowed to reach.
+ * Ports that are no way into a sandbox but one out of it: the guest's own, by which whoever reached it could use what the sandbox is
+ * allowed to reach, and with the machine's network all ports of the machine.
  * @throws WarrenError `forbidden`
  */
-export function refuseReservedPort(port: number, mode: NetworkMode | undefined): void {
+export function refuseWayOut(port: number, mode: NetworkMode | undefined): void {
+  if (mode === "host") {
+    throw new WarrenError(
+      "forbidden",
+      `ports: a sandbox with the network host has no port ${port} of its own`,
+      {
+        hint: "its programs listen on the engine's machine; they are reached there",
+      },
+    );
+  }
   if (mode !== "filtered" || !egressPorts.includes(port)) return;
-  throw new WarrenError("forbidden", `port ${port} of a sandbox with filtered network is its own way out`, {
-    hint: "have the server inside listen on another port",
-  });
+  throw new WarrenError(
+    "forbidden",
+    `ports: port ${port} of a sandbox with filtered network is its own way out`,
+    {
+      hint: "have the server inside listen on another port",
+    },
+  );
 }
 
 /** @throws WarrenError `port_in_use` when one of these sandboxes, running or not, has one of the ports */

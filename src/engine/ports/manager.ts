@@ -7,7 +7,7 @@ import { splice } from "../../lib/splice.ts";
 import { announce, asWarrenError, type Core, inRunning, notRunning } from "../core.ts";
 import { publishedPort } from "../info.ts";
 import { isAlive, type SandboxRecord, type StoredPort } from "../record.ts";
-import { admitPorts, describe, MOST_PORTS, refuseReservedPort, refuseTaken } from "./admit.ts";
+import { admitPorts, describe, MOST_PORTS, refuseTaken, refuseWayOut } from "./admit.ts";
 import { listenTcp, type PortListener } from "./listener.ts";
 import { listenUdp } from "./udp.ts";
 
@@ -184,7 +184,7 @@ export function createPortManager(core: Core): PortManager {
 
   async function dial(id: string, port: number): Promise<Duplex> {
     const own = doorsOf(id);
-    refuseReservedPort(port, table.get(id)?.spec?.network);
+    refuseWayOut(port, table.get(id)?.spec?.network);
     if (own.taken >= config.maxPortConnectionsPerSandbox || taken >= config.maxPortConnections) {
       throw new WarrenError("rate_limited", "there are too many connections to ports of sandboxes", {
         hint: `a sandbox has at most ${config.maxPortConnectionsPerSandbox}; end some, or try again`,

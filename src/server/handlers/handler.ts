@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { z } from "zod";
 import type { Caller, SandboxApi } from "../../contracts/api.ts";
+import type { PreviewLink } from "../../contracts/ports.ts";
 import type { Logger } from "../../lib/log.ts";
 
 /** Limits on what a client may send, in bytes. */
@@ -19,6 +20,13 @@ export interface Rights {
   checkPublish(address: string): void;
 }
 
+/** Which port a preview link is to lead to, and for how long. */
+export interface LinkTo {
+  id: string;
+  port: number;
+  seconds: number;
+}
+
 /** One request, as a handler sees it. */
 export interface Call {
   api: SandboxApi;
@@ -28,6 +36,7 @@ export interface Call {
   parameter(name: string): string;
   rights: Rights;
   by: Caller;
+  linkTo(wanted: LinkTo): Promise<PreviewLink>;
   /** Fires when the client goes away or the server closes. */
   signal: AbortSignal;
   incoming: IncomingMessage;

@@ -1,4 +1,5 @@
-import { PortMapping } from "../../contracts/ports.ts";
+import { WarrenError } from "../../contracts/errors.ts";
+import { PortMapping, PreviewRequest } from "../../contracts/ports.ts";
 import { PortQuery, portNumber } from "../query.ts";
 import type { Handler } from "./handler.ts";
 
@@ -13,5 +14,15 @@ export const portHandlers = {
     const { protocol } = query(PortQuery);
     const sandboxPort = portNumber(parameter("port"));
     return api.ports.remove(id, { sandboxPort, ...(protocol === undefined ? {} : { protocol }) });
+  },
+  async previewPort({ id, parameter, json, linkTo }) {
+    const { expires_in: seconds } = await json(PreviewRequest);
+    return await linkTo({ id, port: portNumber(parameter("port")), seconds });
+  },
+  // What asks for the upgrade does not come here.
+  async connectPort() {
+    throw new WarrenError("invalid_request", "this route is for an upgrade to a raw connection", {
+      hint: "send Connection: Upgrade and Upgrade: tcp, over HTTP/1.1",
+    });
   },
 } satisfies Record<string, Handler>;

@@ -1,0 +1,47 @@
+import { randomBytes } from "node:crypto";
+import { existsSync, linkSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+const KEY_BYTES = 32;
+
+/**
+ * The secret that preview links of this state directory are signed with, made when there is none. Links stay good over restarts;
+ * who removes the file takes all of them back.
+ */
+export function previewKey(stateDir: string): Buffer {
+  const path = join(stateDir, "preview.key");
+  const known = read(path);
+  if (known) return known;
+  const mine = `${path}.${process.pid}-${randomBytes(4).toString("hex")}`;
+  writeFileSync(mine, randomBytes(KEY_BYTES), { mode: 0o600, flag: "wx" });
+  try {
+    // Whole or not at all, and of two who make one at a time the first one's for both.
+    linkSync(mine, path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    if (!read(path)) rmSync(path);
+  } finally {
+    rmSync(mine);
+  }
+  return previewKey(stateDir);
+}
+
+/** The port of the listener for previews is the same after a restart where it can be: people have links that name it. */
+export function previewListener(stateDir: string): { port: number; onPort(port: number): void } {
+  const path = join(stateDir, "preview.port");
+  const text = existsSync(path) ? readFileSync(path, "utf8").trim() : "";
+  return {
+    port: /^\d{1,5}$/.test(text) && Number(text) <= 65_535 ? Number(text) : 0,
+    onPort: (port) => writeFileSync(path, `${port}\n`, { mode: 0o600 }),
+  };
+}
+
+function read(path: string): Buffer | undefined {
+  try {
+    const key = readFileSync(path);
+    return key.length === KEY_BYTES ? key : undefined;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
