@@ -56,6 +56,7 @@ async function start(config: ServeConfig, log: Logger, options: ComposeOptions):
   try {
     const own = await ownEngine(config, log, undo, options);
     const api = own ?? (await sharedEngine(config, log));
+    const previews = previewListener(config.stateDir);
     const server = createServer(api, {
       apiKeys: config.apiKeys,
       allowedOrigins: config.allowedOrigins,
@@ -66,7 +67,7 @@ async function start(config: ServeConfig, log: Logger, options: ComposeOptions):
         dial: (id, port) => api.dial(id, port),
         key: previewKey(config.stateDir),
         domain: config.previewDomain,
-        listener: previewListener(config.stateDir),
+        listener: previews,
       },
       log: log.child({ part: "server" }),
     });
@@ -80,6 +81,10 @@ async function start(config: ServeConfig, log: Logger, options: ComposeOptions):
     const secured = identity ? { tls: identity, http2: config.http2 } : {};
     const tcp = config.tcp && (await server.listenTcp({ ...config.tcp, ...secured }));
     const url = tcp?.url;
+    if (own && !tcp && previews.port !== 0) {
+      // Links that people have lead there.
+      await server.listenForPreviews().catch((err) => log.warn({ err }, "previews can't be served yet"));
+    }
     log.info({ url, socket, stateDir: config.stateDir, ownsEngine: own !== undefined }, "ready");
     const { tls } = config;
     return {

@@ -90,6 +90,8 @@ export interface WarrenServer {
   listenTcp(options: TcpOptions): Promise<TcpListener>;
   /** For our own user only, without a key. @throws WarrenError `engine_locked` when another server answers there. */
   listenUnix(path: string): Promise<void>;
+  /** Opens the listener for previews, which else the first link opens. Without `ports` there is none. */
+  listenForPreviews(): Promise<void>;
   /** What resumable exec streams hold now: bytes of output that wait for their clients, and how many streams there are. */
   execLoad(): { bytes: number; streams: number };
   /** Stops listening, ends streams, gives requests that run a moment and cuts off the rest. */
@@ -146,14 +148,22 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
     return { scheme: "http", address, port };
   }
 
-  function linkTo(request: IncomingMessage, entrance: Entrance, wanted: LinkTo): Promise<PreviewLink> {
-    if (!ports || !tokens) throw noPreviews();
+  function listeningForPreviews(): Promise<Listening> {
     listening ??= listenForPreviews().catch((error) => {
       listening = undefined;
       throw error;
     });
-    const at = listening;
-    return previewLink(request, entrance, wanted, { api, tokens, domain: ports.domain, listening: () => at });
+    return listening;
+  }
+
+  function linkTo(request: IncomingMessage, entrance: Entrance, wanted: LinkTo): Promise<PreviewLink> {
+    if (!ports || !tokens) throw noPreviews();
+    return previewLink(request, entrance, wanted, {
+      api,
+      tokens,
+      domain: ports.domain,
+      listening: listeningForPreviews,
+    });
   }
 
   function open(entrance: Entrance, { tls, http2, previewsOnly = false }: Secured = {}): Listener {
@@ -273,6 +283,9 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
     },
     async listenUnix(path) {
       await listenOnUnix(open("unix").server, path);
+    },
+    async listenForPreviews() {
+      if (ports) await listeningForPreviews();
     },
     execLoad: () => sockets.load,
     async close() {

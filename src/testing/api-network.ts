@@ -7,7 +7,7 @@ import { expectFailure } from "./failures.ts";
 import { eventually } from "./wait.ts";
 
 /** Asks the sandbox's proxy for a URL, as `$1`, and prints the status and the body. */
-const ask = `exec perl -MIO::Socket::INET -e '
+export const askProxy = `exec perl -MIO::Socket::INET -e '
   my ($url) = @ARGV; my ($host) = $url =~ m{^http://([^/]*)};
   my ($at, $port) = $ENV{http_proxy} =~ m{//(.*):(\\d+)} or die "no proxy\\n";
   my $s = IO::Socket::INET->new(PeerAddr => $at, PeerPort => $port) or die "no connection\\n";
@@ -18,7 +18,7 @@ const ask = `exec perl -MIO::Socket::INET -e '
 /** The way out of a sandbox whose network is filtered. */
 export function testApiNetwork({ test, fixture }: ApiContext): void {
   const get = async ({ shell }: ApiFixture, id: string, url: string) =>
-    (await shell(id, ask, { args: [url] })).stdout;
+    (await shell(id, askProxy, { args: [url] })).stdout;
 
   test("lets a sandbox reach what its rules allow, and nothing else", async () => {
     await using server = await hello();

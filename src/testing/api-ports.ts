@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { expect } from "vitest";
 import type { ApiContext, ApiFixture } from "./api-fixture.ts";
+import { askProxy } from "./api-network.ts";
 import { expectFailure } from "./failures.ts";
 import { eventually, within } from "./wait.ts";
 
@@ -23,7 +24,7 @@ my $s = IO::Socket::INET->new(Proto => "udp", LocalAddr => "127.0.0.1", LocalPor
 while (defined $s->recv(my $m, 65536)) { $s->send(uc(substr($m, 0, 100)) . " " . length($m) . " " . $s->peerport) }`;
 
 /** Ports of a sandbox that are reached from outside. */
-export function testApiPorts({ test, fixture }: ApiContext): void {
+export function testApiPorts({ test, fixture, unless }: ApiContext): void {
   const serve = async ({ shell }: ApiFixture, id: string, port: number, program = countingServer) => {
     await shell(id, 'perl -e "$1" "$2" >/dev/null 2>&1 </dev/null &', {
       args: [program, String(port)],
@@ -108,6 +109,48 @@ export function testApiPorts({ test, fixture }: ApiContext): void {
     await api.ports.remove(id, { sandboxPort: 5300, protocol: "udp" });
     expect(await one.ask("gone")).toBeUndefined();
   });
+
+  test("keeps what it publishes from other sandboxes, but for those whose rules name it", async () => {
+    const { box, shell } = fixture();
+    const server = `use IO::Socket::INET; my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $ARGV[0], Listen => 9, ReuseAddr => 1) or die;
+      while (my $c = $s->accept) { while (<$c>) { last if /^\\r?\\n$/ } print $c "HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nhello"; close $c }`;
+    const { id, ports } = await box({ ports: [{ sandbox_port: 8000 }] });
+    await serve(fixture(), id, 8000, server);
+    const published = `127.0.0.1:${ports?.[0]?.host_port}`;
+    const get = async (from: string) =>
+      (await shell(from, askProxy, { args: [`http://${published}/`] })).stdout;
+    const named = await box({ network: { allow: [published] } });
+    await eventually("the one that is named", async () => (await get(named.id)).startsWith("200 hello"));
+    const stranger = await box({ network: { allow: ["*"] } });
+    expect(await get(stranger.id)).toMatch(/^403 /);
+    const direct =
+      'exec perl -MIO::Socket::INET -e \'print IO::Socket::INET->new($ARGV[0]) ? "open" : "shut"\' "$1"';
+    expect((await shell(stranger.id, direct, { args: [published] })).stdout).toBe("shut");
+  });
+
+  test(
+    "keeps ports and their connections while it is paused",
+    async () => {
+      const { api, box } = fixture();
+      const { id, ports } = await box({ ports: [{ sandbox_port: 8000 }] });
+      await serve(fixture(), id, 8000);
+      const hostPort = ports?.[0]?.host_port ?? 0;
+      await eventually("a server inside", async () => (await exchange(hostPort, "ab")) === "2 AB");
+      const before = connect({ port: hostPort, host: "127.0.0.1", allowHalfOpen: true });
+      await once(before, "connect");
+      before.write("first ");
+      // It is inside once a later one has been answered.
+      await exchange(hostPort, "x");
+      expect((await api.pause(id)).ports).toEqual(ports);
+      expect(await within(3000, "a refusal", exchange(hostPort, "x"))).toBe("ECONNRESET");
+      await api.resume(id);
+      const answer = once(before, "data");
+      before.end("second");
+      expect(String((await answer)[0])).toBe("12 FIRST SECOND");
+      expect(await exchange(hostPort, "x")).toBe("1 X");
+    },
+    { unless: unless("pause") },
+  );
 
   test("refuses host ports that somebody has, and leaves nothing of the sandbox", async () => {
     const { api, box } = fixture();

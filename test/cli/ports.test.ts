@@ -103,6 +103,41 @@ describe("warren port", () => {
     expect([missing.code, missing.stderr]).toEqual([1, expect.stringContaining("is not published")]);
   });
 
+  it("leaves no listener when the engine is killed, and the next one has its ports and links again", async () => {
+    await box.ok(["create", "--name", "lasting", "-p", "8000"]);
+    await box.ok([
+      "exec",
+      "lasting",
+      "sh",
+      "-c",
+      'perl -e "$1" 8000 >/dev/null 2>&1 </dev/null &',
+      "sh",
+      countingServer,
+    ]);
+    await box.ok([
+      "exec",
+      "lasting",
+      "sh",
+      "-c",
+      'perl -e "$1" >/dev/null 2>&1 </dev/null &',
+      "sh",
+      httpServer,
+    ]);
+    const [port] = JSON.parse(await box.ok(["port", "ls", "lasting", "--json"]));
+    await eventually("a server inside", async () => (await exchange(port.host_port, "ab")) === "2 AB");
+    const url = new URL((await box.ok(["preview", "lasting", "8001"])).trim());
+    const pid = box.enginePid() ?? 0;
+    process.kill(pid, "SIGKILL");
+    for (const gone of [port.host_port, Number(url.port)]) {
+      await eventually("the end of a listener", async () => (await exchange(gone, "x")) === "ECONNREFUSED");
+    }
+    expect(JSON.parse(await box.ok(["port", "ls", "lasting", "--json"]))).toEqual([port]);
+    expect(await exchange(port.host_port, "hello")).toBe("5 HELLO");
+    expect(await ask(Number(url.port), url.host, url.pathname + url.search)).toMatch(/ 200 /);
+    await box.ok(["rm", "lasting"]);
+    expect(await exchange(port.host_port, "x")).toBe("ECONNREFUSED");
+  });
+
   it("says what is wrong with its command line", async () => {
     for (const args of [
       ["port"],

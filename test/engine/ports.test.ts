@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { Engine } from "../../src/engine/engine.ts";
+import { admitPorts } from "../../src/engine/ports/admit.ts";
 import { countingServer, exchange, udpClient } from "../../src/testing/api-ports.ts";
 import { eventually, within } from "../../src/testing/wait.ts";
 import { stateDir, testEngine } from "./support/engine.ts";
@@ -198,6 +199,12 @@ describe("a published port", () => {
     expect(port).toMatchObject({ state: "open", host_port: expect.any(Number) });
     expect(port?.host_port).toBeGreaterThan(0);
     expect(await exchange(port?.host_port ?? 0, "a")).toBe("ECONNRESET");
+  });
+
+  it("is none of the machine's own, whose network the sandbox has", () => {
+    const ports = [{ sandbox_port: 22, host_port: 0, protocol: "tcp", address: "127.0.0.1" } as const];
+    expect(() => admitPorts(ports, "host")).toThrow(expect.objectContaining({ code: "forbidden" }));
+    for (const mode of ["none", "filtered", "open"] as const) expect(admitPorts(ports, mode)).toEqual(ports);
   });
 
   it("is never the sandbox's own way out", async () => {

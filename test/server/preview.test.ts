@@ -329,6 +329,16 @@ describe("what goes through a preview", () => {
     for await (const chunk of socket) text += chunk;
     expect(text).toMatch(/^HTTP\/1\.1 200 OK\r\n.*inside$/s);
     await expect(client.dial("box", 4000)).rejects.toMatchObject({ code: "port_unreachable" });
+    // So it is for a server in front of another process's engine.
+    const front = createServer(client, {
+      log: silentLogger,
+      ports: { key: Buffer.alloc(32, 7), dial: (id, port) => client.dial(id, port) },
+    });
+    onTestFinished(() => front.close());
+    const { url } = await front.listenTcp({ host: "127.0.0.1", port: 0 });
+    const { token } = await rig.link();
+    const through = await fetch(`${url}${path("/front")}`, { headers: { "x-warren-token": token } });
+    expect(await through.text()).toBe("inside");
     const stranger = createNodeClient({ url: rig.served.url, apiKey: "another" });
     await expect(stranger.dial("box", PORT)).rejects.toMatchObject({ code: "unauthenticated" });
   });
