@@ -1,29 +1,23 @@
 import { randomBytes } from "node:crypto";
-import { existsSync, linkSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 const KEY_BYTES = 32;
 
 /**
  * The secret that preview links of this state directory are signed with, made when there is none. Links stay good over restarts;
- * who removes the file takes all of them back.
+ * who removes the file takes all of them back. For whoever has the engine, or comes after it has begun to listen: they never make
+ * one at the same time.
  */
 export function previewKey(stateDir: string): Buffer {
   const path = join(stateDir, "preview.key");
   const known = read(path);
   if (known) return known;
-  const mine = `${path}.${process.pid}-${randomBytes(4).toString("hex")}`;
-  writeFileSync(mine, randomBytes(KEY_BYTES), { mode: 0o600, flag: "wx" });
-  try {
-    // Whole or not at all, and of two who make one at a time the first one's for both.
-    linkSync(mine, path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    if (!read(path)) rmSync(path);
-  } finally {
-    rmSync(mine);
-  }
-  return previewKey(stateDir);
+  const key = randomBytes(KEY_BYTES);
+  // Whole or not at all.
+  writeFileSync(`${path}.new`, key, { mode: 0o600 });
+  renameSync(`${path}.new`, path);
+  return key;
 }
 
 /** The port of the listener for previews is the same after a restart where it can be: people have links that name it. */

@@ -29,6 +29,8 @@ const short = [
   "changes the rules while it runs, and keeps them over stop and start",
   "adds secrets to requests to their hosts, and shows them nowhere",
   "has a sandbox trust the engine where it stands in for the host of a secret",
+  "publishes ports though there is no network, with half-close, over stop and start",
+  "publishes UDP, each client apart from the others",
 ];
 const only =
   process.env.WARREN_LONG === "1" ? {} : { only: { tests: short, why: "slow: runs with WARREN_LONG=1" } };

@@ -78,6 +78,8 @@ export function createPortManager(core: Core): PortManager {
         refuseTaken([asked as StoredPort], table.all());
         const added = isAlive(record) ? await listen(id, asked as StoredPort) : (asked as StoredPort);
         try {
+          // A stopped one may have been given it meanwhile, which opens nothing.
+          refuseTaken([added], table.all());
           const updated = table.update(id, { ports: [...ports, added] });
           announce(core, "updated", updated);
           return publishedPort(updated, added);
