@@ -10,6 +10,14 @@ import { readSocksRequest, SOCKS_VERSION, socksReplies, socksReply } from "./soc
 import { agrees, peek } from "./tunnel.ts";
 import { createUpstream, type EgressEvent, type Opened } from "./upstream.ts";
 
+interface Patience {
+  firstByteMs: number;
+  /** For the head of the first request, and of another one. */
+  headMs: number;
+  keepAliveMs: number;
+  socksMs: number;
+}
+
 export interface EgressOptions {
   rules: EgressRules;
   /** What they stand for when rules are compiled. Default: as documented. */
@@ -20,6 +28,8 @@ export interface EgressOptions {
   secrets?: { all: readonly LiveSecret[]; tls: InterceptionTls };
   /** Connections at one time. Default 2048. */
   most?: number;
+  /** How long a client may take, in milliseconds. Default: the constants of who waits. */
+  patience?: Partial<Patience>;
 }
 
 /** The way out of one sandbox. */
@@ -43,11 +53,13 @@ const HTTP_PORT = 80;
 /** @throws WarrenError `invalid_request` for a rule that can't be read */
 export function createEgress(options: EgressOptions): Egress {
   let policy: EgressPolicy = compilePolicy(options.rules, options.presets);
+  const { most = 2048, patience = {} } = options;
+  const clients = new Set<Duplex>();
   const upstream = createUpstream({
     policy: () => policy,
     resolve: options.resolve,
     onDecision: options.onDecision,
-    most: options.most ?? 2048,
+    most,
   });
   let bindings: Bindings = compileBindings(options.secrets?.all ?? []);
   const http = createHttpProxy({
@@ -63,6 +75,7 @@ export function createEgress(options: EgressOptions): Egress {
       },
     },
     onTunnel: (client, opened, port) => tunnel(client, opened, port),
+    ...patience,
   });
 
   const interceptor =
@@ -80,6 +93,7 @@ export function createEgress(options: EgressOptions): Egress {
     if (interceptor && bindings.intercepts(host, port)) return interceptor.take(client, opened, port);
     const answers = flow(socket, client);
     void peek(client).then((first) => {
+      if (first.kind === "other" && first.rest && port !== HTTP_PORT) return void socket.end(first.rest);
       // Whoever speaks to this port in clear text speaks HTTP, however oddly it begins.
       if (first.kind === "http" || (first.kind === "other" && port === HTTP_PORT)) {
         // Each of its requests is checked for where it goes, on connections of its own.
@@ -87,17 +101,18 @@ export function createEgress(options: EgressOptions): Egress {
         socket.destroy();
         return http.serve(client, { host: host.kind === "name" ? host.name : bracket(host.address), port });
       }
-      if (first.kind === "tls" && !agrees(host, first.serverName)) {
-        options.onDecision({
-          host: first.serverName?.replace(/[^\x21-\x7e]/g, "?") ?? "",
-          port,
-          allowed: false,
-          cause: "mismatch",
-          reason: `the TLS server name is not the host that the connection was made for`,
-        });
+      const mismatch = (named: string, reason: string) => {
+        options.onDecision({ host: named, port, allowed: false, cause: "mismatch", reason });
         socket.destroy();
         client.destroy();
-        return;
+      };
+      const name = host.kind === "name" ? host.name : host.address;
+      if (first.kind === "broken") {
+        return mismatch(name, "what it begins with can be read in more than one way");
+      }
+      if (first.kind === "tls" && !agrees(host, first.serverName)) {
+        const named = first.serverName?.replace(/[^\x21-\x7e]/g, "?") ?? "";
+        return mismatch(named, "the TLS server name is not the host that the connection was made for");
       }
       flow(client, socket);
     });
@@ -118,7 +133,7 @@ export function createEgress(options: EgressOptions): Egress {
   };
 
   const socks = async (client: Duplex) => {
-    const request = await readSocksRequest(client);
+    const request = await readSocksRequest(client, patience.socksMs);
     if (!request) return;
     await direct(
       client,
@@ -130,10 +145,22 @@ export function createEgress(options: EgressOptions): Egress {
     );
   };
 
+  /** Counts a client, unless there are too many: each costs memory and a descriptor, whatever it does. */
+  const take = (client: Duplex): boolean => {
+    client.on("error", () => {}); // it is the client's loss
+    if (clients.size >= most) {
+      client.destroy();
+      return false;
+    }
+    clients.add(client);
+    client.once("close", () => clients.delete(client));
+    return true;
+  };
+
   return {
     serve(client) {
-      client.on("error", () => {}); // it is the client's loss
-      const timer = setTimeout(() => client.destroy(), FIRST_BYTE_TIMEOUT_MS);
+      if (!take(client)) return;
+      const timer = setTimeout(() => client.destroy(), patience.firstByteMs ?? FIRST_BYTE_TIMEOUT_MS);
       client.once("close", () => clearTimeout(timer));
       client.once("readable", () => {
         clearTimeout(timer);
@@ -145,7 +172,7 @@ export function createEgress(options: EgressOptions): Egress {
       });
     },
     serveDirect(client, host, port) {
-      client.on("error", () => {});
+      if (!take(client)) return;
       void direct(
         client,
         host,
@@ -166,6 +193,7 @@ export function createEgress(options: EgressOptions): Egress {
     close() {
       http.close();
       upstream.close();
+      for (const client of clients) client.destroy();
     },
   };
 }

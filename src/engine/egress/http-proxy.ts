@@ -17,7 +17,7 @@ import type { Opened, Upstream } from "./upstream.ts";
 /** Of a request's or an answer's head. */
 const MAX_HEADER_BYTES = 32_768;
 /** Until a client has sent a request's head: what trickles in slower is no request. */
-const HEADERS_TIMEOUT_MS = 30_000;
+const HEAD_TIMEOUT_MS = 30_000;
 const KEEP_ALIVE_MS = 60_000;
 
 /** Where a client's requests go, when that was settled before its first one. */
@@ -39,19 +39,28 @@ export interface HttpProxyOptions {
   guard: RequestGuard;
   /** Takes over a client to which a tunnel was granted. */
   onTunnel: (client: Duplex, opened: Extract<Opened, { outcome: "open" }>, port: number) => void;
+  /** Until a client has sent the head of its first request, in milliseconds. */
+  headMs?: number;
+  /** Until that of another one. */
+  keepAliveMs?: number;
 }
 
 /**
  * A forward proxy (RFC 9110, 7.6): CONNECT, requests in absolute form, and upgrades. Node's parser, in its strict mode, says what
  * a request is: what it takes for ambiguous (two lengths, folded lines) never gets here.
  */
-export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions): HttpProxy {
+export function createHttpProxy({
+  upstream,
+  guard,
+  onTunnel,
+  headMs = HEAD_TIMEOUT_MS,
+  keepAliveMs = KEEP_ALIVE_MS,
+}: HttpProxyOptions): HttpProxy {
   const destinations = new WeakMap<Duplex, Destination>();
   const agent = new UpstreamAgent(upstream);
   const server = createServer(
     {
       maxHeaderSize: MAX_HEADER_BYTES,
-      headersTimeout: HEADERS_TIMEOUT_MS,
       // A body takes as long as it takes.
       requestTimeout: 0,
       keepAliveTimeout: KEEP_ALIVE_MS,
@@ -60,6 +69,10 @@ export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions)
     },
     (request, response) => forward(request, response),
   );
+  // A client that has said all, and closed its half, is still owed its answer. Node's types don't know of it.
+  Object.assign(server, { httpAllowHalfOpen: true });
+
+  const patience = createPatience(keepAliveMs);
 
   const targetOf = (request: IncomingMessage): Target | Refusal => {
     if (countOf(request, "host") > 1) return refuse(400, "a request has one Host");
@@ -76,12 +89,17 @@ export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions)
   };
 
   const forward = (request: IncomingMessage, response: ServerResponse) => {
+    patience.onRequest(request.socket, response);
     const granted = admit(request);
     if ("status" in granted) return answer(response, granted);
     const { target, admitted } = granted;
     const outgoing = httpRequest(outgoingOptions(request, granted, agent));
     outgoing.once("response", (incoming) => {
-      const status = incoming.statusCode ?? 502;
+      const status = incoming.statusCode ?? 0;
+      if (!isFinal(status)) {
+        outgoing.destroy();
+        return answer(response, refuse(502, "the server answers with a status that there is not"));
+      }
       const clean = cleanAnswer(admitted.redaction, {
         fields: endToEnd(incoming.rawHeaders),
         hasBody: request.method !== "HEAD" && status !== 204 && status !== 304,
@@ -93,12 +111,13 @@ export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions)
       }
       // The client's connection is as good as the server's where there is one for each.
       if (target.agent && isLast(incoming)) clean.fields.push("connection", "close");
-      response.writeHead(status, redacted(admitted, incoming.statusMessage), clean.fields);
+      response.writeHead(status, redacted(admitted, reasonOf(incoming)), clean.fields.map(harmless));
       const body = lead(incoming, clean.through);
       body.once("error", () => response.destroy());
       body.once("end", () => {
         if (incoming.rawTrailers.length > 0) {
-          response.addTrailers(pairs(incoming.rawTrailers.map((text) => redacted(admitted, text))));
+          const trailers = incoming.rawTrailers.map((text) => redacted(admitted, harmless(text)));
+          response.addTrailers(pairs(trailers));
         }
         response.end();
       });
@@ -128,6 +147,7 @@ export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions)
   server.on("checkContinue", forward);
 
   server.on("connect", (request, client: Duplex, head: Buffer) => {
+    patience.forget(client);
     client.on("error", () => {});
     if (head.length > 0) client.unshift(head);
     const authority = parseAuthority(request.url ?? "");
@@ -147,10 +167,15 @@ export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions)
   });
 
   server.on("upgrade", (request, client: Duplex, head: Buffer) => {
+    patience.forget(client);
     client.on("error", () => {});
     const granted = admit(request);
     if ("status" in granted) return endWith(client, granted);
     const { redaction } = granted.admitted;
+    if (/\b(?:h2c|tls)\b/i.test(request.headers.upgrade ?? "")) {
+      // Behind these come requests that nobody here could look at.
+      return endWith(client, refuse(400, "HTTP/2 and TLS begin without an upgrade"));
+    }
     if (redaction && request.headers.upgrade?.toLowerCase() !== "websocket") {
       return endWith(client, refuse(400, "a host with a secret is spoken to over HTTP or WebSocket only"));
     }
@@ -171,6 +196,10 @@ export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions)
       flow(redactor, client);
     });
     outgoing.once("response", (incoming) => {
+      if (!isFinal(incoming.statusCode ?? 0)) {
+        outgoing.destroy();
+        return endWith(client, refuse(502, "the server answers with a status that there is not"));
+      }
       const clean = cleanAnswer(redaction, {
         fields: endToEnd(incoming.rawHeaders),
         hasBody: true,
@@ -197,12 +226,46 @@ export function createHttpProxy({ upstream, guard, onTunnel }: HttpProxyOptions)
   return {
     serve(client, fixed) {
       if (fixed) destinations.set(client, fixed);
+      patience.begin(client, headMs);
       server.emit("connection", client);
     },
     close() {
       server.closeAllConnections();
       server.close();
       agent.destroy();
+    },
+  };
+}
+
+/**
+ * Ends clients that take too long until the head of their next request is here. Node's own timers run for servers that listen,
+ * which this one does not.
+ */
+function createPatience(keepAliveMs: number) {
+  const waits = new WeakMap<Duplex, { timer: NodeJS.Timeout | undefined; answers: number }>();
+  const begin = (client: Duplex, ms: number) => {
+    const wait = waits.get(client) ?? { timer: undefined, answers: 0 };
+    clearTimeout(wait.timer);
+    wait.timer = setTimeout(() => client.destroy(), ms);
+    if (!waits.has(client)) client.once("close", () => clearTimeout(wait.timer));
+    waits.set(client, wait);
+  };
+  return {
+    begin,
+    onRequest(client: Duplex, response: ServerResponse) {
+      const wait = waits.get(client);
+      if (!wait) return;
+      clearTimeout(wait.timer);
+      wait.answers++;
+      response.once("close", () => {
+        wait.answers--;
+        if (wait.answers === 0 && !client.destroyed && waits.has(client)) begin(client, keepAliveMs);
+      });
+    },
+    /** It speaks another protocol from here on. */
+    forget(client: Duplex) {
+      clearTimeout(waits.get(client)?.timer);
+      waits.delete(client);
     },
   };
 }
@@ -314,6 +377,20 @@ function isLast({ headers, httpVersion }: IncomingMessage): boolean {
   return httpVersion === "1.0" || /\bclose\b/i.test(headers.connection ?? "");
 }
 
+/** Of an answer that ends a request (RFC 9110, 15). Codes beyond its classes are in use. */
+function isFinal(status: number): boolean {
+  return status >= 200 && status <= 999;
+}
+
+function reasonOf({ statusMessage = "" }: IncomingMessage): string {
+  return harmless(statusMessage);
+}
+
+/** Without control characters, which Node's parser lets by in some places, and its writer throws at. */
+function harmless(text: string): string {
+  return text.replace(/[^\t\x20-\x7e\x80-\xff]/g, "?");
+}
+
 function isChunked(name = ""): boolean {
   return name.toLowerCase() === "transfer-encoding";
 }
@@ -377,8 +454,8 @@ function headOf(
   more: readonly string[],
   admitted: Admitted,
 ): string {
-  const fields = [...rest.map((text) => redacted(admitted, text)), ...more];
-  const lines = [`HTTP/1.1 ${incoming.statusCode} ${redacted(admitted, incoming.statusMessage)}`];
+  const fields = [...rest.map((text) => redacted(admitted, text)), ...more].map(harmless);
+  const lines = [`HTTP/1.1 ${incoming.statusCode} ${redacted(admitted, reasonOf(incoming))}`];
   for (let i = 0; i < fields.length; i += 2) lines.push(`${fields[i]}: ${fields[i + 1]}`);
   return `${lines.join("\r\n")}\r\n\r\n`;
 }

@@ -29,8 +29,11 @@ export interface SocksRequest {
 }
 
 /** Where a client wants to go; undefined when it was refused, in the protocol's words, and its connection ends. */
-export async function readSocksRequest(client: Duplex): Promise<SocksRequest | undefined> {
-  const input = createInput(client);
+export async function readSocksRequest(
+  client: Duplex,
+  timeoutMs = GREETING_TIMEOUT_MS,
+): Promise<SocksRequest | undefined> {
+  const input = createInput(client, timeoutMs);
   try {
     const [, methodCount = 0] = await input.take(2);
     const methods = await input.take(methodCount);
@@ -91,7 +94,7 @@ interface Input {
   release(): void;
 }
 
-function createInput(client: Duplex): Input {
+function createInput(client: Duplex, timeoutMs: number): Input {
   let seen = Buffer.alloc(0);
   let wake: (() => void) | undefined;
   let over: Error | undefined;
@@ -101,7 +104,7 @@ function createInput(client: Duplex): Input {
   };
   const onReadable = () => wake?.();
   const ended = end("the client has ended");
-  const timer = setTimeout(end("the client is too slow"), GREETING_TIMEOUT_MS);
+  const timer = setTimeout(end("the client is too slow"), timeoutMs);
   client.on("readable", onReadable);
   for (const event of ["end", "error", "close"] as const) client.once(event, ended);
   return {

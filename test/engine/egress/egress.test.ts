@@ -180,6 +180,18 @@ describe("plain requests", () => {
     expect(await say(request)).toMatch(/^HTTP\/1.1 400/);
   });
 
+  it("answers a client that has said all it has to say", async () => {
+    const late = createHttpServer((_request, response) => {
+      setTimeout(() => response.end("late"), 100);
+    }).listen(0, "127.0.0.1");
+    await once(late, "listening");
+    const { port } = late.address() as AddressInfo;
+    // With its half of the connection closed at once, as `printf … | nc` does.
+    const host = `ok.test:${port}`;
+    expect(await say(`GET http://${host}/ HTTP/1.1\r\nHost: ${host}\r\n\r\n`)).toMatch(/^HTTP.* 200 .*late/s);
+    late.close();
+  });
+
   it("changes the protocol where the server agrees", async () => {
     const answer = await say(
       `GET http://ok.test:${plainPort}/ HTTP/1.1\r\nHost: ok.test:${plainPort}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n`,
