@@ -40,6 +40,10 @@ export const NetworkState = z
   .object({
     mode: z.string(),
     rules: NetworkRules.meta({ description: "As they were written" }),
+    captures: z.boolean().optional().meta({
+      description:
+        "Of filtered network: whether programs that know no proxy have their way out too, as the sandbox's guest says",
+    }),
     presets: z.record(z.string(), z.array(z.object({ rule: z.string(), from: z.string() }))).meta({
       description: "What the presets among the rules stand for here, and which file or variable says so",
     }),

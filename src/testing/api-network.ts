@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { networkInterfaces } from "node:os";
 import { expect } from "vitest";
 import type { ApiContext, ApiFixture } from "./api-fixture.ts";
 import { expectFailure } from "./failures.ts";
@@ -14,6 +15,14 @@ export const askProxy = `exec perl -MIO::Socket::INET -e '
   print $s "GET $url HTTP/1.1\\r\\nHost: $host\\r\\nConnection: close\\r\\n\\r\\n";
   my $all = join "", <$s>; my ($status, $body) = $all =~ m{^HTTP/1.. (\\d+).*?\\r\\n\\r\\n(.*)}s; print "$status $body";
 ' "$1"`;
+
+/** Connects to the host `$1` and port `$2` as a program that knows no proxy; prints an answer's body, or `shut`. */
+const bare = `exec perl -MIO::Socket::INET -e '
+  my ($host, $port) = @ARGV;
+  my $s = IO::Socket::INET->new(PeerAddr => $host, PeerPort => $port) or do { print "shut"; exit };
+  print $s "GET / HTTP/1.1\\r\\nHost: $host:$port\\r\\nConnection: close\\r\\n\\r\\n";
+  my $all = join "", <$s>; print $all =~ m{^HTTP/1.. 200 .*?\\r\\n\\r\\n(?:5\\r\\n)?(hello)}s ? $1 : "shut";
+' "$1" "$2"`;
 
 /** The way out of a sandbox whose network is filtered. */
 export function testApiNetwork({ test, fixture }: ApiContext): void {
@@ -44,6 +53,37 @@ export function testApiNetwork({ test, fixture }: ApiContext): void {
       { host: "127.0.0.1", port: server.port, allowed: true, rule: allowed, address: "127.0.0.1" },
       { host: "127.0.0.1", port: other.port, allowed: false },
     ]);
+  });
+
+  test("lets programs that know no proxy reach what its rules allow, by name and by address", async () => {
+    await using server = await hello();
+    const { api, box, shell } = fixture();
+    // Of this machine, since nobody else is sure to be there; none of loopback, which is the sandbox's own inside.
+    const ours = Object.values(networkInterfaces())
+      .flat()
+      .find((one) => one?.family === "IPv4" && !one.internal)?.address;
+    await using there = ours === undefined ? undefined : await hello(ours);
+    const allow = [
+      `internal:host.warren.internal:${server.port}`,
+      ...(there ? [`${ours}:${there.port}`] : []),
+    ];
+    const { id } = await box({ network: { allow } });
+    await eventually("what the guest says", async () => (await api.network.get(id)).captures !== undefined);
+    const { captures } = await api.network.get(id);
+    const direct = async (host: string, port: number) =>
+      (await shell(id, bare, { args: [host, String(port)] })).stdout;
+    const reached = captures ? "hello" : "shut";
+    expect(await direct("host.warren.internal", server.port)).toBe(reached);
+    if (there && ours) expect(await direct(ours, there.port)).toBe(reached);
+    expect(await direct("elsewhere.example", server.port)).toBe("shut");
+    expect(await direct("192.0.2.77", 80)).toBe("shut");
+    if (!captures) return;
+    expect(await api.network.decisions(id)).toEqual(
+      expect.arrayContaining([
+        expect.objectContaining({ host: "elsewhere.example", port: server.port, allowed: false }),
+        expect.objectContaining({ host: "192.0.2.77", port: 80, allowed: false }),
+      ]),
+    );
   });
 
   test("changes the rules while it runs, and keeps them over stop and start", async () => {
@@ -172,12 +212,12 @@ async function drain(events: AsyncIterable<unknown>): Promise<void> {
   for await (const _ of events);
 }
 
-async function hello(): Promise<AsyncDisposable & { port: number; requests(): number }> {
+async function hello(address = "127.0.0.1"): Promise<AsyncDisposable & { port: number; requests(): number }> {
   let count = 0;
   const server = createServer((_request, response) => {
     count++;
     response.end("hello");
-  }).listen(0, "127.0.0.1");
+  }).listen(0, address);
   await once(server, "listening");
   return {
     port: (server.address() as AddressInfo).port,

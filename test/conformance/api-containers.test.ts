@@ -26,6 +26,7 @@ const short = [
   "sees that a sandbox was killed, and starts it again with its files",
   "prunes stopped sandboxes and no others",
   "lets a sandbox reach what its rules allow, and nothing else",
+  "lets programs that know no proxy reach what its rules allow, by name and by address",
   "changes the rules while it runs, and keeps them over stop and start",
   "adds secrets to requests to their hosts, and shows them nowhere",
   "has a sandbox trust the engine where it stands in for the host of a secret",

@@ -204,9 +204,9 @@ function defineLearn(parent: Command, context: CliContext): void {
 
 async function printState(state: NetworkState, options: Output & { expand?: boolean }): Promise<void> {
   if (options.json) return await print(json(state));
-  const { mode, rules, presets, counts, learnt } = state;
+  const { mode, rules, presets, counts, learnt, captures } = state;
   const rows = [
-    ["mode", mode],
+    ["mode", captures === false ? `${mode}, for programs that know a proxy only` : mode],
     ...(rules.learn
       ? [["learn", `on: all but internal addresses is allowed; ${learnt?.length ?? 0} rules learnt`]]
       : []),

@@ -57,6 +57,8 @@ interface Way {
   stop: AbortController;
   recorder: Recorder;
   learnt: Learnt;
+  /** What its guest says of programs that know no proxy; undefined until it has. */
+  captures?: boolean;
 }
 
 export function createEgressManager(
@@ -81,8 +83,16 @@ export function createEgressManager(
         if (core.table.get(id)?.network?.learn) learnt.add(event);
       },
     });
-    const way = { egress, stop: new AbortController(), recorder, learnt };
+    const way: Way = { egress, stop: new AbortController(), recorder, learnt };
     ways.set(id, way);
+    guestOf(core, record)
+      .hello()
+      .then(
+        ({ captures }) => {
+          way.captures = captures;
+        },
+        () => {}, // who supervises it finds out
+      );
     secrets.prepare(record, record.spec).catch((error: unknown) => {
       core.log.warn({ err: error, sandbox: id }, "a sandbox could not be told to trust the engine");
     });
@@ -171,6 +181,7 @@ export function createEgressManager(
         mode: record.spec?.network ?? "none",
         rules,
         presets: Object.fromEntries(used.map((name) => [name, presets(name)])),
+        ...(way?.captures === undefined ? {} : { captures: way.captures }),
         counts: way?.recorder.counts() ?? { allowed: 0, denied: 0 },
         ...(learnt?.length || rules.learn ? { learnt: learnt ?? [] } : {}),
       };
