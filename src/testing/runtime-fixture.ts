@@ -65,22 +65,7 @@ export function runtimeFixture(
   const spec = async (patch: Partial<RuntimeSpec> = {}): Promise<RuntimeSpec> => {
     const id = newId();
     made.add(id);
-    const prepared = patch.image ?? (await runtime.images.ensure(image));
-    return {
-      id,
-      image: prepared,
-      env: {},
-      workdir: "/",
-      hostname: id,
-      labels: {},
-      network: "none",
-      isolation,
-      readonlyRoot: false,
-      tmpfs: [],
-      mounts: [],
-      limits: noLimits,
-      ...patch,
-    };
+    return plainSpec(id, patch.image ?? (await runtime.images.ensure(image)), isolation, patch);
   };
   return {
     runtime,
@@ -122,6 +107,30 @@ export function runtimeFixture(
       imagesMade.clear();
       for (const tag of tags) await runtime.images.store?.remove(tag);
     },
+  };
+}
+
+/** Of a sandbox with nothing special, beside what `patch` says. */
+export function plainSpec(
+  id: string,
+  image: RuntimeSpec["image"],
+  isolation: Isolation,
+  patch: Partial<RuntimeSpec> = {},
+): RuntimeSpec {
+  return {
+    id,
+    image,
+    env: {},
+    workdir: "/",
+    hostname: id,
+    labels: {},
+    network: "none",
+    isolation,
+    readonlyRoot: false,
+    tmpfs: [],
+    mounts: [],
+    limits: noLimits,
+    ...patch,
   };
 }
 

@@ -3,7 +3,8 @@ import { expect } from "vitest";
 import type { PreparedImage, Runtime, RuntimeSpec } from "../../../../src/contracts/runtime.ts";
 import { createGuestClient } from "../../../../src/guest/client.ts";
 import type { GuestClient } from "../../../../src/guest/types.ts";
-import { noLimits, shellInside } from "../../../../src/testing/guest-tools.ts";
+import { shellInside } from "../../../../src/testing/guest-tools.ts";
+import { plainSpec } from "../../../../src/testing/runtime-fixture.ts";
 
 export interface Box {
   id: string;
@@ -25,24 +26,8 @@ export function createBoxes(
   image: () => Promise<PreparedImage>,
   isolation: RuntimeSpec["isolation"],
 ): Boxes {
-  const spec = async (patch: Partial<RuntimeSpec> = {}): Promise<RuntimeSpec> => {
-    const id = shortId();
-    return {
-      id,
-      image: patch.image ?? (await image()),
-      env: {},
-      workdir: "/",
-      hostname: id,
-      labels: {},
-      network: "none",
-      isolation,
-      readonlyRoot: false,
-      tmpfs: [],
-      mounts: [],
-      limits: noLimits,
-      ...patch,
-    };
-  };
+  const spec = async (patch: Partial<RuntimeSpec> = {}): Promise<RuntimeSpec> =>
+    plainSpec(shortId(), patch.image ?? (await image()), isolation, patch);
   return {
     spec,
     async box(patch) {
