@@ -207,7 +207,7 @@ export class SandboxHandle implements AsyncDisposable {
   }
 
   /** A link to an HTTP server inside, for whoever has it, until it expires. */
-  preview(port: number, { expiresInS }: { expiresInS?: number } = {}): Promise<PreviewLink> {
+  async preview(port: number, { expiresInS }: { expiresInS?: number } = {}): Promise<PreviewLink> {
     if (!("preview" in this.#api)) {
       throw new WarrenError("unsupported", "an engine without a server gives no links");
     }

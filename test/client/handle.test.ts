@@ -43,6 +43,31 @@ describe("the Sandbox handle", () => {
     });
   });
 
+  it("publishes ports and gives links to them", async () => {
+    const key = Buffer.alloc(32, 1);
+    const dial = async () => {
+      throw new WarrenError("port_unreachable", "nothing listens there");
+    };
+    await using served = await serve({ ports: { key, dial } });
+    await using box = await Sandbox.connect("box", { url: served.url });
+    expect(await box.publish(3000)).toMatchObject({
+      sandbox_port: 3000,
+      address: "127.0.0.1",
+      state: "open",
+    });
+    expect(await box.publish({ sandbox_port: 53, host_port: 5353, address: "::1" })).toMatchObject({
+      host_port: 5353,
+      address: "::1",
+    });
+    await box.unpublish(53, "udp");
+    expect(await box.ports()).toEqual([]);
+    const link = await box.preview(3000, { expiresInS: 60 });
+    expect(link.url).toBe(`http://3000-box.localhost:${served.port}/?warren_token=${link.token}`);
+    expect(Date.parse(link.expires_at) - Date.now()).toBeLessThanOrEqual(60_000);
+    await using local = await Sandbox.connect("box", { client: served.api });
+    await expect(local.preview(3000)).rejects.toMatchObject({ code: "unsupported" });
+  });
+
   it("moves files", async () => {
     await using served = await serve();
     await using box = await Sandbox.connect("box", { url: served.url });

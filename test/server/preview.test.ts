@@ -315,6 +315,10 @@ describe("what goes through a preview", () => {
       body: expect.stringContaining("did not answer as an HTTP server"),
     });
     expect(await rig.ask({ host: rig.host(PORT, "nobody"), headers: key })).toMatchObject({ status: 404 });
+    expect(await rig.ask({ host: rig.host(PORT, "stopped"), headers: key })).toMatchObject({
+      status: 409,
+      body: expect.stringContaining('"code":"sandbox_wrong_state"'),
+    });
     await expect(rig.ask({ path: "/half", headers: key })).rejects.toMatchObject({ code: "ECONNRESET" });
     // The next one is answered all the same.
     expect(await rig.ask({ host: rig.host(4000), headers: key })).toMatchObject({ status: 502 });
