@@ -57,6 +57,8 @@ export interface CreateOptions extends HandleOptions {
   networkMode?: string;
   /** Whom a sandbox with filtered network may reach. */
   network?: CreateSandbox["network"];
+  /** agh's word for it, instead of `networkMode` and `network`. */
+  networkPolicy?: CreateSandbox["network_policy"];
   /** Added by the engine to requests to their hosts; inside there is only a placeholder of each. */
   secrets?: CreateSandbox["secrets"];
   ports?: CreateSandbox["ports"];
@@ -249,7 +251,7 @@ export class SandboxHandle implements AsyncDisposable {
 const NANO_CPUS = 1e9;
 
 function createRequest(options: Omit<CreateOptions, "keep" | "signal">): CreateSandbox {
-  const { timeoutS, cpus, memory, disk, pidLimit, readonlyFs, networkMode, ...same } = options;
+  const { timeoutS, cpus, memory, disk, pidLimit, readonlyFs, networkMode, networkPolicy, ...same } = options;
   const request: CreateSandbox = {
     ...same,
     timeout: timeoutS,
@@ -259,6 +261,7 @@ function createRequest(options: Omit<CreateOptions, "keep" | "signal">): CreateS
     pid_limit: pidLimit,
     readonly_fs: readonlyFs,
     network_mode: networkMode,
+    network_policy: networkPolicy,
   };
   return Object.fromEntries(
     Object.entries(request).filter(([, value]) => value !== undefined),

@@ -18,6 +18,22 @@ export const NetworkRules = z
   .meta({ id: "NetworkRules" });
 export type NetworkRules = z.infer<typeof NetworkRules>;
 
+/** agh's word for a sandbox's network. docs/network.md says what it means here. */
+export const NetworkPolicy = z
+  .object({
+    allow_public_ingress: z.boolean().optional().meta({
+      description: "Ports may be published beyond this machine, where the server lets the client",
+    }),
+    allow_outbound: z.boolean().optional(),
+    allow_list: rules.optional().meta({ description: "Rules; with them nothing else is allowed" }),
+    deny_list: rules.optional().meta({ description: "Rules" }),
+    required: z.boolean().optional().meta({
+      description: "Refused where it can't be enforced as it is; without it, it may become stricter",
+    }),
+  })
+  .meta({ id: "NetworkPolicy" });
+export type NetworkPolicy = z.infer<typeof NetworkPolicy>;
+
 /** What is added to rules and taken from them, in one step. Rules are compared as they are written. */
 export const NetworkChange = z
   .object({

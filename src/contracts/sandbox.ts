@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { isolations, NO_EXPIRY } from "./constants.ts";
-import { NetworkRules } from "./network.ts";
+import { NetworkPolicy, NetworkRules } from "./network.ts";
 import { PortMapping, PublishedPort } from "./ports.ts";
 import { NewSecret, Secret } from "./secrets.ts";
 import { MountInfo, StorageConfig } from "./storage.ts";
@@ -86,6 +86,9 @@ export const CreateSandbox = z
     writable_rootfs: z.boolean().optional().meta({ description: "den's word; false means readonly_fs" }),
     network_mode: z.string().max(32).optional().meta({
       description: "`none` is the default; `filtered` is the default where `network` has rules",
+    }),
+    network_policy: NetworkPolicy.optional().meta({
+      description: "agh's word for it, instead of `network_mode` and `network`",
     }),
     network: NetworkRules.optional().meta({ description: "Whom a sandbox with filtered network may reach" }),
     ports: z

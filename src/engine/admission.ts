@@ -5,6 +5,7 @@ import type { NewSecretParsed } from "../contracts/secrets.ts";
 import type { EngineConfig } from "./config.ts";
 import { withMounts } from "./mounts.ts";
 import { type AdmittedNetwork, admitNetwork } from "./network.ts";
+import { fromNetworkPolicy } from "./network-policy.ts";
 import { admitPorts } from "./ports/admit.ts";
 import type { StoredPort } from "./record.ts";
 import type { Runtimes } from "./runtimes.ts";
@@ -80,7 +81,7 @@ export function admit(request: CreateSandboxParsed, runtime: Runtime, config: En
     throw refuse("user: must be a name, uid or uid:gid");
   }
   const isolation = request.isolation ?? "container";
-  const network = admitNetwork(request, runtime);
+  const network = admitNetwork(inOurWords(request, runtime, isolation), runtime);
   const { secrets = [], ...rest } = request;
   admitSecrets(secrets, network.mode, request.env);
   const tmpfs = tmpfsMounts(request.storage?.tmpfs ?? [], readonlyRoot);
@@ -96,6 +97,23 @@ export function admit(request: CreateSandboxParsed, runtime: Runtime, config: En
     limits: limitsFor(request, isolation, runtime.capabilities, config),
     timeoutS: effectiveTimeout(request.timeout, config.defaultTimeoutS),
   };
+}
+
+/** agh's policy in our words. */
+function inOurWords(
+  request: CreateSandboxParsed,
+  { capabilities }: Runtime,
+  isolation: Isolation,
+): CreateSandboxParsed {
+  const { network_policy: policy, network_mode, network, ports = [] } = request;
+  if (policy === undefined) return request;
+  if (network_mode !== undefined || network !== undefined) {
+    throw refuse("network_policy: comes instead of network_mode and network");
+  }
+  const modes = capabilities.networkModes.filter(
+    (mode) => isolation === "container" || mode === "none" || mode === "filtered",
+  );
+  return { ...request, ...fromNetworkPolicy(policy, { modes, ports }) };
 }
 
 /** Seconds until expiry; undefined: never. 0 and absent mean the default, a negative number never. */

@@ -61,6 +61,11 @@ export function admitNetwork(
       { hint: 'use "network_mode": "filtered", or "isolation": "container"' },
     );
   }
+  if (rules?.learn && mode !== "filtered") {
+    throw new WarrenError("invalid_request", `network: nothing is learnt in the network mode ${mode}`, {
+      hint: 'use "network_mode": "filtered", or leave it out',
+    });
+  }
   if (mode === "open") return { mode, ...(rules ? { rules } : {}), reach: openReach(rules ?? {}) };
   if (mode !== "filtered") {
     if (!rules) return { mode };
