@@ -1,8 +1,10 @@
+import { execFileSync } from "node:child_process";
 import { testOpenNetwork } from "../../src/testing/index.ts";
 import { makeLab } from "../network/support/lab.ts";
 import { serveInLab } from "../network/support/serve.ts";
 import { startDockerd } from "../runtimes/docker/support/dockerd.ts";
 import { IMAGE, importImage } from "../runtimes/docker/support/open.ts";
+import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
 
 /** The host's own address on Docker's default bridge. */
 const BRIDGE = "172.17.0.1";
@@ -48,4 +50,40 @@ testOpenNetwork(
     };
   },
   { defaults: { image: IMAGE } },
+);
+
+testOpenNetwork(
+  "podman",
+  async () => {
+    const lab = await makeLab();
+    // What its plugins keep of addresses is the machine's, not the storage's.
+    for (const dir of ["/var/lib/cni", "/run/netns"]) {
+      execFileSync("nsenter", [
+        "-t",
+        String(lab.hostPid),
+        "-m",
+        "sh",
+        "-c",
+        'mkdir -p "$1" && mount -t tmpfs none "$1"',
+        "sh",
+        dir,
+      ]);
+    }
+    const storage = makeStorage();
+    const { CONTAINERS_CONF = "", CONTAINERS_STORAGE_CONF = "" } = process.env;
+    const engine = await serveInLab(lab, ["--runtime", "podman"], {
+      CONTAINERS_CONF,
+      CONTAINERS_STORAGE_CONF,
+    });
+    return {
+      api: engine.api,
+      places: { ...lab.places, outside6: undefined, hostLoopback: ["127.0.0.1"] },
+      close: async () => {
+        await engine.close();
+        storage.remove();
+        await lab.end();
+      },
+    };
+  },
+  { defaults: { image: testImage } },
 );

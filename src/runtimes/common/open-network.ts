@@ -1,7 +1,7 @@
 import { isIPv4 } from "node:net";
 import { networkInterfaces } from "node:os";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { Capabilities, RuntimeSpec } from "../../contracts/runtime.ts";
+import type { Capabilities, ProbeFinding, RuntimeSpec } from "../../contracts/runtime.ts";
 import { lastWords } from "../../lib/last-words.ts";
 import { nativeProgram } from "../../lib/native.ts";
 import { run } from "../../lib/run.ts";
@@ -65,6 +65,14 @@ export async function probeGuard(): Promise<{ why: string; fix: string } | undef
       fix: "make -C native",
     };
   }
+}
+
+/** What a runtime's probe says of it. */
+export function openFinding({ networkMissing }: Pick<Capabilities, "networkMissing">): ProbeFinding {
+  const missing = networkMissing?.open;
+  if (!missing) return { level: "ok", message: "open network works, with internal addresses held back" };
+  const message = `network open is refused: ${missing.why}`;
+  return { level: "warning", message, ...(missing.fix === undefined ? {} : { fix: missing.fix }) };
 }
 
 /** With --strict. */

@@ -12,7 +12,7 @@ import { readCgroupHost } from "../common/cgroup.ts";
 import { checkSpec } from "../common/check-spec.ts";
 import { copyGuest, GUEST_PROGRAM, readGuest } from "../common/guest-program.ts";
 import { captureFinding, probeNetworkCapture } from "../common/network-capture.ts";
-import { requireNetwork } from "../common/open-network.ts";
+import { openFinding, requireNetwork } from "../common/open-network.ts";
 import type { ContainerState } from "./answers.ts";
 import { EngineRefusal, engineFailure } from "./api-client.ts";
 import { createRequest, GUEST_SOCKET_PATH } from "./container-config.ts";
@@ -228,7 +228,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     async probe() {
       const report = await flavor.probe();
       const capture = isHere ? [captureFinding(await probeNetworkCapture())] : [];
-      return { ...report, findings: [...report.findings, ...capture] };
+      return { ...report, findings: [...report.findings, ...capture, openFinding(capabilities)] };
     },
     images,
     volumes,

@@ -10,6 +10,7 @@ import { nativeProgram } from "../../lib/native.ts";
 import type { CgroupHost } from "../common/cgroup.ts";
 import { refuseWeaknesses, weaknessFinding } from "../common/known-weaknesses.ts";
 import { captureFinding, probeNetworkCapture } from "../common/network-capture.ts";
+import { openFinding } from "../common/open-network.ts";
 import type { Seccomp } from "../common/seccomp.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import { isUsableGvisor } from "./gvisor.ts";
@@ -247,7 +248,7 @@ export function createProber(context: ProberOptions): Prober {
       );
       if (good) {
         networkFailed = await chosenNetwork(true);
-        findings.push(networkFinding(networkFailed));
+        findings.push(openFinding(networkFailed ? { networkMissing: { open: networkFailed } } : {}));
       }
       findings.push(captureFinding(await probeNetworkCapture()), ...(await hostFindings(cgroupHost)));
       return {
@@ -266,12 +267,6 @@ export function createProber(context: ProberOptions): Prober {
 /** What open network needs of a kernel, which most have. */
 const NETWORK_FIX =
   "use a kernel with CONFIG_TUN, CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_CONNLIMIT and CONFIG_NFT_REJECT; see docs/network.md";
-
-function networkFinding(missing: NetworkMissing | undefined): ProbeFinding {
-  if (!missing) return { level: "ok", message: "open network works, by slirp4netns" };
-  const message = `network open is refused: ${missing.why}`;
-  return { level: "warning", message, ...(missing.fix === undefined ? {} : { fix: missing.fix }) };
-}
 
 function probeSpec(isolation: Isolation, host: CgroupHost): RuntimeSpec {
   return {

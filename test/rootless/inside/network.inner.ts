@@ -1,10 +1,14 @@
-import { existsSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { openEngine } from "../../../src/engine/engine.ts";
 import { silentLogger } from "../../../src/lib/log.ts";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
+import { openPodmanRuntime } from "../../../src/runtimes/podman/runtime.ts";
 import { type OpenNetworkPlaces, testOpenNetwork } from "../../../src/testing/index.ts";
 import { openTestRuntime } from "../../runtimes/oci/support/open.ts";
+import { makeStorage, testImage } from "../../runtimes/podman/support/storage.ts";
 
 const places: OpenNetworkPlaces = {
   ...JSON.parse(process.env.WARREN_LAB ?? "{}"),
@@ -49,3 +53,27 @@ for (const program of ociPrograms) {
     { defaults: hasCgroups ? {} : { unlimited: true }, lacks: hasCgroups ? [] : ["pause"] },
   );
 }
+
+testOpenNetwork(
+  "rootless podman",
+  async () => {
+    const storage = makeStorage();
+    const stateDir = mkdtempSync(join(tmpdir(), "wpod-"));
+    const engine = await openEngine({
+      stateDir,
+      runtimes: { podman: await openPodmanRuntime({ stateDir, ownerId: "t1", log: silentLogger }) },
+      defaultRuntime: "podman",
+      log: silentLogger,
+    });
+    return {
+      api: engine,
+      places: { ...places, outside6: undefined },
+      close: async () => {
+        await engine.close();
+        rmSync(stateDir, { recursive: true, force: true });
+        storage.remove();
+      },
+    };
+  },
+  { defaults: { image: testImage, unlimited: true }, lacks: ["pause"] },
+);
