@@ -93,7 +93,7 @@ export function proxyEnvironment(mode: NetworkMode): Record<string, string> {
   const variables = {
     http_proxy: http,
     https_proxy: http,
-    // With names looked up outside: there is no name server inside.
+    // With names looked up outside, whether there is a name server inside or not.
     all_proxy: `socks5h://127.0.0.1:${EGRESS_PROXY_PORT}`,
     no_proxy: "localhost,127.0.0.1,::1",
   };
