@@ -119,6 +119,17 @@ describe("plain requests", () => {
     expect(answer.headers).toMatchObject({ "x-url": "/a/b?c=d", "x-host": `ok.test:${plainPort}` });
   });
 
+  it("answers one who has ended its direction, however long the answer takes", async () => {
+    const late = createHttpServer((_request, response) => void setTimeout(() => response.end("late"), 50));
+    late.listen(0, "127.0.0.1");
+    await once(late, "listening");
+    const { port } = late.address() as AddressInfo;
+    const socket = connect({ port: proxyPort, host: "127.0.0.1", allowHalfOpen: true });
+    socket.end(`GET http://ok.test:${port}/ HTTP/1.1\r\nHost: ok.test:${port}\r\n\r\n`);
+    expect(await text(socket)).toMatch(/200 .*late/s);
+    late.close();
+  });
+
   it("carries bodies, and no field that is for the proxy", async () => {
     const body = "x".repeat(300_000);
     const answer = await get(`http://ok.test:${plainPort}/`, { method: "POST", body });
@@ -227,10 +238,18 @@ describe("tunnels", () => {
   });
 
   it("takes HTTP/1.0 without a Host, as Python's clients speak to proxies", async () => {
-    const inner = `GET / HTTP/1.1\r\nHost: ok.test:${plainPort}\r\nConnection: close\r\n\r\n`;
-    expect(await say(`CONNECT ok.test:${plainPort} HTTP/1.0\r\n\r\n`, inner)).toMatch(/200 .*hello/s);
-    expect(await say(`GET http://ok.test:${plainPort}/ HTTP/1.0\r\n\r\n`)).toMatch(/200 .*hello/s);
-    expect(await say(`CONNECT ok.test:${plainPort} HTTP/1.1\r\n\r\n`)).toMatch(/^HTTP\/1.1 400/);
+    // Not ended by the client: who hangs up gets no answer that takes a while.
+    const open = (request: string) => {
+      const socket = connect({ port: proxyPort, host: "127.0.0.1" });
+      socket.write(request);
+      return socket;
+    };
+    const tunnel = open(`CONNECT ok.test:${plainPort} HTTP/1.0\r\n\r\n`);
+    expect(String((await once(tunnel, "data"))[0])).toMatch(/^HTTP\/1.1 200 /);
+    tunnel.write(`GET / HTTP/1.1\r\nHost: ok.test:${plainPort}\r\nConnection: close\r\n\r\n`);
+    expect(await text(tunnel)).toMatch(/^HTTP\/1.1 200 .*hello$/s);
+    expect(await text(open(`GET http://ok.test:${plainPort}/ HTTP/1.0\r\n\r\n`))).toMatch(/200 .*hello$/s);
+    expect(await text(open(`CONNECT ok.test:${plainPort} HTTP/1.1\r\n\r\n`))).toMatch(/^HTTP\/1.1 400/);
   });
 
   it("hold each plain request in them to that host", async () => {
