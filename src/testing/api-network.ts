@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
 import { networkInterfaces } from "node:os";
 import { expect } from "vitest";
 import type { ApiContext, ApiFixture } from "./api-fixture.ts";
@@ -23,6 +23,18 @@ const bare = `exec perl -MIO::Socket::INET -e '
   print $s "GET / HTTP/1.1\\r\\nHost: $host:$port\\r\\nConnection: close\\r\\n\\r\\n";
   my $all = join "", <$s>; print $all =~ m{^HTTP/1.. 200 .*?\\r\\n\\r\\n(?:5\\r\\n)?(hello)}s ? $1 : "shut";
 ' "$1" "$2"`;
+
+/** Opens `$2` tunnels to port `$1` of 127.0.0.1 at once, says something different on each, and ends its direction of them. */
+const tunnels = `exec perl -MIO::Socket::INET -e '
+  my ($to, $count) = @ARGV; my ($at, $port) = $ENV{http_proxy} =~ m{//(.*):(\\d+)} or die "no proxy\\n"; my ($same, $ended) = (0, 0);
+  my @all = map { IO::Socket::INET->new(PeerAddr => $at, PeerPort => $port) or die "no connection: $!\\n" } 1 .. $count;
+  for my $s (@all) { syswrite $s, "CONNECT 127.0.0.1:$to HTTP/1.1\\r\\nHost: 127.0.0.1:$to\\r\\n\\r\\n" }
+  for my $s (@all) { my $head = ""; while ($head !~ /\\r\\n\\r\\n/) { sysread $s, $head, 1, length $head or die "no tunnel: $head\\n" } }
+  for my $i (0 .. $#all) { syswrite $all[$i], "!number $i\\n" }
+  for my $i (0 .. $#all) { my $line = readline $all[$i]; $same++ if $line eq "!number $i\\n"; shutdown $all[$i], 1 }
+  for my $s (@all) { $ended++ unless defined readline $s }
+  print "$same of $count, ended $ended";
+' "$@"`;
 
 /** The way out of a sandbox whose network is filtered. */
 export function testApiNetwork({ test, fixture }: ApiContext): void {
@@ -191,6 +203,15 @@ export function testApiNetwork({ test, fixture }: ApiContext): void {
     await expectFailure(absent, "sandbox_not_found");
   });
 
+  test("carries hundreds of connections at once, each to its own end", async () => {
+    await using server = await echoing();
+    const { box, shell } = fixture();
+    const { id } = await box({ network: { allow: [`127.0.0.1:${server.port}`] } });
+    const { stdout, stderr } = await shell(id, tunnels, { args: [String(server.port), "300"] });
+    expect({ stdout, stderr }).toEqual({ stdout: "300 of 300, ended 300", stderr: "" });
+    expect(server.most()).toBe(300);
+  });
+
   test("refuses rules that make no sense, and rules where nothing is filtered", async () => {
     const { api, box } = fixture();
     await expectFailure(box({ network: { allow: ["http://example.com"] } }), "invalid_request");
@@ -210,6 +231,26 @@ export function testApiNetwork({ test, fixture }: ApiContext): void {
 
 async function drain(events: AsyncIterable<unknown>): Promise<void> {
   for await (const _ of events);
+}
+
+async function echoing(): Promise<AsyncDisposable & { port: number; most(): number }> {
+  const sockets = new Set<Socket>();
+  let most = 0;
+  const server = createTcpServer({ allowHalfOpen: true }, (socket) => {
+    sockets.add(socket);
+    most = Math.max(most, sockets.size);
+    socket.on("error", () => {}).once("close", () => sockets.delete(socket));
+    socket.pipe(socket);
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    port: (server.address() as AddressInfo).port,
+    most: () => most,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+    },
+  };
 }
 
 async function hello(address = "127.0.0.1"): Promise<AsyncDisposable & { port: number; requests(): number }> {
