@@ -25,9 +25,10 @@ function rows(measure: Measure): string[] {
 
 /** Three digits are more than a run can tell. */
 export function short(value: number): string {
-  return value >= 100 || Number.isInteger(value)
+  const size = Math.abs(value);
+  return size >= 100 || Number.isInteger(value)
     ? String(Math.round(value))
-    : value.toPrecision(value >= 10 ? 3 : 2);
+    : value.toPrecision(size >= 10 ? 3 : 2);
 }
 
 export function titleOf({ what, unit }: Measure): string {
