@@ -31,7 +31,8 @@ const tunnels = `exec perl -MIO::Socket::INET -e '
   for my $s (@all) { syswrite $s, "CONNECT 127.0.0.1:$to HTTP/1.1\\r\\nHost: 127.0.0.1:$to\\r\\n\\r\\n" }
   for my $s (@all) { my $head = ""; while ($head !~ /\\r\\n\\r\\n/) { sysread $s, $head, 1, length $head or die "no tunnel: $head\\n" } }
   for my $i (0 .. $#all) { syswrite $all[$i], "!number $i\\n" }
-  for my $i (0 .. $#all) { my $line = readline $all[$i]; $same++ if $line eq "!number $i\\n"; shutdown $all[$i], 1 }
+  for my $i (0 .. $#all) { my $line = readline $all[$i]; $same++ if $line eq "!number $i\\n" }
+  shutdown $_, 1 for @all;
   for my $s (@all) { $ended++ unless defined readline $s }
   print "$same of $count, ended $ended";
 ' "$@"`;
