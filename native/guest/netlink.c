@@ -51,7 +51,7 @@ void netlink_put(struct netlink *n, uint16_t type, const void *value, size_t byt
   unsigned char *at = grow(n, sizeof head + bytes);
   if (at == NULL) return;
   memcpy(at, head, sizeof head);
-  memcpy(at + sizeof head, value, bytes);
+  if (bytes > 0) memcpy(at + sizeof head, value, bytes);
 }
 
 void netlink_put32(struct netlink *n, uint16_t type, uint32_t value) { netlink_put(n, type, &value, sizeof value); }
