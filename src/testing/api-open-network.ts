@@ -164,6 +164,13 @@ export function testOpenNetwork(
       expect(said).toBe(`${outside[0]} open\n`);
     });
 
+    test("is not network host, which is the machine's own", async () => {
+      const { internal, hostLoopback } = made.places;
+      const { id } = await fixture.box({ network_mode: "host" });
+      const loopback = hostLoopback.filter((host) => host.startsWith("127."));
+      expect(await reached(id, [...internal, ...loopback])).toEqual([...internal, ...loopback]);
+    });
+
     test("stays over stop, start and pause", async () => {
       const { api } = fixture;
       const { outside, internal } = made.places;
