@@ -386,6 +386,8 @@ static void refuse(int conn, int error, const char *what) {
 
 static bool start_relay(void) {
   int pair[2];
+  // With one that is dying and not reaped yet among them.
+  if (g.handler_count > MAX_HANDLERS) return false;
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
   int parked = fcntl(pair[0], F_DUPFD_CLOEXEC, FD_LOW);
   pid_t pid = parked < 0 ? -1 : fork();
@@ -404,8 +406,19 @@ static bool start_relay(void) {
 
 /// Gives a connection to the relay, which is started when there is none.
 static void hand_over(const struct control *message, int conn) {
-  if ((g.relay == 0 && !start_relay()) || !send_message(g.to_relay, message, conn, MSG_DONTWAIT)) refuse(conn, EAGAIN, "the relay");
-  else close(conn);
+  for (int tries = 0; tries < 2; tries++) {
+    if (g.relay == 0 && !start_relay()) break;
+    if (send_message(g.to_relay, message, conn, MSG_DONTWAIT)) {
+      close(conn);
+      return;
+    }
+    if (errno != EPIPE && errno != ECONNRESET) break;
+    // It is dying, and will be reaped as a handler.
+    kill(g.relay, SIGKILL);
+    close(g.to_relay);
+    g.relay = 0;
+  }
+  refuse(conn, EAGAIN, "the relay");
 }
 
 /// Takes one message. False when there is none.
