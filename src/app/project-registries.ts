@@ -1,4 +1,4 @@
-import { type PresetRule, projectRules } from "../engine/egress/presets/presets.ts";
+import { type PresetRule, projectRules } from "../lib/presets/presets.ts";
 
 /** Rules for the registries that the files of a project name, and which file does. */
 export function projectRegistries(dir: string): PresetRule[] {

@@ -1,10 +1,10 @@
 import type { Duplex } from "node:stream";
+import type { Presets } from "../../lib/presets/presets.ts";
 import { flow } from "../../lib/splice.ts";
 import { createHttpProxy } from "./http-proxy.ts";
 import { type Bindings, compileBindings, type LiveSecret } from "./intercept/bindings.ts";
 import { createInterceptor, type InterceptionTls } from "./intercept/interceptor.ts";
 import { compilePolicy, type Decision, type EgressPolicy, type EgressRules } from "./policy.ts";
-import type { Presets } from "./presets/presets.ts";
 import type { Resolve } from "./resolver.ts";
 import { readSocksRequest, SOCKS_VERSION, socksReplies, socksReply } from "./socks.ts";
 import { agrees, peek } from "./tunnel.ts";

@@ -8,9 +8,9 @@ import {
   STATUS_CODES,
 } from "node:http";
 import type { Duplex } from "node:stream";
+import { parseHost } from "../../lib/host-name.ts";
 import { flow, splice } from "../../lib/splice.ts";
 import { type Admitted, type Origin, type Refusal, type RequestGuard, refuse } from "./guard.ts";
-import { parseHost } from "./host-name.ts";
 import { cleanAnswer, lead } from "./intercept/answer.ts";
 import type { Opened, Upstream } from "./upstream.ts";
 

@@ -1,6 +1,6 @@
 import type { NetworkDecision } from "../../contracts/network.ts";
+import { parseHost } from "../../lib/host-name.ts";
 import { internalKind } from "./addresses.ts";
-import { parseHost } from "./host-name.ts";
 
 /** Rules that learn mode writes down: as many as a policy may have. */
 export const MOST_LEARNT = 1000;

@@ -9,6 +9,7 @@ import {
 } from "../../contracts/network.ts";
 import type { SandboxInfo } from "../../contracts/sandbox.ts";
 import { parseInput } from "../../lib/parse.ts";
+import { documentedPresets, type Presets, presetNames } from "../../lib/presets/presets.ts";
 import { announce, type Core, guestOf, notRunning } from "../core.ts";
 import { sandboxInfo } from "../info.ts";
 import { checkRules } from "../network.ts";
@@ -18,7 +19,6 @@ import { createEgress, type Egress } from "./egress.ts";
 import { learntRule, MOST_LEARNT } from "./learnt.ts";
 import { compilePolicy, type EgressRules } from "./policy.ts";
 import { auditNetwork } from "./policy-audit.ts";
-import { documentedPresets, type Presets, presetNames } from "./presets/presets.ts";
 import { createRecorder, type Recorder } from "./recorder.ts";
 import { createResolver, type Resolve } from "./resolver.ts";
 

@@ -1,7 +1,7 @@
 import type { DecisionCause } from "../../contracts/network.ts";
+import { type Host, parseHost } from "../../lib/host-name.ts";
+import { documentedPresets, type Presets } from "../../lib/presets/presets.ts";
 import { internalKind } from "./addresses.ts";
-import { type Host, parseHost } from "./host-name.ts";
-import { documentedPresets, type Presets } from "./presets/presets.ts";
 import { expandRule, matchesAddress, matchesHost, matchesPort, type Rule } from "./rules.ts";
 
 export interface EgressRules {

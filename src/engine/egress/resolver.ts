@@ -2,7 +2,7 @@ import { Resolver } from "node:dns/promises";
 import { readFile, stat } from "node:fs/promises";
 import { isIP } from "node:net";
 import { WarrenError } from "../../contracts/errors.ts";
-import { parseHost } from "./host-name.ts";
+import { parseHost } from "../../lib/host-name.ts";
 
 /** Addresses of a name, in the order in which they are to be tried. */
 export type Resolve = (name: string) => Promise<string[]>;

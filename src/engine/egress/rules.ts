@@ -1,8 +1,8 @@
 import { BlockList, isIPv4 } from "node:net";
 import { WarrenError } from "../../contracts/errors.ts";
+import { type Host, parseHost } from "../../lib/host-name.ts";
+import { type PresetName, type Presets, presetNames } from "../../lib/presets/presets.ts";
 import { carriedIPv4, familyOf } from "./addresses.ts";
-import { type Host, parseHost } from "./host-name.ts";
-import { type PresetName, type Presets, presetNames } from "./presets/presets.ts";
 
 /** One line of a policy: whom it is about, and which ports. */
 export interface Rule {

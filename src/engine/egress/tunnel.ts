@@ -1,6 +1,6 @@
 import type { Duplex } from "node:stream";
+import { type Host, parseHost } from "../../lib/host-name.ts";
 import { readHello } from "./client-hello.ts";
-import { type Host, parseHost } from "./host-name.ts";
 
 /** What a client begins with. */
 export type Opening =

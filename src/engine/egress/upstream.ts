@@ -1,5 +1,5 @@
 import { connect, type Socket } from "node:net";
-import type { Host } from "./host-name.ts";
+import type { Host } from "../../lib/host-name.ts";
 import type { Decision, EgressPolicy } from "./policy.ts";
 import type { Resolve } from "./resolver.ts";
 

@@ -3,8 +3,8 @@ import { X509Certificate } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { parseHost } from "../../../src/engine/egress/host-name.ts";
 import { createAuthority, openAuthority } from "../../../src/engine/egress/intercept/authority.ts";
+import { parseHost } from "../../../src/lib/host-name.ts";
 import { tempDir } from "../support/temp-dir.ts";
 
 const DAY_MS = 86_400_000;

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createServer, type Socket } from "node:net";
 import { expect, it } from "vitest";
 import type { EgressRules } from "../../../src/engine/egress/policy.ts";
-import { createPresets, documentedPresets } from "../../../src/engine/egress/presets/presets.ts";
+import { createPresets, documentedPresets } from "../../../src/lib/presets/presets.ts";
 import { stateDir, testEngine } from "../support/engine.ts";
 import { listen, openRig, scripted } from "./rig.ts";
 

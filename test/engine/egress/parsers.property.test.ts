@@ -4,12 +4,12 @@ import { describe, expect, it } from "vitest";
 import { WarrenError } from "../../../src/contracts/errors.ts";
 import { internalKind } from "../../../src/engine/egress/addresses.ts";
 import { readHello } from "../../../src/engine/egress/client-hello.ts";
-import { parseHost } from "../../../src/engine/egress/host-name.ts";
 import { sameAuthority } from "../../../src/engine/egress/http-proxy.ts";
 import { compilePolicy } from "../../../src/engine/egress/policy.ts";
 import { parseRule } from "../../../src/engine/egress/rules.ts";
 import { readSocksRequest } from "../../../src/engine/egress/socks.ts";
 import { readRequestLine } from "../../../src/engine/egress/tunnel.ts";
+import { parseHost } from "../../../src/lib/host-name.ts";
 
 const bytes = fc.uint8Array({ maxLength: 400 }).map((array) => Buffer.from(array));
 /** Bytes that begin as a greeting does, so that a run gets further than the first of them. */

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { internalKind } from "../../../src/engine/egress/addresses.ts";
-import { parseHost } from "../../../src/engine/egress/host-name.ts";
 import { compilePolicy } from "../../../src/engine/egress/policy.ts";
 import { parseRule } from "../../../src/engine/egress/rules.ts";
+import { parseHost } from "../../../src/lib/host-name.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 
 describe("internal addresses", () => {

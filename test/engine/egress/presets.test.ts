@@ -2,16 +2,16 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { parseHost } from "../../../src/engine/egress/host-name.ts";
 import { compilePolicy } from "../../../src/engine/egress/policy.ts";
-import { codeHosts } from "../../../src/engine/egress/presets/code-hosts.ts";
+import { parseRule } from "../../../src/engine/egress/rules.ts";
+import { parseHost } from "../../../src/lib/host-name.ts";
+import { codeHosts } from "../../../src/lib/presets/code-hosts.ts";
 import {
   createPresets,
   documentedPresets,
   type presetNames,
   projectRules,
-} from "../../../src/engine/egress/presets/presets.ts";
-import { parseRule } from "../../../src/engine/egress/rules.ts";
+} from "../../../src/lib/presets/presets.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { tempDir } from "../support/temp-dir.ts";
 

@@ -1,5 +1,5 @@
 import { randomBytes, webcrypto } from "node:crypto";
-import type { Host } from "../host-name.ts";
+import type { Host } from "../../../lib/host-name.ts";
 
 const DAY_MS = 86_400_000;
 /**

@@ -1,5 +1,6 @@
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { Secret } from "../../../contracts/secrets.ts";
+import { type Host, parseHost } from "../../../lib/host-name.ts";
 import {
   type Admitted,
   type Origin,
@@ -8,7 +9,6 @@ import {
   type RequestGuard,
   refuse,
 } from "../guard.ts";
-import { type Host, parseHost } from "../host-name.ts";
 import { matchesHost, matchesPort, parseRule, type Rule } from "../rules.ts";
 import { createRedaction } from "./redact.ts";
 
