@@ -115,7 +115,7 @@ export function testApiLifecycle({ test, fixture }: ApiContext): void {
       [{ ports: [{ sandbox_port: 0, host_port: 8080 }] }, "invalid_request"],
       [{ ports: [{ sandbox_port: 80, protocol: "sctp" }] }, "invalid_request"],
       [{ ports: [{ sandbox_port: 80, address: "example.com" }] }, "invalid_request", "forbidden"],
-      [{ network_mode: "open" }, "unsupported"],
+      [{ network_mode: "mesh" }, "unsupported"],
       [{ storage: { s3: { bucket: "b", mode: "hooks" } } }, "unsupported"],
       [{ disk_limit: 1 << 30 }, "unsupported"],
       [{ runtime: "no-such-runtime" }, "unsupported"],
