@@ -72,8 +72,9 @@ function keptRequest(agent) {
   });
 }
 
+// What is written ends a line: the proxy waits while letters alone may still become a request.
 async function echo(socket) {
-  socket.write("echo");
+  socket.write("echo\n");
   await ended(socket, "data");
 }
 
@@ -131,10 +132,10 @@ const orders = {
     const some = () => timed(() => Promise.all(Array.from({ length: count }, connect)));
     const bench = await open(ports.raw);
     const ms = await some();
-    bench.write("h");
+    bench.write("h\n");
     await ended(bench, "data");
     await some();
-    bench.write("h");
+    bench.write("h\n");
     await Promise.all([...over, once(bench.resume(), "end")]);
     return { ms, failures };
   },
