@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 out=native/build/fuzz seconds=1800 keep=1
 while [ $# -gt 0 ]; do
   case $1 in
-    --short) seconds=10 keep= ;;
+    --short) seconds=5 keep= ;;
     --out) out=$2 && shift ;;
     *[!0-9]*) break ;;
     *) seconds=$1 ;;

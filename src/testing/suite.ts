@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { hurried } from "./wait.ts";
 
 /** Tests that are known to fail, and why. Each must still fail: when it passes, the run turns red until it is struck off. */
 export interface Deviation {
@@ -36,7 +37,8 @@ export function defineSuite(
       defined.add(name);
       if (unless) it.skip(`${name} [not possible here: ${unless}]`, () => {});
       else if (chosen && !chosen.has(name)) it.skip(`${name} [${only.why}]`, () => {});
-      else (expected.has(name) ? it.fails : it)(name, { timeout: timeoutMs }, body);
+      else if (expected.has(name)) it.fails(name, { timeout: timeoutMs }, () => hurried(body));
+      else it(name, { timeout: timeoutMs }, body);
     });
     it("has a test for each listed deviation, and each name once", () => {
       expect([...expected, ...(chosen ?? [])].filter((name) => !defined.has(name))).toEqual([]);

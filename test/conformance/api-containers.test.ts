@@ -8,33 +8,7 @@ import { openPodmanRuntime } from "../../src/runtimes/podman/runtime.ts";
 import { testApi } from "../../src/testing/index.ts";
 import { IMAGE, openDockerRig } from "../runtimes/docker/support/open.ts";
 import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
-
-/** What an engine builds on a runtime's lifecycle. What goes through the guest alone is the same as on other runtimes. */
-const short = [
-  "is well, and says what it is",
-  "creates a sandbox that runs, and finds it again",
-  "stops and starts with all files kept",
-  "removes once",
-  "runs a command and tells all of it",
-  "gives a terminal that can be resized and interrupted",
-  "kills a command's whole tree at its timeout, and keeps what was said",
-  "keeps the main command's stdout and stderr, apart, also after its end",
-  "follows until a text has come, in parts too, or the time is up",
-  "keeps what was said before a stop and what is said after a start",
-  "stops when its main command ends, and tells its exit code",
-  "tells those who wait of an end without an exit code",
-  "sees that a sandbox was killed, and starts it again with its files",
-  "prunes stopped sandboxes and no others",
-  "lets a sandbox reach what its rules allow, and nothing else",
-  "lets programs that know no proxy reach what its rules allow, by name and by address",
-  "changes the rules while it runs, and keeps them over stop and start",
-  "adds secrets to requests to their hosts, and shows them nowhere",
-  "has a sandbox trust the engine where it stands in for the host of a secret",
-  "publishes ports though there is no network, with half-close, over stop and start",
-  "publishes UDP, each client apart from the others",
-];
-const only =
-  process.env.WARREN_LONG === "1" ? {} : { only: { tests: short, why: "slow: runs with WARREN_LONG=1" } };
+import { shortForm } from "./support/short-form.ts";
 
 async function engineOn(stateDir: string, runtime: Runtime) {
   const { name } = runtime;
@@ -64,7 +38,7 @@ testApi(
       },
     };
   },
-  { defaults: { image: testImage }, ...only },
+  { defaults: { image: testImage }, ...shortForm },
 );
 
 testApi(
@@ -81,5 +55,5 @@ testApi(
       },
     };
   },
-  { defaults: { image: IMAGE }, ...only },
+  { defaults: { image: IMAGE }, ...shortForm },
 );

@@ -8,6 +8,7 @@ import { testApi } from "../../src/testing/index.ts";
 import { withImages } from "../engine/support/image-store.ts";
 import { tempDir } from "../engine/support/temp-dir.ts";
 import { imageTests } from "./support/image-tests.ts";
+import { shortForm } from "./support/short-form.ts";
 
 const KEY = "a key for the conformance suite";
 
@@ -41,7 +42,10 @@ async function serveEngine(
 
 const fakeLacks = { lacks: ["pause", "limits", "images"] } as const;
 testApi("over HTTP with a key", () => serveEngine(({ url }) => ({ url, apiKey: KEY })), fakeLacks);
-testApi("over the Unix socket", () => serveEngine(({ socket }) => ({ url: `unix:${socket}` })), fakeLacks);
+testApi("over the Unix socket", () => serveEngine(({ socket }) => ({ url: `unix:${socket}` })), {
+  ...fakeLacks,
+  ...shortForm,
+});
 testApi(
   "over HTTP, on a runtime with images",
   () => serveEngine(({ url }) => ({ url, apiKey: KEY }), { images: true }),

@@ -9,6 +9,7 @@ import { createServer } from "../../src/server/server.ts";
 import { testApi } from "../../src/testing/index.ts";
 import { noGvisor } from "../runtimes/oci/support/gvisor.ts";
 import { openTestRuntime, type TestRuntime } from "../runtimes/oci/support/open.ts";
+import { shortForm } from "./support/short-form.ts";
 
 const MIB = 1024 * 1024;
 
@@ -35,21 +36,25 @@ testApi("engine on oci with crun", async () => {
   };
 });
 
-testApi("over HTTP, on oci with runc", async () => {
-  const { engine, test } = await engineOn("runc");
-  const server = createServer(engine, { log: silentLogger });
-  const socket = join(test.stateDir, "engine.sock");
-  await server.listenUnix(socket);
-  return {
-    api: createNodeClient({ url: `unix:${socket}` }),
-    close: async () => {
-      await server.close();
-      await engine.close();
-      await test.reopen();
-      await test.close();
-    },
-  };
-});
+testApi(
+  "over HTTP, on oci with runc",
+  async () => {
+    const { engine, test } = await engineOn("runc");
+    const server = createServer(engine, { log: silentLogger });
+    const socket = join(test.stateDir, "engine.sock");
+    await server.listenUnix(socket);
+    return {
+      api: createNodeClient({ url: `unix:${socket}` }),
+      close: async () => {
+        await server.close();
+        await engine.close();
+        await test.reopen();
+        await test.close();
+      },
+    };
+  },
+  shortForm,
+);
 
 describe("a paused sandbox", () => {
   it("is found so by the next engine, with the limits that it was given", async () => {
