@@ -1,6 +1,7 @@
 import { ociPrograms } from "../../src/runtimes/oci/programs.ts";
 import { testRuntime } from "../../src/testing/index.ts";
 import { openTestRuntime, type TestRuntime } from "../runtimes/oci/support/open.ts";
+import { shortRuntime } from "./support/short-form.ts";
 
 for (const program of ociPrograms) {
   let opened: TestRuntime;
@@ -10,6 +11,6 @@ for (const program of ociPrograms) {
       opened = await openTestRuntime(program);
       return { runtime: opened.runtime, close: opened.close };
     },
-    { leftovers: (id) => opened.leftovers(id) },
+    { leftovers: (id) => opened.leftovers(id), ...(program === "crun" ? {} : shortRuntime) },
   );
 }

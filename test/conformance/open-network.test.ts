@@ -9,7 +9,8 @@ import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
 /** The host's own address on Docker's default bridge. */
 const BRIDGE = "172.17.0.1";
 
-for (const program of ["crun", "runc"]) {
+// What guards the network is the guest, whatever program has started it.
+for (const program of process.env.WARREN_LONG === "1" ? ["crun", "runc"] : ["crun"]) {
   testOpenNetwork(`oci with ${program}`, async () => {
     const lab = await makeLab();
     const engine = await serveInLab(lab, ["--runtime", "oci", "--oci-program", program]);

@@ -7,27 +7,7 @@ import { testRuntime } from "../../src/testing/index.ts";
 import { elsewhere } from "../runtimes/podman/support/elsewhere.ts";
 import { standInOrb } from "../runtimes/podman/support/orb.ts";
 import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
-
-/** Each connection starts a program and, through it, another. What is left out is what podman-exec.test.ts has. */
-const short = [
-  "says what it can do",
-  "creates without running anything, then runs",
-  "keeps files over stop and start",
-  "leaves nothing of a create that fails",
-  "sees that a sandbox's first process was killed",
-  "tells what a sandbox uses",
-  "keeps stdout and stderr apart, and tells the exit code",
-  "carries stdin to its end",
-  "gives a terminal that can be resized and interrupted",
-  "streams a file that is larger than any buffer",
-  "reaches a port inside, and only inside",
-  "starts the main command, and tells its end",
-  "tells by its wait connection that the guest is gone",
-  "keeps a read-only root as it is",
-  "freezes and thaws, and ends what is frozen",
-];
-
-const all = process.env.WARREN_LONG === "1";
+import { shortRuntime } from "./support/short-form.ts";
 
 testRuntime(
   "podman in an OrbStack machine (a stand-in)",
@@ -58,6 +38,6 @@ testRuntime(
     image: testImage,
     lacks: ["directory"],
     deviations: elsewhere,
-    ...(all ? {} : { only: { tests: short, why: "slow: runs with WARREN_LONG=1" } }),
+    ...shortRuntime,
   },
 );

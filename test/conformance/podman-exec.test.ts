@@ -9,6 +9,7 @@ import { openService } from "../../src/runtimes/podman/service.ts";
 import { testRuntime } from "../../src/testing/index.ts";
 import { elsewhere } from "../runtimes/podman/support/elsewhere.ts";
 import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
+import { shortRuntime } from "./support/short-form.ts";
 
 // Podman behind a command, as one of another machine is: no directory and no socket is shared with it.
 testRuntime(
@@ -48,5 +49,6 @@ testRuntime(
     image: testImage,
     lacks: ["directory"],
     deviations: elsewhere,
+    ...shortRuntime,
   },
 );

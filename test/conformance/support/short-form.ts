@@ -22,6 +22,30 @@ const short = [
   "publishes ports though there is no network, with half-close, over stop and start",
   "publishes UDP, each client apart from the others",
 ];
-/** For what differs from what another run of the suite has in full by little. */
-export const shortForm =
-  process.env.WARREN_LONG === "1" ? {} : { only: { tests: short, why: "slow: runs with WARREN_LONG=1" } };
+/** What a runtime itself does. */
+const runtime = [
+  "says what it can do",
+  "creates without running anything, then runs",
+  "keeps files over stop and start",
+  "leaves nothing of a create that fails",
+  "sees that a sandbox's first process was killed",
+  "tells what a sandbox uses",
+  "keeps stdout and stderr apart, and tells the exit code",
+  "carries stdin to its end",
+  "gives a terminal that can be resized and interrupted",
+  "streams a file that is larger than any buffer",
+  "reaches a port inside, and only inside",
+  "starts the main command, and tells its end",
+  "tells by its wait connection that the guest is gone",
+  "keeps a read-only root as it is",
+  "freezes and thaws, and ends what is frozen",
+  "captures what programs that know no proxy connect to, or says that it can't",
+  "keeps nothing of what it captures with",
+];
+
+const unlessLong = (tests: readonly string[]) =>
+  process.env.WARREN_LONG === "1" ? {} : { only: { tests, why: "slow: runs with WARREN_LONG=1" } };
+
+/** Of `testApi()` and of `testRuntime()`, for what differs by little from what another run of the suite has in full. */
+export const shortForm = unlessLong(short);
+export const shortRuntime = unlessLong(runtime);

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { expect, it } from "vitest";
 import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { testRuntime } from "../../../src/testing/index.ts";
+import { shortRuntime } from "../../conformance/support/short-form.ts";
 import { openTestRuntime, type TestRuntime } from "../../runtimes/oci/support/open.ts";
 
 const group = `warren-${process.getuid?.()}`;
@@ -18,6 +19,7 @@ for (const program of ociPrograms) {
     {
       leftovers: (id) => opened.leftovers(id),
       lacks: hasCgroups ? [] : ["memory", "cpu", "pids", "pause"],
+      ...(program === "crun" ? {} : shortRuntime),
     },
   );
 }

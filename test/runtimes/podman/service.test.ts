@@ -10,6 +10,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { silentLogger } from "../../../src/lib/log.ts";
 import { isAlive, readProcess } from "../../../src/lib/processes.ts";
@@ -167,8 +168,10 @@ describe("an engine whose service is killed", () => {
         () => true,
         () => false,
       );
-      setTimeout(() => process.kill(rig.servicePid(), "SIGKILL"), delayMs);
+      const killed = sleep(delayMs).then(() => process.kill(rig.servicePid(), "SIGKILL"));
       const done = await created;
+      // A quick create is over before.
+      await killed;
       expect((await rig.runtime.list()).map(({ id }) => id)).toEqual(done ? [spec.id] : []);
       await rig.runtime.remove(spec.id);
     }
