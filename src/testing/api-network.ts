@@ -123,25 +123,28 @@ export function testApiNetwork({ test, fixture }: ApiContext): void {
     const { api, box } = fixture();
     const rule = `127.0.0.1:${server.port}`;
     const url = `http://${rule}/`;
-    const { id } = await box({ network: { allow: ["preset:registries"] } });
-    expect(await api.network.explain(id, "pypi.org", 443)).toMatchObject({
+    const { id } = await box({ network: { allow: ["preset:dev"] } });
+    expect(await api.network.explain(id, "github.com", 443)).toMatchObject({
       allowed: true,
       cause: "rule",
-      rule: "pypi.org:443",
-      preset: "preset:registries",
+      rule: "github.com:443",
+      preset: "preset:dev",
     });
-    expect(await api.network.explain(id, "pypi.org", 80)).toMatchObject({ allowed: false, cause: "no_rule" });
-    const more = await api.network.change(id, { allow: [rule, "preset:registries"], deny: ["pypi.org"] });
-    expect(more.network).toEqual({ allow: ["preset:registries", rule], deny: ["pypi.org"] });
+    expect(await api.network.explain(id, "github.com", 80)).toMatchObject({
+      allowed: false,
+      cause: "no_rule",
+    });
+    const more = await api.network.change(id, { allow: [rule, "preset:dev"], deny: ["github.com"] });
+    expect(more.network).toEqual({ allow: ["preset:dev", rule], deny: ["github.com"] });
     expect(await get(fixture(), id, url)).toMatch(/^200 hello/);
     await expectFailure(api.network.change(id, { remove: ["absent.example"] }), "invalid_request");
     await expectFailure(api.network.change(id, {}), "invalid_request");
     await expectFailure(api.network.change(id, { allow: ["preset:absent"] }), "invalid_request");
     const state = await api.network.get(id);
     expect(state).toMatchObject({ mode: "filtered", rules: more.network, counts: { allowed: 1, denied: 0 } });
-    expect(state.presets.registries).toContainEqual({ rule: "pypi.org:443", from: "pip" });
-    const less = await api.network.change(id, { remove: [rule, "pypi.org"] });
-    expect(less.network).toEqual({ allow: ["preset:registries"] });
+    expect(state.presets.dev).toContainEqual({ rule: "github.com:443", from: "code hosts" });
+    const less = await api.network.change(id, { remove: [rule, "github.com"] });
+    expect(less.network).toEqual({ allow: ["preset:dev"] });
     expect(await get(fixture(), id, url)).toMatch(/^403/);
     const { id: closed } = await box();
     expect(await api.network.get(closed)).toMatchObject({ mode: "none", rules: {}, presets: {} });

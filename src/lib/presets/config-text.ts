@@ -173,3 +173,19 @@ function parse(text: string): unknown {
 function object(value: unknown): Record<string, unknown> {
   return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
 }
+
+/** npm's own table of settings, for the registry that it asks where none is configured. */
+export const readNpmDefinitions: ReadConfig = (text) => {
+  const url =
+    /\bregistry(?:: new Definition\(|',\s*\{|['"], new Definition\()[^}]*?\bdefault: [`'"](https?:[^`'"]+)/.exec(
+      text,
+    )?.[1];
+  return { urls: url === undefined ? [] : [url], replaces: false };
+};
+
+/** pip's own: `PackageIndex("URL", file_storage_domain="HOST")`. */
+export const readPipIndex: ReadConfig = (text) => {
+  const [, url, files] =
+    /^PyPI = PackageIndex\(\s*"(https:[^"]+)",\s*file_storage_domain="([^"]+)"/m.exec(text) ?? [];
+  return { urls: url === undefined ? [] : [url, `https://${files}`], replaces: false };
+};

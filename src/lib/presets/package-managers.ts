@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import {
   goVariable,
   type ReadConfig,
@@ -10,9 +10,11 @@ import {
   readGoSumDb,
   readMavenSettings,
   readMoreUrls,
+  readNpmDefinitions,
   readNpmrc,
   readNugetConfig,
   readPipConf,
+  readPipIndex,
   readUrls,
   readUvToml,
   readYamlUrls,
@@ -31,8 +33,8 @@ export interface Places {
 
 export interface PackageManager {
   name: string;
-  /** Default hosts as its documentation has them, as rules. */
-  defaults: readonly string[];
+  /** Files that come with it, and name what it asks where nothing else is configured. */
+  shipped?: { files: (places: Places) => readonly string[]; read: ReadConfig };
   /** Files of the system and of the user; a name that ends in `/*` means the files of a directory. */
   files: (places: Places) => readonly string[];
   /** Files in a project's directory. */
@@ -53,6 +55,8 @@ const named = ({ variable }: Places, name: string, path = "") => {
   return value?.startsWith("/") ? [join(value, path)] : [];
 };
 const goEnv = (places: Places) => [config(places, "go/env"), ...named(places, "GOENV")];
+const goDefaults = (places: Places) =>
+  ["/usr/local/go", "/usr/lib/go"].map((dir) => system(places, join(dir, "go.env")));
 const npmrcs = (places: Places) => [
   system(places, "/etc/npmrc"),
   system(places, "/usr/etc/npmrc"),
@@ -62,20 +66,36 @@ const npmrcs = (places: Places) => [
   ...named(places, "NPM_CONFIG_USERCONFIG"),
 ];
 
-/** Each manager's page on its configuration says where these are and what they mean. Nothing of theirs is run. */
+/** Where Node.js and its npm may be, beside the one that runs us. */
+const nodePrefixes = (places: Places) => [
+  system(places, "/usr/local"),
+  system(places, "/usr"),
+  system(places, "/usr/share/nodejs"),
+  ...(places.root === undefined ? [dirname(dirname(process.execPath))] : []),
+];
+const npmDefinitions = "npm/node_modules/@npmcli/config/lib/definitions/definitions.js";
+const pipIndex = "pip/_internal/models/index.py";
+
+/** Only what this machine is configured with, or has installed: no host is named here. Each manager's page on its configuration says where these are and what they mean. Nothing of theirs is run. */
 export const packageManagers: readonly PackageManager[] = [
   {
     name: "npm",
-    defaults: ["registry.npmjs.org:443"],
     files: npmrcs,
     project: [".npmrc"],
     read: readNpmrc,
+    shipped: {
+      files: (places) =>
+        nodePrefixes(places).flatMap((prefix) => [
+          join(prefix, "lib/node_modules", npmDefinitions),
+          join(prefix, npmDefinitions),
+        ]),
+      read: readNpmDefinitions,
+    },
     variables: { NPM_CONFIG_REGISTRY: readUrls, npm_config_registry: readUrls },
   },
   {
     name: "yarn",
     // It reads npm's files too.
-    defaults: ["registry.yarnpkg.com:443"],
     files: (places) => [system(places, "/etc/yarnrc"), home(places, ".yarnrc"), home(places, ".yarnrc.yml")],
     project: [".yarnrc", ".yarnrc.yml"],
     read: readYarnrc,
@@ -83,7 +103,6 @@ export const packageManagers: readonly PackageManager[] = [
   },
   {
     name: "pip",
-    defaults: ["pypi.org:443", "files.pythonhosted.org:443"],
     files: (places) => [
       system(places, "/etc/pip.conf"),
       system(places, "/etc/xdg/pip/pip.conf"),
@@ -93,11 +112,14 @@ export const packageManagers: readonly PackageManager[] = [
     ],
     project: [],
     read: readPipConf,
+    shipped: {
+      files: (places) => [system(places, join("/usr/lib/python3/dist-packages", pipIndex))],
+      read: readPipIndex,
+    },
     variables: { PIP_INDEX_URL: readUrls, PIP_EXTRA_INDEX_URL: readMoreUrls, PIP_FIND_LINKS: readMoreUrls },
   },
   {
     name: "uv",
-    defaults: ["pypi.org:443", "files.pythonhosted.org:443"],
     files: (places) => [system(places, "/etc/uv/uv.toml"), config(places, "uv/uv.toml")],
     project: ["uv.toml"],
     read: readUvToml,
@@ -105,7 +127,6 @@ export const packageManagers: readonly PackageManager[] = [
   },
   {
     name: "conda",
-    defaults: ["conda.anaconda.org:443", "repo.anaconda.com:443"],
     files: (places) => [
       system(places, "/etc/conda/.condarc"),
       home(places, ".condarc"),
@@ -117,7 +138,6 @@ export const packageManagers: readonly PackageManager[] = [
   },
   {
     name: "cargo",
-    defaults: ["index.crates.io:443", "static.crates.io:443", "crates.io:443"],
     files: (places) => [
       home(places, ".cargo/config"),
       home(places, ".cargo/config.toml"),
@@ -128,7 +148,6 @@ export const packageManagers: readonly PackageManager[] = [
   },
   {
     name: "rustup",
-    defaults: ["static.rust-lang.org:443"],
     files: () => [],
     project: [],
     read: readUrls,
@@ -136,23 +155,22 @@ export const packageManagers: readonly PackageManager[] = [
   },
   {
     name: "go",
-    defaults: ["proxy.golang.org:443"],
     files: goEnv,
     project: [],
     read: goVariable("GOPROXY", readGoProxy),
+    shipped: { files: goDefaults, read: goVariable("GOPROXY", readGoProxy) },
     variables: { GOPROXY: readGoProxy },
   },
   {
     name: "go's checksums",
-    defaults: ["sum.golang.org:443"],
     files: goEnv,
     project: [],
     read: goVariable("GOSUMDB", readGoSumDb),
+    shipped: { files: goDefaults, read: goVariable("GOSUMDB", readGoSumDb) },
     variables: { GOSUMDB: readGoSumDb },
   },
   {
     name: "maven",
-    defaults: ["repo.maven.apache.org:443", "repo1.maven.org:443"],
     files: (places) => [
       system(places, "/etc/maven/settings.xml"),
       ...named(places, "MAVEN_HOME", "conf/settings.xml"),
@@ -162,35 +180,19 @@ export const packageManagers: readonly PackageManager[] = [
     read: readMavenSettings,
   },
   {
-    name: "gradle",
-    // Its repositories are named by programs, which are not run.
-    defaults: [
-      "plugins.gradle.org:443",
-      "plugins-artifacts.gradle.org:443",
-      "services.gradle.org:443",
-      "downloads.gradle.org:443",
-    ],
-    files: () => [],
-    project: [],
-    read: readMoreUrls,
-  },
-  {
     name: "gem and bundler",
-    defaults: ["rubygems.org:443", "index.rubygems.org:443"],
     files: (places) => [system(places, "/etc/gemrc"), home(places, ".gemrc")],
     project: [],
     read: readYamlUrls,
   },
   {
     name: "bundler's mirrors",
-    defaults: [],
     files: (places) => [home(places, ".bundle/config"), ...named(places, "BUNDLE_USER_CONFIG")],
     project: [".bundle/config"],
     read: readBundleConfig,
   },
   {
     name: "composer",
-    defaults: ["repo.packagist.org:443", "packagist.org:443"],
     files: (places) => [
       home(places, ".composer/config.json"),
       config(places, "composer/config.json"),
@@ -201,34 +203,14 @@ export const packageManagers: readonly PackageManager[] = [
   },
   {
     name: "nuget",
-    defaults: ["api.nuget.org:443", "www.nuget.org:443"],
     files: (places) => [home(places, ".nuget/NuGet/NuGet.Config"), config(places, "NuGet/NuGet.Config")],
     project: ["nuget.config", "NuGet.Config"],
     read: readNugetConfig,
   },
   {
     name: "apt",
-    // Debian's and Ubuntu's: an image's sources are not the host's. Signatures, not TLS, vouch for what comes.
-    defaults: [
-      "deb.debian.org:80",
-      "deb.debian.org:443",
-      "security.debian.org:80",
-      "security.debian.org:443",
-      "archive.ubuntu.com:80",
-      "archive.ubuntu.com:443",
-      "security.ubuntu.com:80",
-      "security.ubuntu.com:443",
-      "ports.ubuntu.com:80",
-    ],
     files: (places) => [system(places, "/etc/apt/sources.list"), system(places, "/etc/apt/sources.list.d/*")],
     project: [],
     read: readAptSources,
-  },
-  {
-    name: "apk",
-    defaults: ["dl-cdn.alpinelinux.org:443", "dl-cdn.alpinelinux.org:80"],
-    files: () => [],
-    project: [],
-    read: readMoreUrls,
   },
 ];

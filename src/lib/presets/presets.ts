@@ -25,9 +25,8 @@ const MAX_FILES = 64;
 /** URLs of one file or variable. */
 const MAX_URLS = 64;
 
-/** What the managers' documentation says, whatever is configured. */
-export const documentedPresets: Presets = (name) =>
-  preset(name, (manager) => manager.defaults.map((rule) => ({ rule, from: manager.name })));
+/** Where no machine is looked at: what does not depend on one. */
+export const documentedPresets: Presets = (name) => preset(name, () => []);
 
 /** Presets as the package managers of this machine are configured. Files are read anew each time; nothing is run. */
 export function createPresets(places: Places): Presets {
@@ -40,14 +39,23 @@ export function createPresets(places: Places): Presets {
           from: name,
         })),
       ];
-      const configured = found.flatMap(({ urls, from }) =>
-        urls.slice(0, MAX_URLS).flatMap((url) => {
-          const rule = ruleOf(url, true);
-          return rule === undefined ? [] : [{ rule, from: `${manager.name}, ${from}` }];
-        }),
-      );
-      const defaults = manager.defaults.map((rule) => ({ rule, from: manager.name }));
-      return found.some(({ replaces }) => replaces) ? configured : [...configured, ...defaults];
+      const rules = (sources: typeof found, isOwn: boolean) =>
+        sources.flatMap(({ urls, from }) =>
+          urls.slice(0, MAX_URLS).flatMap((url) => {
+            const rule = ruleOf(url, isOwn);
+            return rule === undefined ? [] : [{ rule, from: `${manager.name}, ${from}` }];
+          }),
+        );
+      const configured = rules(found, true);
+      const { shipped } = manager;
+      if (!shipped || found.some(({ replaces }) => replaces)) return configured;
+      return [
+        ...configured,
+        ...rules(
+          shipped.files(places).map((file) => fromFile(file, shipped.read)),
+          false,
+        ),
+      ];
     });
 }
 
@@ -81,7 +89,6 @@ function unique(rules: readonly PresetRule[]): PresetRule[] {
 }
 
 const ports: Record<string, number | undefined> = { "http:": 80, "https:": 443 };
-const documented = new Set(packageManagers.flatMap(({ defaults }) => defaults));
 
 /** The rule for a URL's host and port, and no more of it: there may be a password in it. Undefined for what is no HTTP URL. */
 function ruleOf(text: string, isOwn: boolean): string | undefined {
@@ -100,7 +107,7 @@ function ruleOf(text: string, isOwn: boolean): string | undefined {
   }
   const rule = `${host.name}:${port}`;
   // The owner of this machine has named it, so that it may be a mirror in a private network.
-  return isOwn && !documented.has(rule) ? `internal:${rule}` : rule;
+  return isOwn ? `internal:${rule}` : rule;
 }
 
 function filesAt(path: string): string[] {

@@ -6,12 +6,7 @@ import { compilePolicy } from "../../../src/engine/egress/policy.ts";
 import { parseRule } from "../../../src/engine/egress/rules.ts";
 import { parseHost } from "../../../src/lib/host-name.ts";
 import { codeHosts } from "../../../src/lib/presets/code-hosts.ts";
-import {
-  createPresets,
-  documentedPresets,
-  type presetNames,
-  projectRules,
-} from "../../../src/lib/presets/presets.ts";
+import { createPresets, type presetNames, projectRules } from "../../../src/lib/presets/presets.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { tempDir } from "../support/temp-dir.ts";
 
@@ -33,33 +28,44 @@ function machine(files: Record<string, string>, variables: Record<string, string
   };
 }
 
-const documented = (name: (typeof presetNames)[number]) => documentedPresets(name).map(({ rule }) => rule);
-const without = (...gone: string[]) => documented("registries").filter((rule) => !gone.includes(rule));
+const SHIPPED = {
+  "/usr/lib/node_modules/npm/node_modules/@npmcli/config/lib/definitions/definitions.js":
+    "const x = {\n  other: new Definition('other', { default: 'https://no.test/' }),\n  registry: new Definition('registry', {\n    default: 'https://npm.default.test/',\n    type: url,\n  }),\n}\n",
+  "/usr/lib/python3/dist-packages/pip/_internal/models/index.py":
+    'PyPI = PackageIndex("https://pip.default.test/", file_storage_domain="files.default.test")\nTestPyPI = PackageIndex(\n    "https://no.test/", file_storage_domain="no.test"\n)\n',
+  "/usr/local/go/go.env": "GOPROXY=https://go.default.test,direct\nGOSUMDB=sum.default.test\n",
+};
+const npm = ["npm.default.test:443"];
+const pypi = ["pip.default.test:443", "files.default.test:443"];
+const go = ["go.default.test:443", "sum.default.test:443"];
+
+const without = (...gone: string[]) => [...npm, ...pypi, ...go].filter((rule) => !gone.includes(rule));
 
 describe("the preset registries", () => {
-  it("has the documented hosts where nothing is configured, each on its ports alone", () => {
-    using bare = machine({});
-    expect(bare.rules()).toEqual(documented("registries"));
-    for (const host of ["registry.npmjs.org", "pypi.org", "files.pythonhosted.org", "index.crates.io"]) {
-      expect(bare.rules()).toContain(`${host}:443`);
-    }
-    for (const rule of bare.rules())
-      expect(parseRule(rule)).toMatchObject({ target: { kind: "name" }, internal: false });
-    const policy = compilePolicy({ allow: ["preset:registries"], deny: [] });
-    expect(policy.decide("registry.npmjs.org", 443)).toMatchObject({
+  it("has what the package managers come with where nothing is configured, each on its port alone", () => {
+    using none = machine({});
+    expect(none.rules()).toEqual([]);
+    using bare = machine(SHIPPED);
+    expect(bare.rules().sort()).toEqual(without().sort());
+    const policy = compilePolicy({ allow: ["preset:registries"], deny: [] }, bare.presets);
+    expect(policy.decide("npm.default.test", 443)).toMatchObject({
       allowed: true,
-      rule: "registry.npmjs.org:443",
+      rule: "npm.default.test:443",
       preset: "preset:registries",
-      reason: "allowed by registry.npmjs.org:443 of preset:registries",
+      reason: "allowed by npm.default.test:443 of preset:registries",
     });
-    expect(policy.decide("registry.npmjs.org", 80).allowed).toBe(false);
-    expect(policy.decide("registry.npmjs.org.evil.test", 443).allowed).toBe(false);
+    expect(policy.decide("npm.default.test", 80).allowed).toBe(false);
+    expect(policy.decide("npm.default.test.evil.test", 443).allowed).toBe(false);
     expect(policy.decide("github.com", 443).allowed).toBe(false);
   });
 
-  const npm = ["registry.npmjs.org:443"];
-  const pypi = ["pypi.org:443", "files.pythonhosted.org:443"];
-  const crates = ["index.crates.io:443", "static.crates.io:443", "crates.io:443"];
+  it("knows npm's own default, as the npm here has it", () => {
+    const presets = createPresets({ home: "/nonexistent", variable: () => undefined });
+    const own = presets("registries").filter(({ from }) => /^npm, .*definitions\.js$/.test(from));
+    expect(own).toHaveLength(1);
+    expect(own[0]?.rule).toMatch(/^[a-z0-9.-]+:443$/);
+  });
+
   // Each: a file or variable, the rules that it brings, and those that it takes the place of.
   it.each<[string, Record<string, string>, Record<string, string>, string[], string[]]>([
     [
@@ -86,7 +92,6 @@ describe("the preset registries", () => {
       ["internal:npm.corp.test:8443"],
       npm,
     ],
-    ["npm's default by name", { "~/.npmrc": "registry=https://registry.npmjs.org/" }, {}, [], []],
     [
       "npm's variable",
       {},
@@ -99,14 +104,14 @@ describe("the preset registries", () => {
       { "~/.yarnrc": 'registry "https://yarn.corp.test/"\n' },
       {},
       ["internal:yarn.corp.test:443"],
-      ["registry.yarnpkg.com:443"],
+      [],
     ],
     [
       "yarn's later",
       { "~/.yarnrc.yml": 'npmRegistryServer: "https://yarn.corp.test"\n' },
       {},
       ["internal:yarn.corp.test:443"],
-      ["registry.yarnpkg.com:443"],
+      [],
     ],
     [
       "cargo's replacement",
@@ -116,7 +121,7 @@ describe("the preset registries", () => {
       },
       {},
       ["internal:cargo.corp.test:443"],
-      crates,
+      [],
     ],
     [
       "one more of cargo's",
@@ -133,14 +138,14 @@ describe("the preset registries", () => {
       },
       {},
       ["internal:go.corp.test:443", "internal:go2.corp.test:81"],
-      ["proxy.golang.org:443", "sum.golang.org:443"],
+      go,
     ],
     [
       "go's checksums",
       {},
-      { GOSUMDB: "sum.golang.google.cn" },
-      ["internal:sum.golang.google.cn:443"],
-      ["sum.golang.org:443"],
+      { GOSUMDB: "sum.corp.test" },
+      ["internal:sum.corp.test:443"],
+      ["sum.default.test:443"],
     ],
     [
       "maven",
@@ -150,7 +155,7 @@ describe("the preset registries", () => {
       },
       {},
       ["internal:maven.corp.test:443"],
-      ["repo.maven.apache.org:443", "repo1.maven.org:443"],
+      [],
     ],
     [
       "bundler",
@@ -164,7 +169,7 @@ describe("the preset registries", () => {
       { "~/.gemrc": "---\n:sources:\n- https://gems.corp.test/\n" },
       {},
       ["internal:gems.corp.test:443"],
-      ["rubygems.org:443", "index.rubygems.org:443"],
+      [],
     ],
     [
       "composer",
@@ -174,7 +179,7 @@ describe("the preset registries", () => {
       },
       {},
       ["internal:php.corp.test:443"],
-      ["repo.packagist.org:443", "packagist.org:443"],
+      [],
     ],
     [
       "nuget",
@@ -184,14 +189,14 @@ describe("the preset registries", () => {
       },
       {},
       ["internal:nuget.corp.test:443"],
-      ["api.nuget.org:443", "www.nuget.org:443"],
+      [],
     ],
     [
       "conda",
       { "~/.condarc": "channels:\n  - conda-forge\nchannel_alias: https://conda.corp.test\n" },
       {},
       ["internal:conda.corp.test:443"],
-      ["conda.anaconda.org:443", "repo.anaconda.com:443"],
+      [],
     ],
     [
       "apt",
@@ -206,13 +211,7 @@ describe("the preset registries", () => {
       ["internal:apt.corp.test:80", "internal:deb2.corp.test:443", "internal:deb3.corp.test:80"],
       [],
     ],
-    [
-      "rustup",
-      {},
-      { RUSTUP_DIST_SERVER: "https://rust.corp.test" },
-      ["internal:rust.corp.test:443"],
-      ["static.rust-lang.org:443"],
-    ],
+    ["rustup", {}, { RUSTUP_DIST_SERVER: "https://rust.corp.test" }, ["internal:rust.corp.test:443"], []],
     [
       "what is no URL of the web",
       { "~/.npmrc": "registry=file:///x\n@a:registry=https://${HOST}/\n@b:registry=https://a_b..c/\n" },
@@ -221,7 +220,7 @@ describe("the preset registries", () => {
       npm,
     ],
   ])("learns from %s", (_what, files, variables, added, replaced) => {
-    using here = machine(files, variables);
+    using here = machine({ ...SHIPPED, ...files }, variables);
     expect([...here.rules()].sort()).toEqual([...without(...replaced), ...added].sort());
     expect(JSON.stringify(here.presets("registries"))).not.toContain("hunter2");
     for (const rule of here.rules()) parseRule(rule);
@@ -229,6 +228,7 @@ describe("the preset registries", () => {
 
   it("learns pip's and uv's index, on lines of its own too", () => {
     using here = machine({
+      ...SHIPPED,
       "~/.config/pip/pip.conf":
         "[global]\nindex-url = https://pypi.corp.test/simple\nextra-index-url =\n    https://more.corp.test/simple\n\n[install]\ntrusted-host = no.test\n",
       "~/.config/uv/uv.toml": '[[index]]\nurl = "https://uv.corp.test/simple"\ndefault = true\n',
@@ -244,7 +244,7 @@ describe("the preset registries", () => {
       "~/.cargo/x": "",
     });
     execFileSync("mkfifo", [join(here.dir, "home/.gemrc"), join(here.dir, "home/.cargo/config.toml")]);
-    expect(here.rules()).toEqual(documented("registries"));
+    expect(here.rules()).toEqual([]);
   });
 });
 
@@ -254,16 +254,11 @@ describe("the preset dev", () => {
     const rules = here.rules("dev");
     expect(new Set(rules)).toEqual(new Set([...here.rules("registries"), ...codeHosts]));
     expect(rules.length).toBe(new Set(rules).size);
-    // What mino's preset of this name has.
+    // What mino's preset of this name has, beside registries.
     const minos = [
       "github.com:443",
       "github.com:22",
       "api.github.com:443",
-      "crates.io:443",
-      "static.crates.io:443",
-      "index.crates.io:443",
-      "pypi.org:443",
-      "files.pythonhosted.org:443",
       "api.anthropic.com:443",
       "api.openai.com:443",
     ];
@@ -277,10 +272,10 @@ describe("the preset dev", () => {
 
 describe("presets in rules", () => {
   it("lead to a mirror inside only where the owner has named it, and on its port", () => {
-    using here = machine({ "~/.npmrc": "registry=https://npm.corp.test/" });
+    using here = machine({ ...SHIPPED, "~/.npmrc": "registry=https://npm.corp.test/" });
     const policy = compilePolicy({ allow: ["preset:registries"], deny: [] }, here.presets);
     const mirror = { kind: "name", name: "npm.corp.test" } as const;
-    const pypiHost = { kind: "name", name: "pypi.org" } as const;
+    const pypiHost = { kind: "name", name: "pip.default.test" } as const;
     expect(policy.decideAddress(mirror, "10.0.0.9", 443).allowed).toBe(true);
     expect(policy.decideAddress(mirror, "10.0.0.9", 80).allowed).toBe(false);
     expect(policy.decideAddress(pypiHost, "10.0.0.9", 443)).toMatchObject({
@@ -290,8 +285,13 @@ describe("presets in rules", () => {
   });
 
   it("can be denied, and give way to a denied host", () => {
-    const policy = compilePolicy({ allow: ["preset:dev"], deny: ["preset:registries", "github.com"] });
-    expect(policy.decide("pypi.org", 443)).toMatchObject({ allowed: false, preset: "preset:registries" });
+    using here = machine(SHIPPED);
+    const rules = { allow: ["preset:dev"], deny: ["preset:registries", "github.com"] };
+    const policy = compilePolicy(rules, here.presets);
+    expect(policy.decide("pip.default.test", 443)).toMatchObject({
+      allowed: false,
+      preset: "preset:registries",
+    });
     expect(policy.decide("github.com", 443)).toMatchObject({ allowed: false, rule: "github.com" });
     expect(policy.decide("api.github.com", 443).allowed).toBe(true);
   });
