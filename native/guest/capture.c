@@ -5,6 +5,7 @@
 // It is TPROXY and not NAT, which would look at every packet on lo and remember each connection for two minutes after its end,
 // in a table that all of the host has only one limit for.
 #include "capture.h"
+#include "nftables.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -17,35 +18,21 @@
 #include <unistd.h>
 
 // What of the kernel's interface is used, by its names there: musl comes without these headers.
-enum { NETLINK_ROUTE_PROTOCOL = 0, NETLINK_NETFILTER_PROTOCOL = 12 }; // linux/netlink.h
+enum { NETLINK_ROUTE_PROTOCOL = 0 }; // linux/netlink.h
 enum { RTM_NEWLINK = 16, RTM_NEWADDR = 20, RTM_NEWROUTE = 24 }; // linux/rtnetlink.h
 enum { RTA_OIF = 4, RTA_PREFSRC = 7, RT_TABLE_MAIN = 254, RTPROT_STATIC = 4, RTN_LOCAL = 2 };
 enum { RT_SCOPE_UNIVERSE = 0, RT_SCOPE_HOST = 254 };
 enum { IFA_ADDRESS = 1, IFA_LOCAL = 2 }; // linux/if_addr.h
 enum { IFF_UP_FLAG = 1, LO_INDEX = 1 }; // of every network namespace, since it is the first
-enum { NFNL_BATCH_BEGIN = 16, NFNL_BATCH_END = 17, NFTABLES = 10 }; // linux/netfilter/nfnetlink.h
-// linux/netfilter/nf_tables.h
-enum { NEW_TABLE = NFTABLES << 8, NEW_CHAIN = NEW_TABLE | 3, NEW_RULE = NEW_TABLE | 6 };
-enum { TABLE_NAME = 1, CHAIN_TABLE = 1, CHAIN_NAME = 3, CHAIN_HOOK = 4, CHAIN_TYPE = 7, HOOK_NUMBER = 1, HOOK_PRIORITY = 2 };
-enum { RULE_TABLE = 1, RULE_CHAIN = 2, RULE_EXPRESSIONS = 4, LIST_ELEMENT = 1, EXPRESSION_NAME = 1, EXPRESSION_DATA = 2 };
-enum { DATA_VALUE = 1, DATA_VERDICT = 2, VERDICT_CODE = 1, TO_VERDICT = 0, REGISTER = 1, OTHER_REGISTER = 2 };
-enum { IMMEDIATE_REGISTER = 1, IMMEDIATE_DATA = 2 };
-enum { BITWISE_FROM = 1, BITWISE_TO = 2, BITWISE_BYTES = 3, BITWISE_MASK = 4, BITWISE_XOR = 5 };
-enum { COMPARE_REGISTER = 1, COMPARE_HOW = 2, COMPARE_DATA = 3, EQUAL = 0 };
-enum { PAYLOAD_REGISTER = 1, PAYLOAD_BASE = 2, PAYLOAD_OFFSET = 3, PAYLOAD_BYTES = 4, NETWORK_HEADER = 1, TRANSPORT_HEADER = 2 };
-enum { META_REGISTER = 1, META_KEY = 2, META_PROTOCOL = 16 };
-enum { SOCKET_KEY = 1, SOCKET_REGISTER = 2, SOCKET_IS_TRANSPARENT = 0 };
-enum { TPROXY_FAMILY = 1, TPROXY_ADDRESS = 2, TPROXY_PORT = 3 };
-enum { DROP = 0, ACCEPT = 1, PREROUTING = 0, MANGLE_PRIORITY = -150 };
-
 enum { CAPTURE_BACKLOG = 1024, ICMP_ECHO_REQUEST = 8, ICMPV6_ECHO_REQUEST = 128 };
+enum { REQUEST_BYTES = 1024, RULES_BYTES = 32 << 10 };
 enum { SYN = 2, ACK = 16, TCP_FLAGS_OFFSET = 13, DESTINATION_PORT_OFFSET = 2 };
 
 enum { OWN_NETWORKS = 2 };
 
 /// What differs between IPv4 and IPv6.
 struct family {
-  uint8_t number; // NFPROTO_IPV4, NFPROTO_IPV6: as AF_INET and AF_INET6
+  uint8_t number; // NF_FAMILY_IPV4, NF_FAMILY_IPV6: as AF_INET and AF_INET6
   uint32_t destination_offset;
   size_t address_bytes;
   unsigned char server[16], loopback[16]; // where sockets of ours are found
@@ -91,7 +78,7 @@ static int bring_lo_up(struct netlink *n) {
     int32_t index;
     uint32_t flags, change;
   } link = {.index = LO_INDEX, .flags = IFF_UP_FLAG, .change = IFF_UP_FLAG}; // struct ifinfomsg
-  netlink_begin(n, RTM_NEWLINK, NETLINK_ACK, &link, sizeof link);
+  netlink_begin(n, RTM_NEWLINK, 0, &link, sizeof link);
   return netlink_send(n);
 }
 
@@ -102,7 +89,7 @@ static int add_own_address(struct netlink *n, const struct family *f) {
     uint32_t index;
   } address = {.family = f->number, .scope = RT_SCOPE_UNIVERSE, .index = LO_INDEX}; // struct ifaddrmsg
   address.prefix = (uint8_t)(f->address_bytes * 8);
-  netlink_begin(n, RTM_NEWADDR, NETLINK_ACK | NETLINK_CREATE, &address, sizeof address);
+  netlink_begin(n, RTM_NEWADDR, NETLINK_CREATE, &address, sizeof address);
   netlink_put(n, IFA_LOCAL, f->own[1].address, f->address_bytes);
   netlink_put(n, IFA_ADDRESS, f->own[1].address, f->address_bytes);
   return netlink_send(n);
@@ -114,7 +101,7 @@ static int route_all_to_lo(struct netlink *n, const struct family *f) {
     uint32_t flags;
   } route = {.family = f->number, .table = RT_TABLE_MAIN, .protocol = RTPROT_STATIC, .type = RTN_LOCAL}; // struct rtmsg
   route.scope = f->number == AF_INET ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE;
-  netlink_begin(n, RTM_NEWROUTE, NETLINK_ACK | NETLINK_CREATE, &route, sizeof route);
+  netlink_begin(n, RTM_NEWROUTE, NETLINK_CREATE, &route, sizeof route);
   netlink_put32(n, RTA_OIF, LO_INDEX);
   // Else a program's own address would be the one that it connects to.
   if (f->number == AF_INET) netlink_put32(n, RTA_PREFSRC, htonl(OWN_ADDRESS));
@@ -123,200 +110,77 @@ static int route_all_to_lo(struct netlink *n, const struct family *f) {
 
 // ---- rules
 
-/// struct nfgenmsg
-struct generic {
-  uint8_t family, version;
-  uint16_t resource; // big endian
-};
-
-static void put_be32(struct netlink *n, uint16_t type, uint32_t value) { netlink_put32(n, type, htonl(value)); }
-
-static void put_data(struct netlink *n, uint16_t type, const void *value, size_t bytes) {
-  size_t data = netlink_nest(n, type);
-  netlink_put(n, DATA_VALUE, value, bytes);
-  netlink_unnest(n, data);
-}
-
-/// A rule is a list of expressions; each that does not hold ends it.
-struct rule {
-  struct netlink *n;
-  const struct family *f;
-  size_t expressions, element, data;
-};
-
-static void expression(struct rule *r, const char *name) {
-  r->element = netlink_nest(r->n, LIST_ELEMENT);
-  netlink_put_text(r->n, EXPRESSION_NAME, name);
-  r->data = netlink_nest(r->n, EXPRESSION_DATA);
-}
-
-static void end_expression(struct rule *r) {
-  netlink_unnest(r->n, r->data);
-  netlink_unnest(r->n, r->element);
-}
-
-static struct rule begin_rule(struct netlink *n, const struct family *f, const char *name) {
-  struct generic g = {.family = f->number};
-  netlink_begin(n, NEW_RULE, NETLINK_CREATE | NETLINK_APPEND, &g, sizeof g);
-  netlink_put_text(n, RULE_TABLE, name);
-  netlink_put_text(n, RULE_CHAIN, name);
-  return (struct rule){.n = n, .f = f, .expressions = netlink_nest(n, RULE_EXPRESSIONS)};
-}
-
-static void compare(struct rule *r, const void *value, size_t bytes) {
-  expression(r, "cmp");
-  put_be32(r->n, COMPARE_REGISTER, REGISTER);
-  put_be32(r->n, COMPARE_HOW, EQUAL);
-  put_data(r->n, COMPARE_DATA, value, bytes);
-  end_expression(r);
-}
-
-/// Takes bytes of the packet that, under the mask (NULL: all bits), are this value.
-static void match(struct rule *r, uint32_t base, uint32_t offset, const void *value, const void *mask, size_t bytes) {
-  static const unsigned char zero[16];
-  expression(r, "payload");
-  put_be32(r->n, PAYLOAD_REGISTER, REGISTER);
-  put_be32(r->n, PAYLOAD_BASE, base);
-  put_be32(r->n, PAYLOAD_OFFSET, offset);
-  put_be32(r->n, PAYLOAD_BYTES, (uint32_t)bytes);
-  end_expression(r);
-  if (mask != NULL) {
-    expression(r, "bitwise");
-    put_be32(r->n, BITWISE_FROM, REGISTER);
-    put_be32(r->n, BITWISE_TO, REGISTER);
-    put_be32(r->n, BITWISE_BYTES, (uint32_t)bytes);
-    put_data(r->n, BITWISE_MASK, mask, bytes);
-    put_data(r->n, BITWISE_XOR, zero, bytes);
-    end_expression(r);
-  }
-  compare(r, value, bytes);
-}
-
-static void match_protocol(struct rule *r, uint8_t protocol) {
-  expression(r, "meta");
-  put_be32(r->n, META_REGISTER, REGISTER);
-  put_be32(r->n, META_KEY, META_PROTOCOL);
-  end_expression(r);
-  compare(r, &protocol, sizeof protocol);
-}
-
-static void match_port(struct rule *r, uint16_t port) {
+static void if_port(struct nft *n, uint16_t port) {
   uint16_t value = htons(port);
-  match(r, TRANSPORT_HEADER, DESTINATION_PORT_OFFSET, &value, NULL, sizeof value);
+  nft_if_payload(n, NF_TRANSPORT_HEADER, DESTINATION_PORT_OFFSET, NF_CMP_EQ, &value, sizeof value);
 }
 
-static void match_new_connection(struct rule *r) {
+static void if_new_connection(struct nft *n) {
   static const uint8_t flags = SYN, mask = SYN | ACK;
-  match_protocol(r, IPPROTO_TCP);
-  match(r, TRANSPORT_HEADER, TCP_FLAGS_OFFSET, &flags, &mask, sizeof flags);
+  nft_if_meta8(n, NF_META_L4PROTO, IPPROTO_TCP);
+  nft_if_masked(n, NF_TRANSPORT_HEADER, TCP_FLAGS_OFFSET, &flags, &mask, sizeof flags);
 }
 
-static void match_own(struct rule *r, const struct network *own) {
-  match(r, NETWORK_HEADER, r->f->destination_offset, own->address, own->mask, r->f->address_bytes);
+static void if_own(struct nft *n, const struct family *f, const struct network *own) {
+  nft_if_masked(n, NF_NETWORK_HEADER, f->destination_offset, own->address, own->mask, f->address_bytes);
 }
 
-/// Holds when the packet has a socket that it would go to by itself.
-static void match_socket(struct rule *r) {
-  expression(r, "socket");
-  put_be32(r->n, SOCKET_KEY, SOCKET_IS_TRANSPARENT);
-  put_be32(r->n, SOCKET_REGISTER, REGISTER);
-  end_expression(r);
+static void end_rule(struct nft *n, uint32_t verdict) {
+  nft_verdict(n, verdict);
+  nft_rule_end(n);
 }
 
-static void load(struct rule *r, uint32_t to, const void *value, size_t bytes) {
-  expression(r, "immediate");
-  put_be32(r->n, IMMEDIATE_REGISTER, to);
-  put_data(r->n, IMMEDIATE_DATA, value, bytes);
-  end_expression(r);
-}
-
-/// Gives the packet to our socket at this address and port. Without one the rule does not hold.
-static void hand_over(struct rule *r, const unsigned char *address, uint16_t port) {
-  uint16_t value = htons(port);
-  load(r, REGISTER, address, r->f->address_bytes);
-  load(r, OTHER_REGISTER, &value, sizeof value);
-  expression(r, "tproxy");
-  put_be32(r->n, TPROXY_FAMILY, r->f->number);
-  put_be32(r->n, TPROXY_ADDRESS, REGISTER);
-  put_be32(r->n, TPROXY_PORT, OTHER_REGISTER);
-  end_expression(r);
-}
-
-static void end_rule(struct rule *r, uint32_t verdict) {
-  expression(r, "immediate");
-  put_be32(r->n, IMMEDIATE_REGISTER, TO_VERDICT);
-  size_t data = netlink_nest(r->n, IMMEDIATE_DATA);
-  size_t inner = netlink_nest(r->n, DATA_VERDICT);
-  put_be32(r->n, VERDICT_CODE, verdict);
-  netlink_unnest(r->n, inner);
-  netlink_unnest(r->n, data);
-  end_expression(r);
-  netlink_unnest(r->n, r->expressions);
-}
-
-static void put_rules(struct netlink *n, const struct family *f, const char *name, uint16_t port) {
-  struct rule r;
+static void put_rules(struct nft *n, const struct family *f, const char *chain, uint16_t port) {
   // A name server that a program inside runs for itself is its own affair.
   for (size_t i = 0; i < OWN_NETWORKS; i++) {
     static const uint8_t protocols[] = {IPPROTO_UDP, IPPROTO_TCP};
     for (size_t k = 0; k < sizeof protocols; k++) {
-      r = begin_rule(n, f, name);
-      match_own(&r, &f->own[i]);
-      match_protocol(&r, protocols[k]);
-      match_port(&r, DNS_PORT);
-      match_socket(&r);
-      end_rule(&r, ACCEPT);
+      nft_rule(n, chain);
+      if_own(n, f, &f->own[i]);
+      nft_if_meta8(n, NF_META_L4PROTO, protocols[k]);
+      if_port(n, DNS_PORT);
+      nft_if_socket(n);
+      end_rule(n, NF_VERDICT_ACCEPT);
     }
   }
-  r = begin_rule(n, f, name);
-  match_protocol(&r, IPPROTO_UDP);
-  match_port(&r, DNS_PORT);
-  hand_over(&r, f->server, DNS_PORT);
-  end_rule(&r, ACCEPT);
-  r = begin_rule(n, f, name);
-  match_new_connection(&r);
-  match_port(&r, DNS_PORT);
-  hand_over(&r, f->loopback, port + 1);
-  end_rule(&r, ACCEPT);
+  nft_rule(n, chain);
+  nft_if_meta8(n, NF_META_L4PROTO, IPPROTO_UDP);
+  if_port(n, DNS_PORT);
+  nft_tproxy(n, f->server, f->address_bytes, DNS_PORT);
+  end_rule(n, NF_VERDICT_ACCEPT);
+  nft_rule(n, chain);
+  if_new_connection(n);
+  if_port(n, DNS_PORT);
+  nft_tproxy(n, f->loopback, f->address_bytes, port + 1);
+  end_rule(n, NF_VERDICT_ACCEPT);
   for (size_t i = 0; i < OWN_NETWORKS; i++) {
-    r = begin_rule(n, f, name);
-    match_own(&r, &f->own[i]);
-    end_rule(&r, ACCEPT);
+    nft_rule(n, chain);
+    if_own(n, f, &f->own[i]);
+    end_rule(n, NF_VERDICT_ACCEPT);
   }
-  r = begin_rule(n, f, name);
-  match_new_connection(&r);
-  hand_over(&r, f->loopback, port);
-  end_rule(&r, ACCEPT);
+  nft_rule(n, chain);
+  if_new_connection(n);
+  nft_tproxy(n, f->loopback, f->address_bytes, port);
+  end_rule(n, NF_VERDICT_ACCEPT);
   // lo would answer, and nobody else can.
-  r = begin_rule(n, f, name);
-  match_protocol(&r, f->icmp);
-  match(&r, TRANSPORT_HEADER, 0, &f->echo_request, NULL, sizeof f->echo_request);
-  end_rule(&r, DROP);
+  nft_rule(n, chain);
+  nft_if_meta8(n, NF_META_L4PROTO, f->icmp);
+  nft_if_payload(n, NF_TRANSPORT_HEADER, 0, NF_CMP_EQ, &f->echo_request, sizeof f->echo_request);
+  end_rule(n, NF_VERDICT_DROP);
 }
 
-static void put_table(struct netlink *n, const struct family *f, uint16_t port) {
+/// All of them or none. 0 or an errno.
+static int add_rules(bool has_ipv6, uint16_t port) {
   static const char name[] = "warren";
-  struct generic g = {.family = f->number};
-  netlink_begin(n, NEW_TABLE, NETLINK_CREATE, &g, sizeof g);
-  netlink_put_text(n, TABLE_NAME, name);
-  netlink_begin(n, NEW_CHAIN, NETLINK_CREATE | NETLINK_ACK, &g, sizeof g);
-  netlink_put_text(n, CHAIN_TABLE, name);
-  netlink_put_text(n, CHAIN_NAME, name);
-  size_t hook = netlink_nest(n, CHAIN_HOOK);
-  put_be32(n, HOOK_NUMBER, PREROUTING);
-  put_be32(n, HOOK_PRIORITY, (uint32_t)MANGLE_PRIORITY);
-  netlink_unnest(n, hook);
-  netlink_put_text(n, CHAIN_TYPE, "filter");
-  put_rules(n, f, name, port);
-}
-
-/// All of them or none.
-static int add_rules(struct netlink *n, bool has_ipv6, uint16_t port) {
-  struct generic batch = {.resource = htons(NFTABLES)};
-  netlink_begin(n, NFNL_BATCH_BEGIN, 0, &batch, sizeof batch);
-  for (size_t i = 0; i < (has_ipv6 ? 2 : 1); i++) put_table(n, &families[i], port);
-  netlink_begin(n, NFNL_BATCH_END, 0, &batch, sizeof batch);
-  return netlink_send(n);
+  struct nft n;
+  int error = nft_begin(&n, RULES_BYTES);
+  if (error != 0) return error;
+  for (size_t i = 0; i < (has_ipv6 ? 2 : 1); i++) {
+    nft_table(&n, families[i].number, name, 0);
+    nft_chain(&n, name, NF_PRE_ROUTING, NF_PRIORITY_MANGLE, NF_VERDICT_ACCEPT);
+    put_rules(&n, &families[i], name, port);
+  }
+  return nft_commit(&n);
 }
 
 // ---- sockets
@@ -388,25 +252,22 @@ static bool open_sockets(uint16_t port, bool *has_ipv6) {
 
 /// 0 or an errno, with what failed. Routes come last: until all the rest is there, what is sent goes nowhere.
 static int set_up(uint16_t port, const char **what) {
-  static struct netlink n;
+  struct netlink n;
   bool has_ipv6;
   *what = "sockets";
   if (!open_sockets(port, &has_ipv6)) return errno;
   *what = "nf_tables";
-  int error = netlink_open(&n, NETLINK_NETFILTER_PROTOCOL);
-  if (error != 0) return error;
-  error = add_rules(&n, has_ipv6, port);
-  close(n.fd);
+  int error = add_rules(has_ipv6, port);
   if (error != 0) return error;
   *what = "lo";
-  error = netlink_open(&n, NETLINK_ROUTE_PROTOCOL);
+  error = netlink_open(&n, NETLINK_ROUTE_PROTOCOL, REQUEST_BYTES);
   if (error != 0) return error;
   error = bring_lo_up(&n);
   if (error == 0) error = add_own_address(&n, &families[0]);
   if (error == 0) error = route_all_to_lo(&n, &families[0]);
   // Where IPv6 is switched off, nothing leaves by it, and nothing has to be captured.
   if (error == 0 && has_ipv6 && add_own_address(&n, &families[1]) == 0) route_all_to_lo(&n, &families[1]);
-  close(n.fd);
+  netlink_close(&n);
   return error;
 }
 

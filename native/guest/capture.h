@@ -1,37 +1,9 @@
-// The parts of transparent capture, which only these files know: netlink.c speaks to the kernel, capture.c sets up what leads
-// connections here, dns.c answers names, nameserver.c is asked for them.
+// The parts of transparent capture, which only these files know: capture.c sets up what leads connections here, dns.c answers
+// names, nameserver.c is asked for them.
 #ifndef WARREN_CAPTURE_H
 #define WARREN_CAPTURE_H
 
 #include "guest.h"
-
-// ---- netlink.c
-
-enum { NETLINK_REQUEST = 1, NETLINK_ACK = 4, NETLINK_CREATE = 0x400, NETLINK_APPEND = 0x800 };
-enum { NETLINK_NESTED = 1 << 15 }; // of an attribute's type
-
-struct netlink {
-  int fd;
-  uint32_t sequence; // of the last message
-  uint32_t asked; // of the last that asks for an acknowledgement
-  size_t used, message; // where the message under construction begins
-  bool overflow;
-  unsigned char bytes[32 << 10];
-};
-
-/// 0 or an errno.
-int netlink_open(struct netlink *n, int protocol);
-/// A message of this type, after those that are in the buffer; attributes follow.
-void netlink_begin(struct netlink *n, uint16_t type, uint16_t flags, const void *body, size_t body_bytes);
-void netlink_put(struct netlink *n, uint16_t type, const void *value, size_t bytes);
-/// As the kernel has it in memory.
-void netlink_put32(struct netlink *n, uint16_t type, uint32_t value);
-void netlink_put_text(struct netlink *n, uint16_t type, const char *text);
-/// An attribute that holds others, up to the unnest with what this returns.
-size_t netlink_nest(struct netlink *n, uint16_t type);
-void netlink_unnest(struct netlink *n, size_t nest);
-/// Sends all that is in the buffer, in which one message at least has NETLINK_ACK: 0, or the errno of the first that was refused.
-int netlink_send(struct netlink *n);
 
 // ---- dns.c
 

@@ -25,7 +25,7 @@ enum {
   CAP_NET_ADMIN = 12,
 };
 
-static const char table[] = "warren", out[] = "out", in[] = "in", raw_out[] = "raw-out", raw_in[] = "raw-in";
+static const char out[] = "out", in[] = "in", raw_out[] = "raw-out", raw_in[] = "raw-in";
 
 struct item {
   bool accept;
@@ -70,19 +70,17 @@ static bool parse_item(const char *text, size_t length, struct item *item) {
   return true;
 }
 
-static void if_byte(struct nft *n, uint32_t key, uint8_t value) { nft_if_meta(n, key, &value, 1); }
-
 static void verdict_rule(struct nft *n, const struct item *item, uint8_t protocol) {
   static const unsigned char whole[16] = {0};
-  nft_rule(n, table, out);
-  if_byte(n, NF_META_NFPROTO, item->ipv6 ? NF_PROTO_IPV6 : NF_PROTO_IPV4);
+  nft_rule(n, out);
+  nft_if_meta8(n, NF_META_NFPROTO, item->ipv6 ? NF_FAMILY_IPV6 : NF_FAMILY_IPV4);
   size_t bytes = item->ipv6 ? 16 : 4;
   // A mask of nothing is all there is.
   if (memcmp(item->mask, whole, bytes) != 0)
     nft_if_masked(n, NF_NETWORK_HEADER, item->ipv6 ? 24 : 16, item->address, item->mask, bytes);
   if (protocol != 0) {
     uint16_t from = htons(item->from), to = htons(item->to);
-    if_byte(n, NF_META_L4PROTO, protocol);
+    nft_if_meta8(n, NF_META_L4PROTO, protocol);
     nft_if_payload(n, NF_TRANSPORT_HEADER, 2, NF_CMP_GTE, &from, sizeof from);
     nft_if_payload(n, NF_TRANSPORT_HEADER, 2, NF_CMP_LTE, &to, sizeof to);
   }
@@ -92,7 +90,7 @@ static void verdict_rule(struct nft *n, const struct item *item, uint8_t protoco
 }
 
 static void counted(struct nft *n) {
-  nft_rule(n, table, out);
+  nft_rule(n, out);
   nft_if_more_than(n, MOST_CONNECTIONS);
   nft_reject(n);
   nft_rule_end(n);
@@ -101,7 +99,7 @@ static void counted(struct nft *n) {
 /// Everything of the loopback device, whose packets never leave.
 static void loopback_rule(struct nft *n, const char *chain, bool incoming, bool untracked) {
   static const uint16_t loopback = LOOPBACK;
-  nft_rule(n, table, chain);
+  nft_rule(n, chain);
   nft_if_meta(n, incoming ? NF_META_IIFTYPE : NF_META_OIFTYPE, &loopback, sizeof loopback);
   if (untracked) nft_notrack(n);
   else nft_verdict(n, NF_VERDICT_ACCEPT);
@@ -109,7 +107,7 @@ static void loopback_rule(struct nft *n, const char *chain, bool incoming, bool 
 }
 
 static void state_rule(struct nft *n, const char *chain, uint32_t states) {
-  nft_rule(n, table, chain);
+  nft_rule(n, chain);
   nft_if_state(n, states);
   nft_verdict(n, NF_VERDICT_ACCEPT);
   nft_rule_end(n);
@@ -117,23 +115,25 @@ static void state_rule(struct nft *n, const char *chain, uint32_t states) {
 
 /// What IPv6 needs of ICMP to find neighbours and routers. Only the kernel can send it: nobody inside has raw sockets.
 static void neighbour_rule(struct nft *n, const char *chain, uint8_t first, uint8_t last) {
-  nft_rule(n, table, chain);
-  if_byte(n, NF_META_NFPROTO, NF_PROTO_IPV6);
-  if_byte(n, NF_META_L4PROTO, IPPROTO_ICMPV6);
+  nft_rule(n, chain);
+  nft_if_meta8(n, NF_META_NFPROTO, NF_FAMILY_IPV6);
+  nft_if_meta8(n, NF_META_L4PROTO, IPPROTO_ICMPV6);
   nft_if_payload(n, NF_TRANSPORT_HEADER, 0, NF_CMP_GTE, &first, sizeof first);
   nft_if_payload(n, NF_TRANSPORT_HEADER, 0, NF_CMP_LTE, &last, sizeof last);
   nft_verdict(n, NF_VERDICT_ACCEPT);
   nft_rule_end(n);
 }
 
-static bool install(const struct item *items, size_t count) {
+/// 0 or an errno.
+static int install(const struct item *items, size_t count) {
   struct nft n;
-  if (!nft_begin(&n, FIXED_BYTES + count * 2 * ITEM_BYTES)) return false;
-  nft_table(&n, table);
-  nft_chain(&n, table, raw_out, "filter", NF_LOCAL_OUT, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
-  nft_chain(&n, table, raw_in, "filter", NF_PRE_ROUTING, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
-  nft_chain(&n, table, out, "filter", NF_LOCAL_OUT, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
-  nft_chain(&n, table, in, "filter", NF_LOCAL_IN, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
+  int error = nft_begin(&n, FIXED_BYTES + count * 2 * ITEM_BYTES);
+  if (error != 0) return error;
+  nft_table(&n, NF_FAMILY_INET, "warren", NETLINK_EXCL);
+  nft_chain(&n, raw_out, NF_LOCAL_OUT, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
+  nft_chain(&n, raw_in, NF_PRE_ROUTING, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
+  nft_chain(&n, out, NF_LOCAL_OUT, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
+  nft_chain(&n, in, NF_LOCAL_IN, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
   loopback_rule(&n, raw_out, false, true);
   loopback_rule(&n, raw_in, true, true);
   loopback_rule(&n, in, true, false);
@@ -150,7 +150,7 @@ static bool install(const struct item *items, size_t count) {
       verdict_rule(&n, &items[i], IPPROTO_UDP);
     }
   }
-  nft_rule(&n, table, out);
+  nft_rule(&n, out);
   nft_verdict(&n, NF_VERDICT_ACCEPT);
   nft_rule_end(&n);
   return nft_commit(&n);
@@ -191,10 +191,8 @@ bool guard(const char *text) {
     ok = count < MOST_ITEMS && parse_item(at, length, &items[count++]);
     at += length + (at[length] == ',');
   }
-  if (!ok) errno = EINVAL;
-  else ok = install(items, count);
-  int error = errno;
+  int error = ok ? install(items, count) : EINVAL;
   free(items);
   errno = error;
-  return ok && drop_net_admin();
+  return error == 0 && drop_net_admin();
 }

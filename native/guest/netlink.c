@@ -1,13 +1,15 @@
-// Requests to the kernel over netlink: a message is built in a buffer and sent with those before it; the kernel acknowledges
-// the last, or says what it refused.
-#include "capture.h"
+#include "netlink.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
-enum { ALIGNMENT = 4, NLMSG_ERROR_TYPE = 2 }; // linux/netlink.h
+// linux/netlink.h
+enum { ALIGNMENT = 4, REQUEST = 1, ACK = 4, NESTED = 1 << 15, NLMSG_ERROR_TYPE = 2 };
+enum { PATIENCE_S = 10 };
 
 /// struct nlmsghdr
 struct header {
@@ -20,10 +22,8 @@ static size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) & ~(size_t)
 
 /// Room for so many bytes, zeroed, up to the next boundary. NULL once a request has become too long.
 static unsigned char *grow(struct netlink *n, size_t bytes) {
-  if (aligned(bytes) > sizeof n->bytes - n->used) {
-    n->overflow = true;
-    return NULL;
-  }
+  if (aligned(bytes) > n->size - n->used) n->overflow = true;
+  if (n->overflow) return NULL;
   unsigned char *at = n->bytes + n->used;
   memset(at, 0, aligned(bytes));
   n->used += aligned(bytes);
@@ -38,8 +38,7 @@ static void end_message(struct netlink *n) {
 void netlink_begin(struct netlink *n, uint16_t type, uint16_t flags, const void *body, size_t body_bytes) {
   end_message(n);
   n->message = n->used;
-  struct header h = {.type = type, .flags = flags | NETLINK_REQUEST, .sequence = ++n->sequence};
-  if ((flags & NETLINK_ACK) != 0) n->asked = n->sequence;
+  struct header h = {.type = type, .flags = flags | REQUEST, .sequence = ++n->sequence};
   unsigned char *at = grow(n, sizeof h + body_bytes);
   if (at == NULL) return;
   memcpy(at, &h, sizeof h);
@@ -60,7 +59,7 @@ void netlink_put_text(struct netlink *n, uint16_t type, const char *text) { netl
 
 size_t netlink_nest(struct netlink *n, uint16_t type) {
   size_t at = n->used;
-  netlink_put(n, type | NETLINK_NESTED, NULL, 0);
+  netlink_put(n, type | NESTED, NULL, 0);
   return at;
 }
 
@@ -69,15 +68,34 @@ void netlink_unnest(struct netlink *n, size_t nest) {
   if (!n->overflow) memcpy(n->bytes + nest, &bytes, sizeof bytes);
 }
 
-int netlink_open(struct netlink *n, int protocol) {
-  *n = (struct netlink){.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)};
-  return n->fd < 0 ? errno : 0;
+void netlink_ask(struct netlink *n) {
+  struct header h;
+  if (n->overflow || n->used - n->message < sizeof h) return;
+  memcpy(&h, n->bytes + n->message, sizeof h);
+  h.flags |= ACK;
+  memcpy(n->bytes + n->message, &h, sizeof h);
+  n->asked = n->sequence;
 }
 
-/// 0 or an errno: of the first that was refused, or else of the last that asked for an acknowledgement.
+int netlink_open(struct netlink *n, int protocol, size_t size) {
+  *n = (struct netlink){.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol), .bytes = malloc(size), .size = size};
+  int error = n->fd < 0 ? errno : n->bytes == NULL ? ENOMEM : 0;
+  if (error != 0) netlink_close(n);
+  return error;
+}
+
+void netlink_close(struct netlink *n) {
+  if (n->fd >= 0) close(n->fd);
+  free(n->bytes);
+  *n = (struct netlink){.fd = -1};
+}
+
+/// 0 or an errno: of the first that was refused, or else of the one that was asked about.
 static int outcome(struct netlink *n) {
+  struct timeval patience = {.tv_sec = PATIENCE_S};
+  setsockopt(n->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   for (;;) {
-    unsigned char reply[4096];
+    unsigned char reply[8192];
     ssize_t got = recv(n->fd, reply, sizeof reply, 0);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return errno;
@@ -95,9 +113,12 @@ static int outcome(struct netlink *n) {
 
 int netlink_send(struct netlink *n) {
   end_message(n);
-  size_t bytes = n->used;
-  n->used = n->message = 0;
-  if (n->overflow) return EMSGSIZE;
-  if (send(n->fd, n->bytes, bytes, 0) != (ssize_t)bytes) return errno;
-  return outcome(n);
+  if (n->asked == 0) netlink_ask(n);
+  int error = 0;
+  if (n->overflow) error = EMSGSIZE;
+  else if (send(n->fd, n->bytes, n->used, 0) != (ssize_t)n->used) error = errno;
+  if (error == 0) error = outcome(n);
+  n->used = n->message = n->asked = 0;
+  n->overflow = false;
+  return error;
 }
