@@ -31,6 +31,8 @@ bool has_proxy(void) {
 }
 
 void do_accept(struct fields *f) {
-  if (f->left != 0 || !has_proxy()) send_error(FD_CONN, f->left != 0 ? EINVAL : ENOTSUP, "accepting connections");
-  else if (!tell_init(&(struct control){.kind = CONTROL_ACCEPT}, FD_CONN)) send_error(FD_CONN, errno, "the relay");
+  unsigned service = f->left == 0 ? 0 : take8(f);
+  if (f->bad || f->left != 0 || service > MOST_SERVICES) send_error(FD_CONN, EINVAL, "accepting connections");
+  else if (service == 0 && !has_proxy()) send_error(FD_CONN, ENOTSUP, "accepting connections");
+  else if (!tell_init(&(struct control){.kind = CONTROL_ACCEPT, .value = service}, FD_CONN)) send_error(FD_CONN, errno, "the relay");
 }

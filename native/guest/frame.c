@@ -44,6 +44,10 @@ static const unsigned char *take(struct fields *f, size_t bytes) {
   return at;
 }
 
+uint8_t take8(struct fields *f) {
+  return *take(f, 1);
+}
+
 uint16_t take16(struct fields *f) {
   const unsigned char *at = take(f, 2);
   return (uint16_t)(at[0] | at[1] << 8);

@@ -8,6 +8,7 @@
 //   mainlog.c    what the main command wrote last, and the LOGS request
 //   relay.c      the one process for all connections that the host makes to programs inside (DIAL, dial.c) and that it takes
 //                from them (ACCEPT, accept.c); it waits in loop.c
+//   service.c    what programs inside reach of the host's by a socket (LISTEN)
 //   guard.c      open network: what of it can't be reached; nftables.c speaks to the kernel
 //   dgram.c      datagrams of a published UDP port
 //   capture.c netlink.c dns.c nameserver.c   what programs that know of no way out connect to, and look up, comes to us
@@ -25,7 +26,7 @@
 #define WARREN_VERSION "0"
 #endif
 #define PROTOCOL 1
-enum { FEATURE_CAPTURE = 1 }; // of INFO
+enum { FEATURE_CAPTURE = 1, FEATURE_SERVICES = 2 }; // of INFO
 
 // Descriptors with fixed numbers, so that a handler can close all others at once.
 enum {
@@ -36,8 +37,9 @@ enum {
   FD_CAPTURE = 7, // where connections of programs that know of no way out arrive; see capture.c
   FD_DNS_TCP = 8, // where they look names up
   FD_DNS_UDP = 9, // and 10, for IPv6
-  FD_FIRST = 11, // cgroup.procs of where commands begin; see group.c
-  FD_LIMITED = 12, // and, from here on, of where those that go on belong
+  FD_SERVICE = 11, // and 12: where programs reach services of the host, as far as it has asked for them; see service.c
+  FD_FIRST = 13, // cgroup.procs of where commands begin; see group.c
+  FD_LIMITED = 14, // and, from here on, of where those that go on belong
 };
 
 enum {
@@ -63,6 +65,7 @@ enum request_type {
   REQ_WATCH = 0x18,
   REQ_DIAL = 0x20,
   REQ_ACCEPT = 0x21,
+  REQ_LISTEN = 0x22,
   REQ_DATAGRAMS = 0x23,
   IN_DATA = 0x40,
   IN_EOF = 0x41,
@@ -106,6 +109,7 @@ struct fields {
   size_t left;
   bool bad;
 };
+uint8_t take8(struct fields *f);
 uint16_t take16(struct fields *f);
 uint32_t take32(struct fields *f);
 uint64_t take64(struct fields *f);
@@ -268,6 +272,7 @@ void do_remove(struct fields *f);
 void do_watch(struct fields *f);
 void do_dial(struct fields *f);
 void do_accept(struct fields *f);
+void do_listen(struct fields *f);
 void do_datagrams(struct fields *f);
 void do_spawn(struct fields *f);
 void do_logs(struct fields *f);
@@ -302,21 +307,32 @@ struct wanted {
   char host[256]; // a name or an IP address
   uint16_t port;
 };
-/// A listening socket for programs inside, each of whose connections goes to the next ACCEPT.
+struct lane;
+/// A listening socket for programs inside, each of whose connections goes to the next ACCEPT of its lane.
 struct door {
   struct source source;
   /// Says what a client that was accepted here wanted; false: it is closed. NULL: the clients say it themselves, and first
   /// (the proxy port).
   bool (*ask)(int client, struct wanted *wanted);
+  struct lane *lane;
   struct door *next;
 };
-/// Takes clients from this non-blocking socket from now on; to be called before the first turn of the loop. False: no memory.
+/// Takes clients, who want out, from this non-blocking socket from now on. False: no memory.
 bool relay_open_door(struct door *d, int fd);
 /// Runs in a process forked for it. PID 1 hands connections over through `handed`: `struct control` with a descriptor each.
 _Noreturn void run_relay(int handed);
 
 /// The first byte of what ACCEPT is answered with.
-enum { ACCEPTED_PROXY = 0, ACCEPTED_CAPTURED = 1 };
+enum { ACCEPTED_PROXY = 0, ACCEPTED_CAPTURED = 1, ACCEPTED_SERVICE = 2 };
+
+// ---- service.c
+
+enum { MOST_SERVICES = 2 };
+/// In PID 1, at start-up: keeps the descriptors from FD_SERVICE on free of anything else. False with errno.
+bool services_reserve(void);
+/// True when the host has asked for this one, 1 to MOST_SERVICES, which FD_SERVICE + service - 1 is then.
+bool has_service(unsigned service);
+bool has_services(void);
 
 // ---- guard.c
 
@@ -368,11 +384,19 @@ struct destination {
   uint32_t timeout_ms; // 0: none
   bool localhost; // ::1 is tried when 127.0.0.1 refuses
 };
-enum control_kind { CONTROL_WAIT = 1, CONTROL_SHUTDOWN, CONTROL_MAIN_STARTED, CONTROL_MAIN_ENDED, CONTROL_ACCEPT, CONTROL_DIAL };
-/// What handlers tell PID 1, and PID 1 the relay. WAIT, ACCEPT and DIAL carry the connection with them.
+enum control_kind {
+  CONTROL_WAIT = 1,
+  CONTROL_SHUTDOWN,
+  CONTROL_MAIN_STARTED,
+  CONTROL_MAIN_ENDED,
+  CONTROL_ACCEPT,
+  CONTROL_DIAL,
+  CONTROL_LISTEN,
+};
+/// What handlers tell PID 1, and PID 1 the relay. WAIT, ACCEPT and DIAL carry the connection with them, LISTEN the socket.
 struct control {
   enum control_kind kind;
-  uint32_t value; // SHUTDOWN: grace in ms; MAIN_STARTED: pid; MAIN_ENDED: wait status
+  uint32_t value; // SHUTDOWN: grace in ms; MAIN_STARTED: pid; MAIN_ENDED: wait status; ACCEPT, LISTEN: service, 0: the way out
   uint64_t cpu_us; // MAIN_ENDED
   struct destination to; // DIAL
 };

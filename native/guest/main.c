@@ -185,7 +185,7 @@ static bool arrange_descriptors(const struct options *o) {
   }
   close_from(parked + 1);
   open_proc();
-  if (!groups_keep(first, limited, o->group_limited_count)) return false;
+  if (!groups_keep(first, limited, o->group_limited_count) || !services_reserve()) return false;
   if (o->proxy_port != 0 && !proxy_listen((uint16_t)o->proxy_port)) return false;
   if (o->guard != NULL && !guard(o->guard)) return false;
   if (network >= 0 && !await_network(network)) return false;
@@ -247,6 +247,8 @@ static bool start_main(const struct options *o) {
   if (!main_log_open()) return false;
   // Where the host has not done it. What can't be made shows when the command is to be started there.
   make_directories(o->main_cwd, 0755);
+  // One of an earlier start says nothing about this one.
+  if (o->main_after != NULL) unlink(o->main_after);
   pid_t pid = fork();
   if (pid < 0) return false;
   if (pid == 0) {
@@ -421,6 +423,16 @@ static void hand_over(const struct control *message, int conn) {
   refuse(conn, EAGAIN, "the relay");
 }
 
+/// Programs inside can reach the service from now on, whatever becomes of the relay.
+static void add_service(const struct control *message, int fd) {
+  bool ok = message->value >= 1 && message->value <= MOST_SERVICES && dup3(fd, FD_SERVICE + (int)message->value - 1, O_CLOEXEC) >= 0;
+  // One that is started knows it.
+  if (ok && g.relay == 0) start_relay();
+  // So does the next one, which comes when one that takes no message has been reaped.
+  else if (ok && !send_message(g.to_relay, message, fd, MSG_DONTWAIT)) kill(g.relay, SIGKILL);
+  close(fd);
+}
+
 /// Takes one message. False when there is none.
 static bool on_control(void) {
   struct control message;
@@ -431,8 +443,17 @@ static bool on_control(void) {
       if (fd >= 0) add_waiter(fd);
       break;
     case CONTROL_ACCEPT:
+      if (fd >= 0 && message.value != 0 && !has_service(message.value)) {
+        refuse(fd, ENOTSUP, "accepting connections to a service that there is not");
+        break;
+      }
+      if (fd >= 0) hand_over(&message, fd);
+      break;
     case CONTROL_DIAL:
       if (fd >= 0) hand_over(&message, fd);
+      break;
+    case CONTROL_LISTEN:
+      if (fd >= 0) add_service(&message, fd);
       break;
     case CONTROL_SHUTDOWN:
       begin_ending(message.value);
@@ -472,7 +493,7 @@ static void reap(void) {
       g.relay = 0;
       close(g.to_relay);
       // A payload did that. One that ends by itself would do so again.
-      if (WIFSIGNALED(status) && g.phase == SERVING && has_proxy()) start_relay();
+      if (WIFSIGNALED(status) && g.phase == SERVING && (has_proxy() || has_services())) start_relay();
       continue;
     }
     if (WIFSIGNALED(status)) g.orphans = true;

@@ -22,6 +22,8 @@
 enum {
   MOST_CONNECTIONS = 4096,
   MOST_WAITING = 64, // ACCEPTs at one time
+  MOST_OF_SERVICE = 64, // connections
+  MOST_WAITING_FOR_SERVICE = 8,
   OTHER_DESCRIPTORS = 32, // than connections and ACCEPTs
   PIECE = 64 << 10, // that is read at a time
   MUCH_KEPT = 8 << 20, // for all; from there on pieces are small, and so is what can still be kept
@@ -55,6 +57,7 @@ struct side {
 };
 
 struct connection {
+  struct lane *lane;
   struct side host, program;
   struct connection *previous, *next;
   enum state state;
@@ -68,26 +71,34 @@ struct list {
   size_t count;
 };
 
-static struct {
-  struct source handed; // PID 1 hands connections over through it
+/// Connections that take room from each other, and from no others.
+struct lane {
   struct list lists[STATES];
   size_t most; // connections, without those in WAITING
+  size_t most_waiting;
   struct door *doors;
-  bool doors_closed;
-  bool doors_paused; // though there is room
-  uint64_t doors_open_ns; // when to try again, if not earlier because of room; 0: never
+  bool closed; // the doors
+  bool paused; // though there is room
+  uint64_t open_ns; // when to try again, if not earlier because of room; 0: never
+};
+
+enum { LANES = 1 + MOST_SERVICES };
+
+static struct {
+  struct source handed; // PID 1 hands connections over through it
+  struct lane lanes[LANES]; // the way out and DIAL; from 1 on, services
   uint64_t next_deadline_ns; // the earliest of all, or before it; 0: none
   size_t kept_bytes;
   unsigned char piece[PIECE];
 } r;
 
 static void on_side(struct source *s, uint32_t events);
-static void open_doors(void);
+static void open_doors(struct lane *l);
 
 // ---- connections and their lists
 
 static void link_last(struct connection *c, enum state state) {
-  struct list *l = &r.lists[state];
+  struct list *l = &c->lane->lists[state];
   c->state = state;
   c->previous = l->last;
   c->next = NULL;
@@ -98,7 +109,7 @@ static void link_last(struct connection *c, enum state state) {
 }
 
 static void unlink_from_list(struct connection *c) {
-  struct list *l = &r.lists[c->state];
+  struct list *l = &c->lane->lists[c->state];
   if (c->previous != NULL) c->previous->next = c->next;
   else l->first = c->next;
   if (c->next != NULL) c->next->previous = c->previous;
@@ -111,9 +122,10 @@ static void enter(struct connection *c, enum state state) {
   link_last(c, state);
 }
 
-static struct connection *new_connection(enum state state, int host, int program) {
+static struct connection *new_connection(struct lane *l, enum state state, int host, int program) {
   struct connection *c = calloc(1, sizeof *c);
   if (c == NULL) return NULL;
+  c->lane = l;
   c->host = (struct side){.source = {.fd = host, .ready = on_side}, .connection = c};
   c->program = (struct side){.source = {.fd = program, .ready = on_side}, .connection = c};
   link_last(c, state);
@@ -133,9 +145,10 @@ static void end_connection(struct connection *c) {
   loop_close(&c->host.source);
   loop_close(&c->program.source);
   unlink_from_list(c);
+  struct lane *l = c->lane;
   free(c->wanted);
   free(c);
-  if (r.doors_closed && !r.doors_paused) open_doors();
+  if (l->closed && !l->paused) open_doors(l);
 }
 
 static void set_deadline(struct connection *c, uint32_t after_ms) {
@@ -143,23 +156,23 @@ static void set_deadline(struct connection *c, uint32_t after_ms) {
   if (r.next_deadline_ns == 0 || c->deadline_ns < r.next_deadline_ns) r.next_deadline_ns = c->deadline_ns;
 }
 
-static bool is_full(void) {
+static bool is_full(const struct lane *l) {
   size_t count = 0;
-  for (int state = SILENT; state < STATES; state++) count += r.lists[state].count;
-  return count >= r.most;
+  for (int state = SILENT; state < STATES; state++) count += l->lists[state].count;
+  return count >= l->most;
 }
 
 /// When the one who has said nothing for the longest time has had time enough; 0: there is none.
-static uint64_t next_eviction_ns(void) {
-  return r.lists[SILENT].count == 0 ? 0 : r.lists[SILENT].first->deadline_ns - (SILENCE_MS - BREATH_MS) * 1000000ull;
+static uint64_t next_eviction_ns(const struct lane *l) {
+  return l->lists[SILENT].count == 0 ? 0 : l->lists[SILENT].first->deadline_ns - (SILENCE_MS - BREATH_MS) * 1000000ull;
 }
 
 /// Who says nothing makes room for others.
-static bool make_room(void) {
-  if (!is_full()) return true;
-  uint64_t evict_ns = next_eviction_ns();
+static bool make_room(struct lane *l) {
+  if (!is_full(l)) return true;
+  uint64_t evict_ns = next_eviction_ns(l);
   if (evict_ns == 0 || now_ns() < evict_ns) return false;
-  end_connection(r.lists[SILENT].first);
+  end_connection(l->lists[SILENT].first);
   return true;
 }
 
@@ -258,7 +271,7 @@ static void on_relaying(struct side *s, uint32_t events) {
 static void connect_client(struct connection *c, int host) {
   unsigned char payload[1 + 4 + sizeof c->wanted->host + 2];
   size_t bytes = 1;
-  payload[0] = c->wanted == NULL ? ACCEPTED_PROXY : ACCEPTED_CAPTURED;
+  payload[0] = c->lane != r.lanes ? ACCEPTED_SERVICE : c->wanted == NULL ? ACCEPTED_PROXY : ACCEPTED_CAPTURED;
   if (c->wanted != NULL) {
     size_t length = strnlen(c->wanted->host, sizeof c->wanted->host);
     put32(payload + 1, (uint32_t)length);
@@ -275,36 +288,37 @@ static void connect_client(struct connection *c, int host) {
 }
 
 /// Brings those together who wait for each other.
-static void match(void) {
-  while (r.lists[ASKING].count > 0 && r.lists[WAITING].count > 0) {
-    struct connection *accept = r.lists[WAITING].first;
+static void match(struct lane *l) {
+  while (l->lists[ASKING].count > 0 && l->lists[WAITING].count > 0) {
+    struct connection *accept = l->lists[WAITING].first;
     int host = accept->host.source.fd;
     loop_watch(&accept->host.source, 0);
     accept->host.source.fd = -1;
     end_connection(accept);
-    connect_client(r.lists[ASKING].first, host);
+    connect_client(l->lists[ASKING].first, host);
   }
 }
 
-static void take_accept(int host) {
-  struct connection *c = r.lists[WAITING].count < MOST_WAITING ? new_connection(WAITING, host, -1) : NULL;
+static void take_accept(struct lane *l, int host) {
+  struct connection *c = l->lists[WAITING].count < l->most_waiting ? new_connection(l, WAITING, host, -1) : NULL;
   if (c == NULL) {
     send_error(host, EUSERS, "more waiting for connections than there may be");
     close(host);
     return;
   }
   if (!loop_watch(&c->host.source, EPOLLRDHUP)) end_connection(c);
-  match();
+  match(l);
 }
 
 static void on_silent(struct connection *c) {
   char byte;
   ssize_t n = recv(c->program.source.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  struct lane *l = c->lane;
   c->deadline_ns = 0;
   enter(c, ASKING);
   if (n <= 0 || !loop_watch(&c->program.source, EPOLLHUP)) end_connection(c);
-  match();
+  match(l);
 }
 
 /// False: no room or memory; the client is closed.
@@ -318,8 +332,8 @@ static bool take_client(struct door *d, int client) {
     }
     if ((copy = malloc(sizeof *copy)) != NULL) *copy = wanted;
   }
-  bool failed = (d->ask != NULL && copy == NULL) || !make_room();
-  struct connection *c = failed ? NULL : new_connection(d->ask == NULL ? SILENT : ASKING, -1, client);
+  bool failed = (d->ask != NULL && copy == NULL) || !make_room(d->lane);
+  struct connection *c = failed ? NULL : new_connection(d->lane, d->ask == NULL ? SILENT : ASKING, -1, client);
   if (c == NULL) {
     free(copy);
     close(client);
@@ -335,48 +349,61 @@ static bool take_client(struct door *d, int client) {
   return true;
 }
 
-static void close_doors(uint64_t open_ns, bool pause) {
-  r.doors_closed = true;
-  r.doors_paused = pause;
-  r.doors_open_ns = open_ns;
+static void close_doors(struct lane *l, uint64_t open_ns, bool pause) {
+  l->closed = true;
+  l->paused = pause;
+  l->open_ns = open_ns;
   if (open_ns != 0 && (r.next_deadline_ns == 0 || open_ns < r.next_deadline_ns)) r.next_deadline_ns = open_ns;
-  for (struct door *d = r.doors; d != NULL; d = d->next) loop_watch(&d->source, 0);
+  for (struct door *d = l->doors; d != NULL; d = d->next) loop_watch(&d->source, 0);
 }
 
-static void open_doors(void) {
-  r.doors_closed = false;
-  r.doors_open_ns = 0;
-  for (struct door *d = r.doors; d != NULL; d = d->next) loop_watch(&d->source, EPOLLIN);
+static void open_doors(struct lane *l) {
+  l->closed = false;
+  l->open_ns = 0;
+  for (struct door *d = l->doors; d != NULL; d = d->next) loop_watch(&d->source, EPOLLIN);
 }
 
 static void on_door(struct source *s, uint32_t events) {
   struct door *d = (struct door *)s;
+  struct lane *l = d->lane;
   (void)events;
   for (int i = 0; i < ACCEPTS; i++) {
     // They wait in the kernel then.
-    if (is_full() && (next_eviction_ns() == 0 || now_ns() < next_eviction_ns())) {
-      close_doors(next_eviction_ns(), false);
+    if (is_full(l) && (next_eviction_ns(l) == 0 || now_ns() < next_eviction_ns(l))) {
+      close_doors(l, next_eviction_ns(l), false);
       break;
     }
     int client = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (client < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
     if (client < 0 && errno == EAGAIN) break;
     if (client < 0 || !take_client(d, client)) {
-      close_doors(now_ns() + PAUSE_MS * 1000000ull, true);
+      close_doors(l, now_ns() + PAUSE_MS * 1000000ull, true);
       break;
     }
   }
-  match();
+  match(l);
 }
 
-bool relay_open_door(struct door *d, int fd) {
+static bool open_door(struct lane *l, struct door *d, int fd) {
   // Clients inherit them.
   setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){CLIENT_BUFFER / 2}, sizeof(int));
   setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){CLIENT_BUFFER / 2}, sizeof(int));
   d->source = (struct source){.fd = fd, .ready = on_door};
-  d->next = r.doors;
-  r.doors = d;
+  d->lane = l;
+  d->next = l->doors;
+  l->doors = d;
   return loop_watch(&d->source, EPOLLIN);
+}
+
+bool relay_open_door(struct door *d, int fd) {
+  return open_door(r.lanes, d, fd);
+}
+
+static void open_service(uint32_t service, int fd) {
+  static struct door doors[MOST_SERVICES];
+  bool is_new = service >= 1 && service <= MOST_SERVICES && r.lanes[service].doors == NULL;
+  if (is_new && !open_door(&r.lanes[service], &doors[service - 1], fd)) _exit(1);
+  if (!is_new) close(fd);
 }
 
 // ---- DIAL
@@ -426,7 +453,7 @@ static void on_connected(struct connection *c, int error) {
 }
 
 static void take_dial(int host, const struct destination *to) {
-  struct connection *c = make_room() ? new_connection(CONNECTING, host, -1) : NULL;
+  struct connection *c = make_room(r.lanes) ? new_connection(r.lanes, CONNECTING, host, -1) : NULL;
   if (c == NULL) {
     send_error(host, EUSERS, "more connections than there may be");
     close(host);
@@ -466,8 +493,9 @@ static void on_handed(struct source *s, uint32_t events) {
   if (n == 0) _exit(0);
   if (host < 0) return;
   if (n != (ssize_t)sizeof message) close(host);
-  else if (message.kind == CONTROL_ACCEPT) take_accept(host);
+  else if (message.kind == CONTROL_ACCEPT && message.value < LANES) take_accept(&r.lanes[message.value], host);
   else if (message.kind == CONTROL_DIAL) take_dial(host, &message.to);
+  else if (message.kind == CONTROL_LISTEN) open_service(message.value, host);
   else close(host);
 }
 
@@ -476,21 +504,31 @@ static void on_deadline(struct connection *c) {
   else end_connection(c);
 }
 
-/// Ends those whose time is over. How long to wait for the next, in ms; -1: for ever.
+/// Ends those whose time is over. When to do so next; 0: never.
+static uint64_t tend_lane(struct lane *l, uint64_t now) {
+  if (l->open_ns != 0 && now >= l->open_ns) open_doors(l);
+  uint64_t next = l->open_ns;
+  for (int state = 0; state < STATES; state++) {
+    for (struct connection *c = l->lists[state].first, *after; c != NULL; c = after) {
+      after = c->next;
+      if (c->deadline_ns == 0) continue;
+      if (now >= c->deadline_ns) on_deadline(c);
+      else if (next == 0 || c->deadline_ns < next) next = c->deadline_ns;
+    }
+  }
+  return next;
+}
+
+/// Ends those of all lanes whose time is over. How long to wait for the next, in ms; -1: for ever.
 static int tend_deadlines(void) {
   if (r.next_deadline_ns == 0) return -1;
   uint64_t now = now_ns();
   if (now >= r.next_deadline_ns) {
     r.next_deadline_ns = 0;
-    if (r.doors_open_ns != 0 && now >= r.doors_open_ns) open_doors();
-    uint64_t next = r.doors_open_ns;
-    for (int state = 0; state < STATES; state++) {
-      for (struct connection *c = r.lists[state].first, *after; c != NULL; c = after) {
-        after = c->next;
-        if (c->deadline_ns == 0) continue;
-        if (now >= c->deadline_ns) on_deadline(c);
-        else if (next == 0 || c->deadline_ns < next) next = c->deadline_ns;
-      }
+    uint64_t next = 0;
+    for (struct lane *l = r.lanes; l < r.lanes + LANES; l++) {
+      uint64_t of_lane = tend_lane(l, now);
+      if (of_lane != 0 && (next == 0 || of_lane < next)) next = of_lane;
     }
     r.next_deadline_ns = next;
   }
@@ -501,7 +539,8 @@ static int tend_deadlines(void) {
 
 /// As many descriptors as there may be, and connections accordingly.
 static void arrange_limits(void) {
-  enum { WANTED = 2 * MOST_CONNECTIONS + MOST_WAITING + OTHER_DESCRIPTORS };
+  enum { OF_SERVICES = MOST_SERVICES * (2 * MOST_OF_SERVICE + MOST_WAITING_FOR_SERVICE) };
+  enum { WANTED = 2 * MOST_CONNECTIONS + MOST_WAITING + OTHER_DESCRIPTORS + OF_SERVICES };
   struct rlimit limit = {.rlim_cur = WANTED, .rlim_max = WANTED};
   struct rlimit old;
   if (getrlimit(RLIMIT_NOFILE, &old) != 0) old = (struct rlimit){.rlim_cur = 256, .rlim_max = 256};
@@ -511,9 +550,15 @@ static void arrange_limits(void) {
     limit.rlim_max = old.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0) limit.rlim_cur = old.rlim_cur;
   }
-  r.most = limit.rlim_cur >= WANTED                             ? MOST_CONNECTIONS
-           : limit.rlim_cur > MOST_WAITING + OTHER_DESCRIPTORS ? (limit.rlim_cur - MOST_WAITING - OTHER_DESCRIPTORS) / 2
-                                                                : 0;
+  for (struct lane *l = r.lanes + 1; l < r.lanes + LANES; l++) {
+    l->most = MOST_OF_SERVICE;
+    l->most_waiting = MOST_WAITING_FOR_SERVICE;
+  }
+  r.lanes->most_waiting = MOST_WAITING;
+  // Where there are fewer, services and the way out do compete.
+  r.lanes->most = limit.rlim_cur >= WANTED                             ? MOST_CONNECTIONS
+                  : limit.rlim_cur > MOST_WAITING + OTHER_DESCRIPTORS ? (limit.rlim_cur - MOST_WAITING - OTHER_DESCRIPTORS) / 2
+                                                                       : 0;
 }
 
 void run_relay(int handed) {
@@ -528,5 +573,10 @@ void run_relay(int handed) {
   if (!loop_open() || !loop_watch(&r.handed, EPOLLIN)) _exit(1);
   if (has_proxy() && !relay_open_door(&proxy, FD_PROXY)) _exit(1);
   if (has_capture() && !capture_serve()) _exit(1);
+  for (unsigned service = 1; service <= MOST_SERVICES; service++) {
+    int fd = FD_SERVICE + (int)service - 1;
+    if (has_service(service)) open_service(service, fd);
+    else close(fd);
+  }
   for (;;) loop_turn(tend_deadlines());
 }

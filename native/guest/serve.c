@@ -64,7 +64,7 @@ bool tell_init(const struct control *message, int fd) {
 static void hello(void) {
   unsigned char payload[12 + sizeof WARREN_VERSION];
   put32(payload, PROTOCOL);
-  put32(payload + 4, has_capture() ? FEATURE_CAPTURE : 0);
+  put32(payload + 4, FEATURE_SERVICES | (has_capture() ? FEATURE_CAPTURE : 0));
   put32(payload + 8, sizeof WARREN_VERSION - 1);
   memcpy(payload + 12, WARREN_VERSION, sizeof WARREN_VERSION - 1);
   send_frame(FD_CONN, OUT_INFO, payload, 12 + sizeof WARREN_VERSION - 1);
@@ -99,6 +99,7 @@ static void answer(unsigned type, struct fields *f) {
     case REQ_WATCH: do_watch(f); break;
     case REQ_DIAL: do_dial(f); break;
     case REQ_ACCEPT: do_accept(f); break;
+    case REQ_LISTEN: do_listen(f); break;
     case REQ_DATAGRAMS: do_datagrams(f); break;
     default: send_error(FD_CONN, ENOSYS, "a request of an unknown type"); break;
   }

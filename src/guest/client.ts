@@ -1,11 +1,11 @@
 import type { Connect } from "./connection.ts";
 import { datagrams } from "./datagrams.ts";
 import { brokenProtocol } from "./decoder.ts";
-import { accept, dial } from "./dial.ts";
+import { accept, acceptService, dial } from "./dial.ts";
 import { encodeFrame } from "./encoder.ts";
 import { type ErrnoOverrides, linuxErrno } from "./errors.ts";
 import { readStat, toFileInfo } from "./file-info.ts";
-import { FEATURE_CAPTURE, PROTOCOL, replies, requests } from "./frames.ts";
+import { FEATURE_CAPTURE, FEATURE_SERVICES, PROTOCOL, replies, requests } from "./frames.ts";
 import { list } from "./list.ts";
 import { logs } from "./logs.ts";
 import { waitMain } from "./main-command.ts";
@@ -82,11 +82,16 @@ export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeo
       const frame = encodeFrame(requests.hello).finish();
       const r = readPayload(await ask(connect, { ...answer, frame, reply: replies.info, subject: "hello" }));
       const protocol = r.u32();
-      const captures = (r.u32() & FEATURE_CAPTURE) !== 0;
+      const features = r.u32();
       const version = r.str().toString("utf8").slice(0, 64);
       r.end();
       if (protocol !== PROTOCOL) throw brokenProtocol(`version ${protocol} of it`);
-      return { protocol, version, captures };
+      return {
+        protocol,
+        version,
+        captures: (features & FEATURE_CAPTURE) !== 0,
+        hasServices: (features & FEATURE_SERVICES) !== 0,
+      };
     },
     spawn: (request, options) =>
       spawn(connect, request, { signal: options?.signal, answerTimeoutMs: spawnMs }),
@@ -145,5 +150,11 @@ export function createGuestClient(connect: Connect, timeouts: Partial<GuestTimeo
     datagrams: (port, sink) => datagrams(connect, port, sink, answer),
     dial: (port, options = {}) => dial(connect, port, options, answer),
     accept: (signal) => accept(connect, signal, answer),
+    async listen(service, at) {
+      const [path, port] = "path" in at ? [checkPath(at.path), 0] : ["", at.port];
+      const subject = path === "" ? `port ${port} of the sandbox` : quote(path);
+      await order(encodeFrame(requests.listen).u8(service).str(path).u16(port).finish(), subject);
+    },
+    acceptService: (service, signal) => acceptService(connect, service, signal, answer),
   };
 }

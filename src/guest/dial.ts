@@ -7,7 +7,7 @@ import { encodeFrame } from "./encoder.ts";
 import { errnoError, guestGone, guestSilent, linuxErrno, parseError } from "./errors.ts";
 import { acceptedKinds, HEADER_BYTES, MAX_REPLY_BYTES, replies, requests } from "./frames.ts";
 import { readPayload } from "./reader.ts";
-import type { AcceptedConnection } from "./types.ts";
+import type { AcceptedConnection, ServiceNumber } from "./types.ts";
 
 /** How long connecting inside may take, when nothing is said. */
 const DEFAULT_TIMEOUT_MS = 10_000;
@@ -52,17 +52,40 @@ export async function accept(
   signal: AbortSignal,
   limits: { answerTimeoutMs: number },
 ): Promise<AcceptedConnection> {
+  const request = encodeFrame(requests.accept).finish();
+  const { socket, payload } = await acceptNext(connect, { request, signal, ...limits });
+  const target = parseTarget(payload);
+  return target ? { socket, target } : { socket };
+}
+
+/** The next connection of a program inside to a service of the host. */
+export async function acceptService(
+  connect: Connect,
+  service: ServiceNumber,
+  signal: AbortSignal,
+  limits: { answerTimeoutMs: number },
+): Promise<Duplex> {
+  const request = encodeFrame(requests.accept).u8(service).finish();
+  const { socket, payload } = await acceptNext(connect, { request, signal, ...limits });
+  if (payload.length === 1 && payload[0] === acceptedKinds.service) return socket;
+  socket.on("error", () => {}).destroy();
+  throw brokenProtocol("another connection than one to a service");
+}
+
+async function acceptNext(
+  connect: Connect,
+  { request, signal, ...limits }: { request: Buffer; signal: AbortSignal; answerTimeoutMs: number },
+): Promise<{ socket: Duplex; payload: Buffer }> {
   const socket = await connectInTime(connect, { ...limits, signal });
   socket.allowHalfOpen = true;
   const onAbort = () => void socket.destroy();
   signal.addEventListener("abort", onAbort, { once: true });
   try {
-    socket.write(encodeFrame(requests.accept).finish());
+    socket.write(request);
     const { type, payload } = await readFrame(socket);
-    if (type === replies.error) throw errnoError(parseError(payload).errno, "the sandbox's proxy port");
+    if (type === replies.error) throw errnoError(parseError(payload).errno, "the sandbox's connections");
     if (type !== replies.ok) throw brokenProtocol(`frame ${type} to one who accepts`);
-    const target = parseTarget(payload);
-    return target ? { socket, target } : { socket };
+    return { socket, payload };
   } catch (error) {
     socket.on("error", () => {}).destroy();
     throw signal.aborted ? cancelled(signal) : error;

@@ -2,6 +2,7 @@ import { WarrenError } from "../contracts/errors.ts";
 import { HEADER_BYTES, MAX_DATA_BYTES, MAX_REQUEST_BYTES } from "./frames.ts";
 
 export interface FrameEncoder {
+  u8(value: number): FrameEncoder;
   u16(value: number): FrameEncoder;
   u32(value: number): FrameEncoder;
   u64(value: number | bigint): FrameEncoder;
@@ -22,6 +23,7 @@ export function encodeFrame(type: number): FrameEncoder {
     return encoder;
   };
   const encoder: FrameEncoder = {
+    u8: (value) => add(Buffer.from([value])),
     u16(value) {
       const b = Buffer.allocUnsafe(2);
       b.writeUInt16LE(value);

@@ -5,6 +5,8 @@ export const HEADER_BYTES = 5;
 
 /** Of INFO: the guest captures connections. */
 export const FEATURE_CAPTURE = 1;
+/** It listens for services of the host. */
+export const FEATURE_SERVICES = 2;
 
 /** Largest payload of a request. */
 export const MAX_REQUEST_BYTES = 1 << 20;
@@ -30,6 +32,7 @@ export const requests = {
   watch: 0x18,
   dial: 0x20,
   accept: 0x21,
+  listen: 0x22,
   datagrams: 0x23,
 } as const;
 
@@ -62,7 +65,7 @@ export const replies = {
 } as const;
 
 /** The first byte of what ACCEPT is answered with. */
-export const acceptedKinds = { proxy: 0, captured: 1 } as const;
+export const acceptedKinds = { proxy: 0, captured: 1, service: 2 } as const;
 export const spawnFlags = { tty: 1, stdin: 2, detached: 4 } as const;
 export const writeFlags = { parents: 1, append: 2, mustNotExist: 4 } as const;
 export const exitFlags = { timedOut: 1, stdoutCut: 2, stderrCut: 4, killed: 8 } as const;

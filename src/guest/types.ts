@@ -62,6 +62,8 @@ export interface GuestInfo {
   version: string;
   /** Programs that know no proxy have their way out too. */
   captures: boolean;
+  /** It knows `listen`. */
+  hasServices: boolean;
 }
 
 /** A connection of a program inside, as raw bytes; each direction ends by itself. */
@@ -74,6 +76,11 @@ export interface AcceptedConnection {
     port: number;
   };
 }
+
+/** Services of the host that a guest can listen for; which one a number is, is the host's to say. */
+export type ServiceNumber = 1 | 2;
+/** A Unix socket for every user inside, by its absolute path, or a port of 127.0.0.1. */
+export type ServicePlace = { path: string } | { port: number };
 
 /**
  * The host's side of one sandbox's guest. Each call makes its own connection. The guest is hostile: answers are parsed
@@ -117,6 +124,10 @@ export interface GuestClient {
   dial(port: number, options?: { host?: string; timeoutMs?: number }): Promise<Duplex>;
   /** The next connection of a program inside that leads out. Throws `unsupported` when the guest has no proxy port. */
   accept(signal: AbortSignal): Promise<AcceptedConnection>;
+  /** Has programs inside reach a service of the host from now on, at one place. They can already: success. */
+  listen(service: ServiceNumber, at: ServicePlace): Promise<void>;
+  /** The next connection of a program inside to it, as raw bytes. Throws `unsupported` before `listen`. */
+  acceptService(service: ServiceNumber, signal: AbortSignal): Promise<Duplex>;
 }
 
 /** `connect` is the runtime's, bound to one sandbox. */

@@ -11,6 +11,7 @@ import {
   childrenOf,
   drain,
   frame,
+  freePort,
   type GuestOptions,
   isSanitized,
   processStatus,
@@ -19,15 +20,6 @@ import {
   startGuest,
   until,
 } from "./harness.ts";
-
-/** The guest runs in this test's own network, so the port must be one that nobody has. */
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address() as net.AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** Processor time that it has used, in the kernel's unit. */
 async function ticksOf(pid: number): Promise<number> {

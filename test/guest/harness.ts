@@ -122,6 +122,15 @@ export async function until<T>(condition: () => T | Promise<T>, timeoutMs = 10_0
   }
 }
 
+/** The guest runs in a test's own network, so the port must be one that nobody has. */
+export async function freePort(): Promise<number> {
+  const server = net.createServer().listen(0, "127.0.0.1");
+  await new Promise((resolve) => server.once("listening", resolve));
+  const { port } = server.address() as net.AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
 export interface RunResult extends GuestExit {
   stdout: string;
   stderr: string;

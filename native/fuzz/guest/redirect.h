@@ -51,6 +51,8 @@
 #define inotify_rm_watch(fd, wd) ((void)(fd), (void)(wd))
 #define socket(...) fuzz_new_fd()
 #define connect(fd, a, n) fuzz_connect(fd)
+#define bind(fd, a, n) ((void)(a), fuzz_connect(fd))
+#define listen(fd, n) 0
 #define getsockopt(...) fuzz_getsockopt(__VA_ARGS__)
 #define setsockopt(...) 0
 #define shutdown(fd, how) 0
