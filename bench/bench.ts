@@ -40,6 +40,8 @@ export interface BenchOptions {
     churn: number;
     /** MiB that go each way. */
     mebibytes: number;
+    /** And over HTTPS, in each version of HTTP. */
+    httpsMebibytes: number;
   };
   /** Size of the large file. */
   largeBytes: number;

@@ -2,11 +2,14 @@
 // argv: the order as JSON. Says what it measured as JSON.
 import { once } from "node:events";
 import http from "node:http";
+import http2 from "node:http2";
 import net from "node:net";
 import tls from "node:tls";
 
-const { what, proxy, ports, count, atOnce } = JSON.parse(process.argv[2]);
-const HOST = "127.0.0.1";
+const { what, proxy, host: HOST, ports, count, atOnce } = JSON.parse(process.argv[2]);
+/** Bytes that the server may be ahead in HTTP/2. Browsers and curl give as much or more. */
+const WINDOW = 4 << 20;
+const rate = (ms) => (count * 2 ** 20) / 1e6 / (ms / 1000);
 const timed = async (task) => {
   const start = performance.now();
   await task();
@@ -15,7 +18,12 @@ const timed = async (task) => {
 
 /** A connection to this port of the server. */
 async function open(port) {
-  const socket = net.connect({ host: HOST, port: proxy ?? port, allowHalfOpen: true, noDelay: true });
+  const socket = net.connect({
+    host: proxy ? "127.0.0.1" : HOST,
+    port: proxy ?? port,
+    allowHalfOpen: true,
+    noDelay: true,
+  });
   // What breaks it shows where something is waited for.
   socket.on("error", () => {});
   if (!proxy) {
@@ -46,15 +54,76 @@ function ended(socket, event) {
   });
 }
 
+/** TLS in this protocol. Whose it is, the server's or the engine's, is not what is measured. */
+async function secure(protocol) {
+  const socket = tls.connect({
+    socket: await open(ports.https),
+    rejectUnauthorized: false,
+    ALPNProtocols: [protocol],
+  });
+  socket.on("error", () => {});
+  return socket;
+}
+
 /** One HTTPS request on a connection of its own. */
 async function request() {
-  const socket = tls.connect({ socket: await open(ports.https), rejectUnauthorized: false });
-  socket.on("error", () => {});
-  socket.write("GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+  const socket = await secure("http/1.1");
+  socket.write(`GET / HTTP/1.1\r\nHost: ${HOST}:${ports.https}\r\nConnection: close\r\n\r\n`);
   let text = "";
   for await (const chunk of socket) text += chunk.toString("latin1");
   if (!text.startsWith("HTTP/1.1 200")) throw new Error(`answered with ${JSON.stringify(text.slice(0, 50))}`);
   socket.destroy();
+}
+
+/** Sends so many MiB, and does not wait for them to arrive. */
+async function send(stream) {
+  const piece = Buffer.alloc(1 << 20);
+  for (let i = 0; i < count; i++) if (!stream.write(piece)) await once(stream, "drain");
+}
+
+const HEADER_END = "\r\n\r\n";
+
+/** By hand, so that little of what is measured is this client. */
+async function http1(way) {
+  const socket = await secure("http/1.1");
+  const length = way === "up" ? `Content-Length: ${count << 20}\r\n` : "";
+  const line = way === "up" ? "POST / HTTP/1.1" : `GET /${count} HTTP/1.1`;
+  socket.write(`${line}\r\nHost: ${HOST}:${ports.https}\r\nConnection: close\r\n${length}\r\n`);
+  if (way === "up") await send(socket);
+  let head;
+  let bytes = 0;
+  for await (const chunk of socket) {
+    bytes += chunk.length;
+    if (head !== undefined) continue;
+    const end = chunk.indexOf(HEADER_END);
+    if (end < 0) throw new Error("a header in pieces");
+    head = chunk.toString("latin1", 0, end);
+    bytes -= end + HEADER_END.length;
+  }
+  if (!head.startsWith("HTTP/1.1 200")) throw new Error(head);
+  return bytes;
+}
+
+async function http2Exchange(way) {
+  const socket = await secure("h2");
+  const authority = `https://${HOST}:${ports.https}`;
+  const session = http2.connect(authority, {
+    createConnection: () => socket,
+    settings: { initialWindowSize: WINDOW },
+  });
+  session.once("connect", () => session.setLocalWindowSize(WINDOW));
+  session.on("error", () => {});
+  const stream = session.request(
+    way === "up" ? { ":method": "POST", ":path": "/" } : { ":path": `/${count}` },
+  );
+  if (way === "up") await send(stream);
+  stream.end();
+  const [headers] = await once(stream, "response");
+  if (headers[":status"] !== 200) throw new Error(`answered with ${headers[":status"]}`);
+  let bytes = 0;
+  for await (const chunk of stream) bytes += chunk.length;
+  session.destroy();
+  return bytes;
 }
 
 /** One HTTP request on a kept connection. */
@@ -64,7 +133,7 @@ function keptRequest(agent) {
       ? { port: proxy, path: `http://${HOST}:${ports.http}/`, headers: { host: `${HOST}:${ports.http}` } }
       : { port: ports.http, path: "/" };
     http
-      .get({ host: HOST, agent, ...target }, (response) => {
+      .get({ host: "127.0.0.1", agent, ...target }, (response) => {
         if (response.statusCode !== 200) reject(new Error(`answered with ${response.statusCode}`));
         response.resume().once("end", resolve).once("error", reject);
       })
@@ -149,6 +218,23 @@ const orders = {
       }),
     };
   },
+  /** MB/s of so many MiB each way over HTTPS. */
+  async httpsThroughput() {
+    const rates = {};
+    for (const [protocol, exchange] of [
+      ["HTTP/1.1", http1],
+      ["HTTP/2", http2Exchange],
+    ]) {
+      for (const way of ["down", "up"]) {
+        const ms = await timed(async () => {
+          const bytes = await exchange(way);
+          if (way === "down" && bytes !== count << 20) throw new Error(`${bytes} bytes came`);
+        });
+        rates[protocol] = { ...rates[protocol], [way]: rate(ms) };
+      }
+    }
+    return rates;
+  },
   /** MB/s of so many MiB each way. */
   async throughput() {
     const order = (letter) => {
@@ -156,7 +242,6 @@ const orders = {
       bytes.writeUInt32BE(count, 1);
       return bytes;
     };
-    const rate = (ms) => (count * 2 ** 20) / 1e6 / (ms / 1000);
     const down = await timed(async () => {
       const socket = await open(ports.raw);
       let bytes = 0;
@@ -171,9 +256,8 @@ const orders = {
     });
     const up = await timed(async () => {
       const socket = await open(ports.raw);
-      const piece = Buffer.alloc(1 << 20);
       socket.write(order("u"));
-      for (let i = 0; i < count; i++) if (!socket.write(piece)) await once(socket, "drain");
+      await send(socket);
       await ended(socket, "data");
       socket.destroy();
     });

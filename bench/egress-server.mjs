@@ -1,11 +1,13 @@
 // Run by phases/egress.ts: what the clients of egress-client.mjs reach. Ports by IPC; argv: certificate and key files.
 import { readFileSync } from "node:fs";
 import http from "node:http";
-import https from "node:https";
+import http2 from "node:http2";
 import net from "node:net";
 
 const MiB = Buffer.alloc(1 << 20);
 const BACKLOG = 4096;
+/** Bytes that a client may be ahead in HTTP/2: what servers that take uploads give. */
+const WINDOW = 4 << 20;
 const raw = new Set();
 /** Of the client that holds the others. */
 let bench;
@@ -46,16 +48,35 @@ const rawServer = net.createServer({ allowHalfOpen: true, noDelay: true }, (sock
     }
   });
 });
-const answer = (_request, response) => response.end("hello\n");
+/** `/` says hello, `/N` sends so many MiB, and what is sent with POST is answered when all of it has come. */
+function answer(request, response) {
+  if (request.method === "POST") return void request.resume().once("end", () => response.end("all\n"));
+  let left = Number(request.url.slice(1));
+  if (left === 0) return void response.end("hello\n");
+  response.setHeader("content-length", left * MiB.length);
+  const send = () => {
+    while (left-- > 0) {
+      if (!response.write(MiB)) return void response.once("drain", send);
+    }
+    response.end();
+  };
+  send();
+}
 const [cert, key] = process.argv.slice(2, 4).map((path) => readFileSync(path));
-const servers = [https.createServer({ cert, key }, answer), http.createServer(answer), rawServer];
+const secure = () =>
+  http2.createSecureServer({ cert, key, allowHTTP1: true, settings: { initialWindowSize: WINDOW } }, answer);
+// The same twice: a sandbox has a secret for the last one, whose host may then not be spoken to in clear.
+const servers = [secure(), http.createServer(answer), rawServer, secure()];
+for (const server of [servers[0], servers[3]])
+  server.on("session", (session) => session.setLocalWindowSize(WINDOW));
 
 const ports = await Promise.all(
   servers.map(
-    (server) =>
+    (server, i) =>
       new Promise((resolve, reject) => {
         server.once("error", reject);
-        server.listen({ port: 0, host: "127.0.0.1", backlog: BACKLOG }, () => resolve(server.address().port));
+        const host = i === servers.length - 1 ? "127.0.0.2" : "127.0.0.1";
+        server.listen({ port: 0, host, backlog: BACKLOG }, () => resolve(server.address().port));
       }),
   ),
 );

@@ -34,6 +34,7 @@ const results = await runBench({
           connections: Number(values.connections),
           churn: Number(values.churn),
           mebibytes: 256,
+          httpsMebibytes: 100,
         },
       }),
   largeBytes: 100 * 2 ** 20,

@@ -9,6 +9,7 @@ import { createNodeClient } from "../../src/client/node/index.ts";
 import { EGRESS_PROXY_PORT } from "../../src/contracts/constants.ts";
 import { BASE } from "../report/table.ts";
 import { which } from "../subjects/process.ts";
+import { trustFileIn } from "../subjects/warren-server.ts";
 import type { Phase, PhaseContext } from "./phase.ts";
 
 // From bench/phases/ as from dist/bench/.
@@ -16,28 +17,46 @@ const program = (name: string) => fileURLToPath(new URL(`../../bench/${name}`, i
 /** For the rates. */
 const AT_ONCE = 16;
 const TIMEOUT_MS = 600_000;
+const HOST = "127.0.0.1";
+/** What a secret is for can't be spoken to in clear. */
+const SECRET_HOST = "127.0.0.2";
+/** As long as a token of the usual services. */
+const SECRET = "bench_pat_11AAVGSJI0yuxScy53jEJr_tAVAQLzWLhGyqQKaw3";
 /** Until a proxy that was started listens. */
 const START_MS = 10_000;
 
-export const egressWho = { direct: "direct", tinyproxy: "tinyproxy" } as const;
+export const egressWho = {
+  direct: "direct",
+  tinyproxy: "tinyproxy",
+  /** As Warren, but TLS ends at the engine, which adds a secret to each request. */
+  secret: "Warren HTTP (crun), with a secret",
+} as const;
 
 interface Order {
-  what: "latency" | "httpsRate" | "httpRate" | "hold" | "churn" | "throughput";
+  what: "latency" | "httpsRate" | "httpRate" | "hold" | "churn" | "throughput" | "httpsThroughput";
   count: number;
   atOnce?: number;
+}
+
+/** MB/s to the client and to the server. */
+interface Rates {
+  down: number;
+  up: number;
 }
 
 /** A way from a client to the server. */
 interface Way {
   who: string;
   /** What the client measured; `egress-client.mjs` says what that is. */
-  order(order: Order): Promise<unknown>;
+  order(order: Order & { host?: string }, to?: Ports): Promise<unknown>;
   /** KiB of the processes that are in between, by what they are. */
   memory(): Promise<Record<string, number>>;
   /** Without garbage, where there is some. */
   usedKiB?(): Promise<number>;
   /** It ends each connection after one request. */
   keepsNone?: true;
+  /** What is no HTTPS goes the same way as somebody else's. */
+  httpsOnly?: true;
   close(): Promise<void>;
 }
 
@@ -51,7 +70,8 @@ export const egressPhase: Phase = async (context) => {
   const server = await startServer(context.scratch);
   const ways: Way[] = [];
   try {
-    ways.push(await throughWarren(context, server.ports), directly(server.ports));
+    const warren = await throughWarren(context, server.ports);
+    ways.push(warren, withSecret(warren, server.ports), directly(server.ports));
     const peer = await throughTinyproxy(context, server.ports);
     if (peer) ways.push(peer);
     await measure(context, server, ways, options.egress);
@@ -67,7 +87,14 @@ async function measure(
   { recorder, isOver }: PhaseContext,
   server: Server,
   ways: readonly Way[],
-  { rounds, requests, connections, churn, mebibytes }: NonNullable<PhaseContext["options"]["egress"]>,
+  {
+    rounds,
+    requests,
+    connections,
+    churn,
+    mebibytes,
+    httpsMebibytes,
+  }: NonNullable<PhaseContext["options"]["egress"]>,
 ): Promise<void> {
   for (let round = 0; round < rounds && !isOver(); round++) {
     for (const way of ways) {
@@ -79,22 +106,26 @@ async function measure(
         ["httpsRate", `HTTPS requests, a connection each, ${AT_ONCE} at once`],
         ["httpRate", `HTTP requests over kept connections, ${AT_ONCE} at once`],
       ] as const) {
-        if (what === "httpRate" && way.keepsNone) continue;
+        if (what === "httpRate" && (way.keepsNone || way.httpsOnly)) continue;
         const order = { what, count: requests, atOnce: AT_ONCE };
         const { perSecond, failures } = (await way.order(order)) as { perSecond: number; failures: number };
         if (failures > 0) recorder.note(`egress: ${who}: ${failures} of ${requests} failed: ${title}`);
         recorder.add(title, "per second", who, perSecond);
       }
-      const { down, up } = (await way.order({ what: "throughput", count: mebibytes })) as Record<
-        string,
-        number
-      >;
-      recorder.add(`${mebibytes} MiB to the client`, "MB/s", who, down ?? Number.NaN);
-      recorder.add(`${mebibytes} MiB to the server`, "MB/s", who, up ?? Number.NaN);
+      const overHttps = await way.order({ what: "httpsThroughput", count: httpsMebibytes });
+      for (const [protocol, { down, up }] of Object.entries(overHttps as Record<string, Rates>)) {
+        recorder.add(`${httpsMebibytes} MiB over HTTPS to the client, ${protocol}`, "MB/s", who, down);
+        recorder.add(`${httpsMebibytes} MiB over HTTPS to the server, ${protocol}`, "MB/s", who, up);
+      }
+      if (way.httpsOnly) continue;
+      const { down, up } = (await way.order({ what: "throughput", count: mebibytes })) as Rates;
+      recorder.add(`${mebibytes} MiB to the client`, "MB/s", who, down);
+      recorder.add(`${mebibytes} MiB to the server`, "MB/s", who, up);
     }
   }
+  const plain = ways.filter(({ httpsOnly }) => !httpsOnly);
   for (let round = 0; round < rounds && !isOver(); round++) {
-    for (const way of ways) {
+    for (const way of plain) {
       const { ms, failures, each } = await hold(server, way, connections);
       recorder.add(`${connections} connections at once, all served`, "ms", way.who, ms);
       recorder.add(`failures of ${2 * connections} connections`, "number", way.who, failures);
@@ -105,7 +136,7 @@ async function measure(
       }
     }
   }
-  for (const way of ways) {
+  for (const way of plain) {
     if (!way.usedKiB || isOver()) continue;
     await way.order({ what: "churn", count: Math.ceil(churn / 10), atOnce: AT_ONCE });
     const before = await memoryOf(way);
@@ -154,6 +185,8 @@ interface Ports {
   https: number;
   http: number;
   raw: number;
+  /** The same as `https`; the sandbox has a secret for it. */
+  secret: number;
 }
 
 interface Server {
@@ -163,7 +196,7 @@ interface Server {
 }
 
 async function startServer(scratch: string): Promise<Server> {
-  const [cert, key] = [join(scratch, "egress.crt"), join(scratch, "egress.key")];
+  const [cert, key] = [trustFileIn(scratch), join(scratch, "egress.key")];
   execFileSync(
     "openssl",
     [
@@ -178,17 +211,18 @@ async function startServer(scratch: string): Promise<Server> {
         "-days",
         "2",
       ],
-      ...["-subj", "/CN=bench", "-keyout", key, "-out", cert],
+      ...["-subj", "/CN=bench", "-addext", `subjectAltName=IP:${SECRET_HOST}`, "-keyout", key, "-out", cert],
     ],
     { stdio: "ignore" },
   );
   const child = fork(program("egress-server.mjs"), [cert, key], { execArgv: [] });
-  const [[https = 0, http = 0, raw = 0]] = (await once(child, "message")) as [number[]];
+  const [[https = 0, http = 0, raw = 0, secret = 0]] = (await once(child, "message")) as [number[]];
   const message = async () => ((await once(child, "message")) as [{ open: number }])[0];
-  return { child, ports: { https, http, raw }, message };
+  return { child, ports: { https, http, raw, secret }, message };
 }
 
-const argument = (ports: Ports, order: Order, proxy?: number) => JSON.stringify({ ...order, ports, proxy });
+const argument = (ports: Ports, order: Order, proxy?: number) =>
+  JSON.stringify({ host: HOST, ...order, ports, proxy });
 
 /** The client on the host. */
 async function clientHere(text: string): Promise<unknown> {
@@ -217,14 +251,21 @@ function directly(ports: Ports): Way {
 /** From inside of a sandbox of the image `host`, so that the client is the same program. */
 async function throughWarren({ server }: PhaseContext, ports: Ports): Promise<Way> {
   const api = createNodeClient({ url: server.url() });
-  const allow = Object.values(ports).map((port) => `127.0.0.1:${port}`);
-  const { id } = await api.create({ image: "host", timeout: -1, network: { allow } });
+  const { secret, ...others } = ports;
+  const guarded = `${SECRET_HOST}:${secret}`;
+  const allow = [...Object.values(others).map((port) => `${HOST}:${port}`), guarded];
+  const { id } = await api.create({
+    image: "host",
+    timeout: -1,
+    network: { allow },
+    secrets: [{ name: "TOKEN", hosts: [guarded], value: SECRET, header: {} }],
+  });
   await api.files.write(id, "/tmp/client.mjs", await readFile(program("egress-client.mjs")));
   return {
     who: BASE,
-    async order(order) {
+    async order(order, to = ports) {
       const { stdout, stderr, exit_code } = await api.exec(id, {
-        cmd: [process.execPath, "/tmp/client.mjs", argument(ports, order, EGRESS_PROXY_PORT)],
+        cmd: [process.execPath, "/tmp/client.mjs", argument(to, order, EGRESS_PROXY_PORT)],
         timeout: TIMEOUT_MS / 1000,
       });
       if (exit_code !== 0)
@@ -237,6 +278,17 @@ async function throughWarren({ server }: PhaseContext, ports: Ports): Promise<Wa
     }),
     usedKiB: () => server.usedKiB(),
     close: () => api.remove(id),
+  };
+}
+
+/** The same sandbox, whose requests to that port are intercepted. */
+function withSecret(warren: Way, ports: Ports): Way {
+  return {
+    who: egressWho.secret,
+    httpsOnly: true,
+    order: (order) => warren.order({ ...order, host: SECRET_HOST }, { ...ports, https: ports.secret }),
+    memory: async () => ({}),
+    close: async () => {},
   };
 }
 

@@ -112,6 +112,27 @@ const goals: Goal[] = [
     }),
   ),
   {
+    what: "an HTTPS request with a secret, p50, beside one without",
+    unit: "×",
+    limit: 2,
+    value: (of) => ratio(of(HTTPS, egressWho.secret), of(HTTPS, BASE)),
+  },
+  ...(["HTTP/1.1", "HTTP/2"] as const).flatMap((protocol) =>
+    (["client", "server"] as const).map(
+      (to): Goal => ({
+        what: `throughput over HTTPS with a secret, to the ${to}, ${protocol}`,
+        unit: "MB/s",
+        limit: 150,
+        atLeast: true,
+        value: (of) =>
+          of(
+            new RegExp(`^\\d+ MiB over HTTPS to the ${to}, ${protocol.replace(".", "\\.")}$`),
+            egressWho.secret,
+          ),
+      }),
+    ),
+  ),
+  {
     what: "failures of 1000 connections out of it, and 1000 more",
     unit: "",
     limit: 0,

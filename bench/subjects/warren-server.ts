@@ -46,6 +46,9 @@ interface Running {
   opened: OpenBacking;
 }
 
+/** Certificates of servers that sandboxes' secrets are for; it may come later than the engine. */
+export const trustFileIn = (scratch: string) => join(scratch, "egress.crt");
+
 export function warrenServer(backing: Backing): WarrenServer {
   let running: Promise<Running> | undefined;
   let current: Running | undefined;
@@ -61,7 +64,8 @@ export function warrenServer(backing: Backing): WarrenServer {
       process.execPath,
       [
         ...["--import", MONITOR, CLI, "serve", "--port", "0", "--json", "--log-level", "warn"],
-        ...["--state-dir", stateDir, "--max-sandboxes", "5000", ...opened.args],
+        ...["--state-dir", stateDir, "--max-sandboxes", "5000", "--trust-file", trustFileIn(scratch)],
+        ...opened.args,
       ],
       { stdio: ["ignore", "pipe", "inherit", "ipc"], env: { ...process.env, ...opened.env } },
     );

@@ -13,7 +13,7 @@ describe("the bench", () => {
       rounds: 1,
       burst: 2,
       idle: 2,
-      egress: { rounds: 1, requests: 10, connections: 20, churn: 20, mebibytes: 2 },
+      egress: { rounds: 1, requests: 10, connections: 20, churn: 20, mebibytes: 2, httpsMebibytes: 2 },
       largeBytes: 2 ** 20,
       only: [...WARREN, ...PEERS],
       signal: AbortSignal.timeout(60_000),
@@ -48,6 +48,16 @@ describe("the bench", () => {
     ]) {
       // And tinyproxy, where it is installed.
       expect(who[what], what).toEqual(expect.arrayContaining([WARREN[0], "direct"]));
+    }
+    for (const what of [
+      "HTTPS request, a connection each",
+      ...["HTTP/1.1", "HTTP/2"].flatMap((protocol) =>
+        ["client", "server"].map((to) => `2 MiB over HTTPS to the ${to}, ${protocol}`),
+      ),
+    ]) {
+      expect(who[what], what).toEqual(
+        expect.arrayContaining([WARREN[0], `${WARREN[0]}, with a secret`, "direct"]),
+      );
     }
     expect(Object.keys(who).filter((what) => what.startsWith("growth over 20 connections"))).toHaveLength(4);
     expect(results.notes.filter((note) => note.startsWith("egress"))).toEqual([]);

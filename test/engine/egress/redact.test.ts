@@ -2,6 +2,7 @@ import { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { createFinder } from "../../../src/engine/egress/intercept/finder.ts";
 import { createRedaction } from "../../../src/engine/egress/intercept/redact.ts";
 
 const SECRET = 'sk-"abc/def+ghi&sk-"xyz';
@@ -75,5 +76,45 @@ describe("redaction", () => {
       `a ${"*".repeat(17)} b ${"*".repeat(8)} c`,
     );
     expect(createRedaction([])).toBeUndefined();
+  });
+});
+
+describe("looking for texts", () => {
+  /** Of few characters, so that they begin and end alike, lie within each other, and are everywhere. */
+  const word = (min: number, max: number) =>
+    fc
+      .array(fc.constantFrom("a", "b", "\x01", "\xff"), { minLength: min, maxLength: max })
+      .map((all) => all.join(""));
+  const bytes = (text: string) => Buffer.from(text, "latin1");
+
+  it("finds each place where one of them is, and the longest there", () => {
+    fc.assert(
+      fc.property(fc.array(word(2, 9), { minLength: 1, maxLength: 6 }), word(0, 80), (texts, where) => {
+        const finder = createFinder(texts.map(bytes));
+        const found: { at: number; length: number }[] = [];
+        for (let next = finder.next(bytes(where), 0); next; next = finder.next(bytes(where), next.at + 1)) {
+          found.push(next);
+        }
+        const expected = [...where].flatMap((_, at) => {
+          const here = texts.filter((text) => where.startsWith(text, at)).map(({ length }) => length);
+          return here.length > 0 ? [{ at, length: Math.max(...here) }] : [];
+        });
+        expect(found).toEqual(expected);
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  it("finds what has any other bytes around it", () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 300 }), fc.uint8Array({ maxLength: 300 }), (before, after) => {
+        const whole = Buffer.concat([before, bytes(SECRET), after]);
+        expect(createFinder([bytes(SECRET)]).next(whole, 0)?.at).toBe(whole.indexOf(SECRET, 0, "latin1"));
+      }),
+    );
+  });
+
+  it("refuses texts that are too short to look for", () => {
+    expect(() => createFinder([bytes("ab"), bytes("c")])).toThrow(RangeError);
   });
 });
