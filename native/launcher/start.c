@@ -98,6 +98,7 @@ static void parse(struct start *s, struct in *in) {
   parse_outside(s, in);
   s->uplink.argv = in_list(in);
   s->uplink.groups = in_list(in);
+  s->uplink.flags = in_u32(in);
   // gVisor has a network stack of its own, which has no such device.
   if (!in->bad && s->uplink.argv[0] && (s->uplink.argv[0][0] != '/' || s->relay_groups[0])) in->bad = true;
   // An ordinary user's own id is 0.

@@ -24,8 +24,8 @@
 #include "wire.h"
 
 enum {
-  NETNS_FD = 3,
-  READY_FD,
+  NETNS_FD = STDIN_FILENO,
+  READY_FD = 3,
   EXIT_FD,
   FIRST_FREE_FD = 32,
   READY_MS = 20000,
@@ -89,16 +89,17 @@ static bool enter_sandbox(int userns) {
   return setns(userns, CLONE_NEWUSER) == 0 && setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0;
 }
 
-static _Noreturn void exec_stack(const struct keeper *k, int ready, int until) {
+static _Noreturn void exec_stack(const struct keeper *k, pid_t keeper, int ready, int until) {
   static char *env[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
   // What it says beyond MAX_WORDS is lost.
   signal(SIGXFSZ, SIG_IGN);
-  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  if (null >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1 && dup2(k->words, 2) == 2 && dup2(k->netns, NETNS_FD) >= 0 &&
-      dup2(ready, READY_FD) >= 0 && dup2(until, EXIT_FD) >= 0 && enter_sandbox(k->userns)) {
+  int out = k->uplink->flags & UPLINK_READY_AT_STDOUT ? ready : open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (out >= 0 && dup2(k->netns, NETNS_FD) >= 0 && dup2(out, 1) == 1 && dup2(k->words, 2) == 2 && dup2(ready, READY_FD) >= 0 &&
+      dup2(until, EXIT_FD) >= 0 && enter_sandbox(k->userns)) {
     close_from(EXIT_FD + 1);
-    execve(k->uplink->argv[0], k->uplink->argv, env);
+    // A stack that knows of no EXIT_FD ends by this, which a change of credentials would take away.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() == keeper) execve(k->uplink->argv[0], k->uplink->argv, env);
   }
   dprintf(2, "%s: %s\n", k->uplink->argv[0], strerror(errno));
   _exit(127);
@@ -121,8 +122,8 @@ static pid_t start_stack(const struct keeper *k, int *pidfd, int *hold) {
   if (make_pipe(ready) < 0 || make_pipe(until) < 0) return 0;
   ftruncate(k->words, 0);
   lseek(k->words, 0, SEEK_SET);
-  pid_t pid = fork();
-  if (pid == 0) exec_stack(k, ready[1], until[0]);
+  pid_t keeper = getpid(), pid = fork();
+  if (pid == 0) exec_stack(k, keeper, ready[1], until[0]);
   close(ready[1]);
   close(until[0]);
   *hold = until[1];

@@ -2,11 +2,15 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+// The stack closes what it doesn't know of, and says at stdout that it is ready.
+enum { UPLINK_READY_AT_STDOUT = 1 };
+
 // What connects a sandbox's network namespace to the outside: a user-mode network stack and the process that looks after it.
 struct uplink {
   // The stack's program and arguments. It runs in the sandbox's user namespace, finds the network namespace as
-  // descriptor 3, says at 4 that it is ready, and ends when 5 hangs up. Empty: the sandbox has no such network.
+  // stdin, says at descriptor 3 that it is ready, and ends when 4 hangs up. Empty: the sandbox has no such network.
   char **argv;
+  uint32_t flags;
   // Directories of cgroups that both belong to; none where the sandbox has none.
   char **groups;
 };

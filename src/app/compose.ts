@@ -154,7 +154,7 @@ async function sharedEngine(config: ServeConfig, log: Logger): Promise<NodeClien
 /** One runtime driver, loaded now. */
 export async function openRuntime(
   name: RuntimeName,
-  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "docker" | "orbMachine" | "strict">,
+  config: Pick<ServeConfig, "stateDir" | "ociProgram" | "uplink" | "docker" | "orbMachine" | "strict">,
   log: Logger,
   onStep?: OnStep,
 ): Promise<Runtime> {
@@ -168,5 +168,6 @@ export async function openRuntime(
     ...(onStep === undefined ? {} : { onStep }),
     ...(config.orbMachine === undefined ? {} : { orb: { machine: config.orbMachine } }),
     ...(config.ociProgram === undefined ? {} : { ociProgram: config.ociProgram }),
+    ...(config.uplink === undefined ? {} : { uplink: config.uplink }),
   });
 }

@@ -33,6 +33,8 @@ export interface Environment {
   runtimes?: string;
   /** WARREN_OCI_PROGRAM */
   ociProgram?: string;
+  /** WARREN_UPLINK */
+  uplink?: string;
   /** WARREN_TRUST_FILE */
   trustFile?: string;
   /** WARREN_STRICT */
@@ -73,6 +75,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     runtime: env.WARREN_RUNTIME,
     runtimes: env.WARREN_RUNTIMES,
     ociProgram: env.WARREN_OCI_PROGRAM,
+    uplink: env.WARREN_UPLINK,
     trustFile: env.WARREN_TRUST_FILE,
     strict: env.WARREN_STRICT,
     unlimited: env.WARREN_UNLIMITED,

@@ -62,7 +62,10 @@ export async function examine(config: Config): Promise<DoctorReport> {
   };
 }
 
-type Config = Pick<ServeConfig, "stateDir" | "runtime" | "ociProgram" | "docker" | "orbMachine" | "strict">;
+type Config = Pick<
+  ServeConfig,
+  "stateDir" | "runtime" | "ociProgram" | "uplink" | "docker" | "orbMachine" | "strict"
+>;
 
 async function examineRuntimes(
   names: readonly RuntimeName[],

@@ -26,6 +26,7 @@ export interface ServeFlags {
   runtime?: string;
   runtimes?: string;
   ociProgram?: string;
+  uplink?: string;
   trustFile?: string;
   strict?: boolean;
   unlimited?: boolean;
@@ -85,6 +86,9 @@ const ServeConfig = z.object({
   /** Those that sandboxes may name; the default one is among them. */
   runtimes: z.array(RuntimeChoice),
   ociProgram: z.enum(["crun", "runc"], { error: "the OCI program is crun or runc" }).optional(),
+  uplink: z
+    .enum(["slirp4netns", "pasta"], { error: "the uplink of open network is slirp4netns or pasta" })
+    .optional(),
   /** Where the runtime docker finds its daemon. */
   docker: z.custom<DockerSettings>(),
   /** Where package managers have their configuration; absent: it is not looked at. */
@@ -132,6 +136,7 @@ export function parseServeConfig(flags: ServeFlags, environment: Environment): S
     runtime,
     runtimes: usableRuntimes(flags.runtimes ?? environment.runtimes, runtime),
     ociProgram: flags.ociProgram ?? environment.ociProgram,
+    uplink: flags.uplink ?? environment.uplink,
     docker: environment.docker,
     packageManagers: environment.packageManagers,
     orbMachine: environment.orbMachine,

@@ -10,6 +10,8 @@ export interface RuntimeOptions {
   log: Logger;
   /** For `oci`: the program to run; default: the first of crun, runc that works here. */
   ociProgram?: "crun" | "runc";
+  /** For `oci`: what carries the packets of open network; default: the first that works here. */
+  uplink?: "slirp4netns" | "pasta";
   /** For `docker`: where its daemon is. */
   docker?: DockerSettings;
   /** For `podman`: the OrbStack machine that it is in. Absent: it is here. */

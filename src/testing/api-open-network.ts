@@ -152,7 +152,8 @@ export function testOpenNetwork(
       await eventually("the server", async () => (await reached(server.id, [address], 9000)).length === 1);
       const client = await open();
       expect(await reached(client.id, [address], 9000)).toEqual([]);
-      expect(await made.places.fromHost(address, 9000)).toBe(false);
+      for (const host of [address, "127.0.0.1"])
+        expect(await made.places.fromHost(host, 9000), host).toBe(false);
     });
 
     test("is there for the main command from its start", async () => {

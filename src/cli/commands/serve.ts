@@ -63,6 +63,10 @@ export function define(command: Command): void {
     )
     .option("--oci-program <name>", "crun or runc (default: WARREN_OCI_PROGRAM, else the first that works)")
     .option(
+      "--uplink <name>",
+      "what carries the packets of open network: slirp4netns or pasta (default: WARREN_UPLINK, else the first that works)",
+    )
+    .option(
       "--trust-file <file>",
       "certificates, PEM, of authorities whose servers are given secrets, beside those that this machine trusts (default: WARREN_TRUST_FILE)",
     )

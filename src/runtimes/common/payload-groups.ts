@@ -48,7 +48,7 @@ const GUEST_CPU_NANO = 1e9;
 export const GUEST_PIDS = 256;
 /** What open network takes beside it: its keeper, the stack, and buffers of connections. */
 const UPLINK_PIDS = 4;
-const UPLINK_MEMORY_BYTES = 32 * MIB;
+const UPLINK_MEMORY_BYTES = 64 * MIB;
 /**
  * Of memory: a command that starts takes a third of a MiB, node 8. What commands took before they were limited stays counted
  * here, so it is little beside the limit.

@@ -6,6 +6,7 @@ import type { ProcessId } from "../common/guest-process.ts";
 import type { LauncherGroups } from "../common/payload-groups.ts";
 import { defaultEnv, type Link, openLink } from "./launcher-link.ts";
 import type { SubordinateIds } from "./subordinate-ids.ts";
+import type { UplinkCommand } from "./uplinks/uplink.ts";
 import { encoder, launcherOps } from "./wire.ts";
 
 export interface LauncherRun {
@@ -85,7 +86,7 @@ export interface LauncherStart {
   /** For a program that can't do it itself. */
   rootReadonly?: boolean;
   /** What serves open network, and the cgroups that it belongs to. */
-  uplink?: { argv: readonly string[]; groups: readonly string[] };
+  uplink?: UplinkCommand & { groups: readonly string[] };
   /** Cgroups of a relay that hands connections over, for a program that takes no listening socket. */
   relayGroups?: readonly string[];
 }
@@ -227,7 +228,11 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .list(outside.map((mount) => mount.target))
         .u32(outside.length);
       for (const mount of outside) body.u32(outsideFlags(mount));
-      body.list(request.uplink?.argv ?? []).list(request.uplink?.groups ?? []);
+      const { argv: uplink = [], groups: uplinkGroups = [], readyAt } = request.uplink ?? {};
+      body
+        .list(uplink)
+        .list(uplinkGroups)
+        .u32(readyAt === "stdout" ? 1 : 0);
       // crun and runc copy themselves at each start unless they run from memory; runsc is large, and doesn't.
       if (!request.relayGroups) connected().keep(request.argv[0] ?? "");
       const answer = await call("start", body.finish());

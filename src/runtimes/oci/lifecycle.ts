@@ -20,7 +20,7 @@ import type { Layout, SandboxPaths } from "./layout.ts";
 import { type ContainerProgramName, findProgram, type OciProgram, ociPrograms } from "./programs.ts";
 import type { StoredSandbox } from "./sandbox-store.ts";
 import { isRootTheUser } from "./subordinate-ids.ts";
-import { uplinkArgv } from "./uplink.ts";
+import type { Uplink } from "./uplinks/uplink.ts";
 
 /** A container runtime that takes longer than this is hung: it needs 10-30 ms, seconds on a very busy host. */
 const START_TIMEOUT_MS = 60_000;
@@ -63,6 +63,8 @@ export interface StartOptions {
   /** Parents before what lies in them. */
   outside?: readonly OutsideMount[];
   paths: SandboxPaths;
+  /** What carries its packets, where it has open network. */
+  uplink?: Uplink;
   /** Program and arguments instead of the guest's: for the probe. */
   args?: readonly string[];
   /** Directory mounted at /.warren instead of the guest's: for the probe. */
@@ -158,7 +160,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
   };
 
   return {
-    async start({ program, seccomp, sandbox, binds, outside = [], paths, args, guestDir }) {
+    async start({ program, seccomp, sandbox, binds, outside = [], paths, uplink, args, guestDir }) {
       const { id } = sandbox.spec;
       const idBase = isRootTheUser(sandbox.spec, options.isRootless) ? 0 : await ids.take(id);
       const { name } = program;
@@ -167,6 +169,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
       const groups = name === "runsc" ? undefined : options.payloadGroups.plan(id, sandbox.spec);
       const handed = groups ? groups.handed.length + (groups.leave ? 1 : 0) : 0;
       const hasUplink = sandbox.spec.network === "open";
+      if (hasUplink !== (uplink !== undefined)) throw new Error("open network is what an uplink is for");
       const bundle = {
         spec: sandbox.spec,
         ownerId: options.ownerId,
@@ -215,7 +218,7 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           limits,
           enter: name === "crun" ? await options.enterGroups(id) : [],
           ...(groups ? { groups } : {}),
-          ...(hasUplink ? { uplink: { argv: uplinkArgv(), groups: await uplinkGroups(id, groups) } } : {}),
+          ...(uplink ? { uplink: { ...uplink.command(), groups: await uplinkGroups(id, groups) } } : {}),
           ...(name === "runsc"
             ? { rootReadonly: sandbox.spec.readonlyRoot, relayGroups: cgroups.dirs(id) }
             : {}),

@@ -10,7 +10,6 @@ import { nativeProgram } from "../../lib/native.ts";
 import type { CgroupHost } from "../common/cgroup.ts";
 import { refuseWeaknesses, weaknessFinding } from "../common/known-weaknesses.ts";
 import { captureFinding, probeNetworkCapture } from "../common/network-capture.ts";
-import { openFinding } from "../common/open-network.ts";
 import type { Seccomp } from "../common/seccomp.ts";
 import type { RuntimeOptions } from "../factory.ts";
 import { isUsableGvisor } from "./gvisor.ts";
@@ -26,7 +25,8 @@ import {
   ociPrograms,
 } from "./programs.ts";
 import type { SandboxStore } from "./sandbox-store.ts";
-import { uplinkMissing } from "./uplink.ts";
+import { createUplinkChoice } from "./uplinks/choice.ts";
+import type { MissingUplink, Uplink } from "./uplinks/uplink.ts";
 
 export interface Prober {
   /**
@@ -35,9 +35,9 @@ export interface Prober {
    */
   program(isolation?: Isolation): Promise<OciProgram>;
   /** Why there is no open network here, as far as is known. */
-  networkMissing(): NetworkMissing | undefined;
-  /** Tries open network, unless it has worked before. Throws `unsupported`. */
-  openNetwork(): Promise<void>;
+  networkMissing(): MissingUplink | undefined;
+  /** What carries open network: the first that works, which is tried unless it has worked before. Throws `unsupported`. */
+  uplink(): Promise<Uplink>;
   probe(): Promise<ProbeReport>;
   idle(): Promise<void>;
 }
@@ -56,8 +56,6 @@ export interface ProberOptions {
   /** Waits for a sandbox's guest. */
   greet(id: string): Promise<void>;
 }
-
-type NetworkMissing = { why: string; fix?: string };
 
 /** Debian 12's own is too old; the script takes a newer one from the same mirror's backports. */
 const INSTALL_RUNSC = "scripts/install-runsc.sh";
@@ -126,9 +124,8 @@ export function createProber(context: ProberOptions): Prober {
   const startNothing = (program: OciProgram) =>
     startProbe(program, probeSpec(program.name === "runsc" ? "gvisor" : "container", cgroupHost));
 
-  const startProbe = async (program: OciProgram, spec: RuntimeSpec): Promise<void> => {
+  const startProbe = async (program: OciProgram, spec: RuntimeSpec, uplink?: Uplink): Promise<void> => {
     const { id } = spec;
-    const isOpen = spec.network === "open";
     const paths = layout.sandbox(id);
     const noopDir = join(layout.shared, id);
     try {
@@ -143,9 +140,11 @@ export function createProber(context: ProberOptions): Prober {
         sandbox: { spec, lower: noopDir },
         binds: [],
         paths,
-        ...(isOpen ? { guestDir: context.guestDir } : { args: ["/.warren/noop", "noop"], guestDir: noopDir }),
+        ...(uplink
+          ? { uplink, guestDir: context.guestDir }
+          : { args: ["/.warren/noop", "noop"], guestDir: noopDir }),
       });
-      if (isOpen) await context.greet(id);
+      if (uplink) await context.greet(id);
       onStep("oci.probe-started");
     } finally {
       await lifecycle.finish(id);
@@ -154,38 +153,23 @@ export function createProber(context: ProberOptions): Prober {
     }
   };
 
-  let networkTrial: Promise<NetworkMissing | undefined> | undefined;
-  /** What the last look at this machine found. */
-  let networkFailed: NetworkMissing | undefined;
-  const tryNetwork = async (): Promise<NetworkMissing | undefined> => {
+  /** Nothing to say where no sandbox can be started at all: that is told otherwise. */
+  const tryUplink = async (uplink: Uplink): Promise<void> => {
     const program = (await chosen("container")).find((trial) => !trial.error)?.program;
-    const missing = uplinkMissing(context.isRootless);
-    if (missing || !program) return missing;
+    if (!program) return;
     const spec: RuntimeSpec = {
       ...probeSpec("container", cgroupHost),
       network: "open",
       reach: { rules: [], internal: ["0.0.0.0/0", "::/0"] },
     };
-    try {
-      await startProbe(program, spec);
-      onStep("oci.tried-network");
-      return undefined;
-    } catch (error) {
-      const { message } = asWarrenError(error);
-      return { why: `a trial failed: ${message}`, fix: NETWORK_FIX };
-    }
+    await startProbe(program, spec, uplink);
+    onStep("oci.tried-network");
   };
-  const chosenNetwork = async (again = false): Promise<NetworkMissing | undefined> => {
-    const before = networkTrial;
-    const trial = again
-      ? (before ?? Promise.resolve()).then(tryNetwork, tryNetwork)
-      : (before ?? tryNetwork());
-    networkTrial = trial;
-    const missing = await trial;
-    // What is mended meanwhile works without a new engine.
-    if (missing && networkTrial === trial) networkTrial = undefined;
-    return missing;
-  };
+  const uplinkChoice = createUplinkChoice({
+    wanted: options.uplink,
+    isRootless: context.isRootless,
+    attempt: tryUplink,
+  });
 
   const chosen = (isolation: Isolation) => {
     const choice = choices.get(isolation) ?? trials(isolation);
@@ -221,14 +205,8 @@ export function createProber(context: ProberOptions): Prober {
         },
       );
     },
-    networkMissing: () => uplinkMissing(context.isRootless) ?? networkFailed,
-    async openNetwork() {
-      const missing = await chosenNetwork();
-      if (!missing) return;
-      throw new WarrenError("unsupported", `there is no network open here: ${missing.why}`, {
-        ...(missing.fix === undefined ? {} : { hint: missing.fix }),
-      });
-    },
+    networkMissing: uplinkChoice.missing,
+    uplink: uplinkChoice.get,
     async probe() {
       const done = await chooseAgain("container");
       const good = done.find((trial) => !trial.error)?.program;
@@ -247,8 +225,7 @@ export function createProber(context: ProberOptions): Prober {
         ...(context.isRootless ? [gvisorNeedsRoot] : gvisorFindings(await chooseAgain("gvisor"))),
       );
       if (good) {
-        networkFailed = await chosenNetwork(true);
-        findings.push(openFinding(networkFailed ? { networkMissing: { open: networkFailed } } : {}));
+        findings.push(...(await uplinkChoice.findings()));
       }
       findings.push(captureFinding(await probeNetworkCapture()), ...(await hostFindings(cgroupHost)));
       return {
@@ -259,14 +236,10 @@ export function createProber(context: ProberOptions): Prober {
       };
     },
     async idle() {
-      await Promise.allSettled([...choices.values(), networkTrial]);
+      await Promise.allSettled([...choices.values(), uplinkChoice.idle()]);
     },
   };
 }
-
-/** What open network needs of a kernel, which most have. */
-const NETWORK_FIX =
-  "use a kernel with CONFIG_TUN, CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_CONNLIMIT and CONFIG_NFT_REJECT; see docs/network.md";
 
 function probeSpec(isolation: Isolation, host: CgroupHost): RuntimeSpec {
   return {

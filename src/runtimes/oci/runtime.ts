@@ -251,7 +251,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       checkLimits(cgroupHost, spec.limits);
       requireNetwork(spec, runtime.capabilities);
       await prober.program(spec.isolation);
-      if (spec.network === "open") await prober.openNetwork();
+      if (spec.network === "open") await prober.uplink();
       using _volumes = await volumes.hold(volumesOf(spec));
       await outside.check(spec.mounts);
       using _image = images.hold(spec.image.id);
@@ -280,10 +280,11 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       requireNetwork(sandbox.spec, runtime.capabilities);
       await outside.check(sandbox.spec.mounts);
       if (lifecycle.hasRemains(id)) await lifecycle.finish(id);
-      const [program, compiled, binds] = await Promise.all([
+      const [program, compiled, binds, uplink] = await Promise.all([
         prober.program(sandbox.spec.isolation),
         getSeccomp(),
         images.binds(sandbox.spec.image.id),
+        sandbox.spec.network === "open" ? prober.uplink() : undefined,
       ]);
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       const guest = await lifecycle.start({
@@ -293,6 +294,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
         binds,
         outside: outside.mounts(sandbox.spec),
         paths,
+        ...(uplink ? { uplink } : {}),
       });
       if (sandbox.spec.isolation === "gvisor") relayed.add(id);
       try {

@@ -131,7 +131,8 @@ function makeTop(top: string, { hostname, network }: RuntimeSpec): void {
   writeFileSync(join(top, "etc", "hostname"), `${hostname}\n`, { mode: 0o644 });
   const resolver =
     network === "open"
-      ? `nameserver ${SLIRP_NAME_SERVER}\n`
+      ? // Some uplinks carry queries by UDP only, where answers are short unless more is asked for.
+        `nameserver ${SLIRP_NAME_SERVER}\noptions edns0\n`
       : network === "host"
         ? (readSmall("/etc/resolv.conf") ?? "")
         : undefined;

@@ -123,7 +123,7 @@ export async function makeLab(): Promise<Lab> {
         internal: [host4, neighbour4, private4, "inside.test", metadata, carrierNat, address.nameServer],
         internal6: [host6, private6, nat64, sixToFour],
         named: private4,
-        hostLoopback: ["10.0.2.2", "127.0.0.1"],
+        hostLoopback: ["10.0.2.2", "127.0.0.1", "fd00::2"],
         fromHost: (to, port) => reaches(onHost, to, port),
       },
     };

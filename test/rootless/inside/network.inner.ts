@@ -4,7 +4,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openEngine } from "../../../src/engine/engine.ts";
 import { silentLogger } from "../../../src/lib/log.ts";
-import { ociPrograms } from "../../../src/runtimes/oci/programs.ts";
 import { openPodmanRuntime } from "../../../src/runtimes/podman/runtime.ts";
 import { type OpenNetworkPlaces, testOpenNetwork } from "../../../src/testing/index.ts";
 import { openTestRuntime } from "../../runtimes/oci/support/open.ts";
@@ -29,11 +28,14 @@ const hasCgroups =
   existsSync(`/sys/fs/cgroup/warren-${process.getuid?.()}`) ||
   existsSync(`/sys/fs/cgroup/memory/warren-${process.getuid?.()}`);
 
-for (const program of ociPrograms) {
+for (const [program, uplink] of [
+  ["crun", "slirp4netns"],
+  ["runc", "pasta"],
+] as const) {
   testOpenNetwork(
-    `rootless oci with ${program}`,
+    `rootless oci with ${program} and ${uplink}`,
     async () => {
-      const test = await openTestRuntime(program);
+      const test = await openTestRuntime(program, ".", { uplink });
       const engine = await openEngine({
         stateDir: test.stateDir,
         runtimes: { oci: test.runtime },

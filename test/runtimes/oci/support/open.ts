@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { expect } from "vitest";
 import type { PreparedImage, Runtime } from "../../../../src/contracts/runtime.ts";
 import { silentLogger } from "../../../../src/lib/log.ts";
+import type { RuntimeOptions } from "../../../../src/runtimes/factory.ts";
 import type { OciProgramName } from "../../../../src/runtimes/oci/programs.ts";
 import { removeState } from "../../../../src/runtimes/oci/remove-state.ts";
 import { openOciRuntime } from "../../../../src/runtimes/oci/runtime.ts";
@@ -23,13 +24,17 @@ export interface TestRuntime extends Boxes {
   close(): Promise<void>;
 }
 
-export async function openTestRuntime(ociProgram: OciProgramName, below = "."): Promise<TestRuntime> {
+export async function openTestRuntime(
+  ociProgram: OciProgramName,
+  below = ".",
+  options: Pick<RuntimeOptions, "uplink"> = {},
+): Promise<TestRuntime> {
   const top = mkdtempSync(join(tmpdir(), "woci-"));
   const stateDir = join(top, below);
   mkdirSync(stateDir, { recursive: true });
   const ownerId = `t${randomBytes(5).toString("hex")}`;
   const program = ociProgram === "runsc" ? {} : { ociProgram };
-  const open = () => openOciRuntime({ stateDir, ownerId, log: silentLogger, ...program });
+  const open = () => openOciRuntime({ stateDir, ownerId, log: silentLogger, ...program, ...options });
   let runtime = await open();
   let host: PreparedImage | undefined;
   const self: TestRuntime = {
