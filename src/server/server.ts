@@ -16,7 +16,7 @@ import { type Listener, openListener, type TlsIdentity } from "./listener.ts";
 import { isLoopbackAddress } from "./loopback.ts";
 import { type Listening, LOCAL_DOMAIN, type PreviewDomain, previewLink } from "./preview/links.ts";
 import { type Dial, Preview } from "./preview/preview.ts";
-import { previewTarget } from "./preview/target.ts";
+import { type PreviewTarget, previewTarget } from "./preview/target.ts";
 import { createPreviewTokens } from "./preview/tokens.ts";
 import { PREFIX } from "./route.ts";
 import { routes } from "./routes.ts";
@@ -180,6 +180,17 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
     return listener;
   }
 
+  /** The port that a request is for; undefined: none, so that it is the API's. */
+  function targetOf(request: IncomingMessage, previewsOnly: boolean): PreviewTarget | undefined {
+    const target = previewTarget(request, domains);
+    if (target && !preview) throw noPreviews();
+    // By path whoever reaches a server without keys gets in, and who reaches this listener is anybody on this machine.
+    if (previewsOnly && target?.form !== "host") {
+      throw new WarrenError("route_not_found", "there are only previews by name here");
+    }
+    return target;
+  }
+
   /** Ports of sandboxes first: what their host names are asked for is never ours to answer. */
   function receive(
     request: IncomingMessage,
@@ -188,13 +199,11 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
     previewsOnly: boolean,
   ): void {
     try {
-      const target = previewTarget(request, domains);
+      const target = targetOf(request, previewsOnly);
       if (target && preview) {
         note(request, response);
         void preview.serve(request, response, entrance, target);
-      } else if (target) throw noPreviews();
-      else if (previewsOnly) throw new WarrenError("route_not_found", "there are only previews here");
-      else handle(request, response, entrance);
+      } else handle(request, response, entrance);
     } catch (cause) {
       sendError(request, response, toWarrenError(cause, log));
     }
@@ -208,10 +217,8 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
     previewsOnly: boolean,
   ): void {
     try {
-      const target = previewTarget(request, domains);
-      if (target && !preview) throw noPreviews();
+      const target = targetOf(request, previewsOnly);
       if (target && preview) void preview.upgrade(request, socket, head, entrance, target);
-      else if (previewsOnly) throw new WarrenError("route_not_found", "there are only previews here");
       else if (tunnels && asksForTunnel(request)) void tunnels.upgrade(request, socket, head, entrance);
       else sockets.upgrade(request, socket, head, entrance);
     } catch (cause) {

@@ -1,51 +1,11 @@
-import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect } from "node:tls";
 import { afterAll, describe, expect, it } from "vitest";
 import { createAuthority } from "../server/certificates.ts";
-import { endProcess, isAlive, mainFile, openWorkspace, until, type Workspace } from "./workspace.ts";
-
-interface Serving extends AsyncDisposable {
-  child: ChildProcess;
-  line: { url: string; socket: string; pid: number; auth: boolean; owns_engine: boolean };
-  stdout(): string;
-  stderr(): string;
-  exit: Promise<number | null>;
-}
-
-async function serve(
-  box: Workspace,
-  args: string[] = [],
-  env: Record<string, string> = {},
-): Promise<Serving> {
-  const child = spawn(process.execPath, [mainFile, "serve", "--port", "0", "--json", ...args], {
-    env: { ...box.env, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  let stdout = "";
-  let stderr = "";
-  child.stdout.on("data", (chunk: Buffer) => {
-    stdout += chunk.toString();
-  });
-  child.stderr.on("data", (chunk: Buffer) => {
-    stderr += chunk.toString();
-  });
-  const exit = new Promise<number | null>((resolve) => child.once("exit", resolve));
-  await until(() => stdout.includes("\n") || child.exitCode !== null, "the server is ready");
-  if (!stdout.includes("\n")) throw new Error(`the server ended: ${stderr}`);
-  return {
-    child,
-    line: JSON.parse(stdout),
-    stdout: () => stdout,
-    stderr: () => stderr,
-    exit,
-    async [Symbol.asyncDispose]() {
-      if (child.pid !== undefined) await endProcess(child.pid);
-    },
-  };
-}
+import { serve } from "./serving.ts";
+import { isAlive, openWorkspace, until } from "./workspace.ts";
 
 describe("warren serve", () => {
   it("prints one line of JSON, serves, and leaves its sandboxes running when it ends", async () => {

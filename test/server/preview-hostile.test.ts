@@ -1,7 +1,9 @@
 import { connect } from "node:net";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { WebSocket, WebSocketServer } from "ws";
+import { silentLogger } from "../../src/lib/log.ts";
 import { createPreviewTokens } from "../../src/server/preview/tokens.ts";
+import { createServer } from "../../src/server/server.ts";
 import { cookieOf, KEY, PORT, previewRig, type Rig } from "./preview-rig.ts";
 import { rawExchange, upgradeRequest } from "./raw.ts";
 
@@ -247,6 +249,39 @@ describe("a page of somebody else", () => {
     expect(
       await rig.ask({ host, path: "/api/v1/sandboxes", headers: { origin: `http://${host}` } }),
     ).toMatchObject({ status: 200 });
+  });
+});
+
+describe("a listener for nothing but previews", () => {
+  it("lets nobody in without a link: neither by path, nor to a raw connection, nor to the API", async () => {
+    await using rig = await rigOf({ apiKeys: [] });
+    let port = 0;
+    const onPort = (opened: number) => {
+      port = opened;
+    };
+    const server = createServer(rig.served.api, {
+      log: silentLogger,
+      ports: { key: Buffer.alloc(32, 7), dial: rig.dial, listener: { port, onPort } },
+    });
+    onTestFinished(() => server.close());
+    await server.listenForPreviews();
+    const { token } = await rig.link();
+    const ask = (path: string, host: string, more = "Connection: close\r\n") =>
+      rawExchange(port, `GET ${path} HTTP/1.1\r\nHost: ${host}\r\n${more}\r\n`);
+    const own = `127.0.0.1:${port}`;
+    for (const path of [byPath(), byPath(`/?warren_token=${token}`), "/api/v1/health", "/api/v1/sandboxes"]) {
+      expect([path, await ask(path, own)]).toEqual([path, expect.stringMatching(/^HTTP\/1\.1 404 /)]);
+    }
+    const upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    for (const path of [byPath(), `/api/v1/sandboxes/box/ports/${PORT}/connect`]) {
+      expect(await ask(path, own, upgrade)).toMatch(/^HTTP\/1\.1 404 /);
+    }
+    expect(rig.asked).toEqual([]);
+    const name = `${PORT}-box.localhost:${port}`;
+    expect(await ask("/", name)).toMatch(/^HTTP\/1\.1 401 /);
+    expect(await ask(`/?warren_token=${token}`, name)).toMatch(/^HTTP\/1\.1 200 .*inside/s);
+    // By the listener of the API, which is for this machine's programs, the path is open to them.
+    expect(await rig.ask({ path: byPath(), host: `127.0.0.1:${rig.served.port}` })).toMatchObject(ok);
   });
 });
 
