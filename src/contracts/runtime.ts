@@ -157,6 +157,8 @@ export interface BuildOptions extends ProgressOptions {
   noCache?: boolean;
   /** Default: `none`. */
   network?: BuildNetwork;
+  /** With `open`, for a builder whose network is a sandbox's. */
+  reach?: NetworkReach;
 }
 
 /** Images by name. Throws `image_pull_failed`, `image_build_failed`, each with the last words of what failed. */

@@ -18,6 +18,7 @@ import { checkedTar } from "../lib/tar-entries.ts";
 import { createTurnstile } from "../lib/turnstile.ts";
 import { asWarrenError, type Core, refuseWhenClosing } from "./core.ts";
 import { createFacet } from "./facets.ts";
+import { openReach } from "./open-network.ts";
 import { cleanProgress } from "./progress.ts";
 
 export interface Images extends ImagesApi {
@@ -105,6 +106,7 @@ export function createImages(core: Core): Images {
               ...(target === undefined ? {} : { target }),
               ...(noCache === undefined ? {} : { noCache }),
               ...(network === undefined ? {} : { network }),
+              ...(network === "open" ? { reach: openReach({}) } : {}),
             });
           return await builds.run(build, either);
         });

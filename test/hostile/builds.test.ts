@@ -9,12 +9,13 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
-import { tmpdir } from "node:os";
+import { type AddressInfo, createServer, isIPv4 } from "node:net";
+import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { WarrenError } from "../../src/contracts/errors.ts";
-import type { BuildNetwork } from "../../src/contracts/images.ts";
+import type { BuildOptions } from "../../src/contracts/runtime.ts";
+import { hostNetworks } from "../../src/runtimes/common/open-network.ts";
 import { buildContext, tinyImage } from "../../src/testing/build-context.ts";
 import { openTestRuntime, type TestRuntime } from "../runtimes/oci/support/open.ts";
 import { type Canary, plantCanary } from "./support/canary.ts";
@@ -50,11 +51,14 @@ async function* once(bytes: Uint8Array) {
 }
 
 /** All that a build says, its failure included, which is one of ours. */
-async function build(context: AsyncIterable<Uint8Array>, network?: BuildNetwork): Promise<string> {
+async function build(
+  context: AsyncIterable<Uint8Array>,
+  network: Pick<BuildOptions, "network" | "reach"> = {},
+): Promise<string> {
   const said: string[] = [];
   const keep = (progress: object) => void said.push(JSON.stringify(progress));
   const failure = await made.runtime.images.store
-    ?.build({ tag, context, onProgress: keep, ...(network === undefined ? {} : { network }) })
+    ?.build({ tag, context, onProgress: keep, ...network })
     .then(() => undefined)
     .catch((error: unknown) => error);
   if (failure !== undefined) {
@@ -157,21 +161,37 @@ RUN busybox cat /proc/self/uid_map /proc/self/status; busybox cat /proc/1/root${
   );
 
   it(
-    "reaches no service of the host, unless it is given the host's network",
+    "reaches no service of the host, with open network neither",
     async () => {
       const server = createServer((socket) => socket.end("HTTP/1.0 200 OK\r\n\r\nof the host\n"));
       const port = await new Promise<number>((resolve) => {
-        server.listen(0, "127.0.0.1", () => resolve((server.address() as AddressInfo).port));
+        server.listen(0, "0.0.0.0", () => resolve((server.address() as AddressInfo).port));
       });
       try {
-        const context = () =>
-          buildContext({
-            dockerfile: `${tinyImage}RUN busybox wget -q -O - http://127.0.0.1:${port}/ || busybox echo closed\n`,
-          });
-        const said = await build(context());
-        expect(said).toContain('"closed"');
-        expect(said).not.toContain("of the host");
-        expect(await build(context(), "open")).toContain("of the host");
+        // A machine that is in no network has loopback only.
+        const own = hostNetworks(networkInterfaces())
+          .flatMap((network) => network.split("/").slice(0, 1))
+          .filter(isIPv4)
+          .slice(0, 2);
+        const tries = own.map(
+          (address) =>
+            `RUN busybox wget -q -O - http://${address}:${port}/ || busybox echo "${address} closed"\n`,
+        );
+        const context = () => buildContext({ dockerfile: `${tinyImage}${tries.join("")}` });
+        const internal = ["127.0.0.0/8", "10.0.0.0/8"];
+        const open = { network: "open" as const, reach: { rules: [], internal } };
+        for (const network of [{}, open]) {
+          const said = await build(context(), network);
+          for (const address of own) expect(said).toContain(`"${address} closed"`);
+          expect(said).not.toContain("of the host");
+        }
+        // Without the guard its own address is reached, and still no loopback.
+        const unguarded = await build(context(), {
+          network: "open",
+          reach: { rules: ["+0.0.0.0/0"], internal },
+        });
+        expect(unguarded).toContain(`"127.0.0.1 closed"`);
+        expect(unguarded.includes("of the host")).toBe(own.some((address) => !address.startsWith("127.")));
       } finally {
         server.close();
       }

@@ -1,6 +1,5 @@
 import { randomBytes } from "node:crypto";
-import type { BuildNetwork } from "../../contracts/images.ts";
-import type { RuntimeSpec } from "../../contracts/runtime.ts";
+import type { BuildOptions, RuntimeSpec } from "../../contracts/runtime.ts";
 import type { GuestClient } from "../../guest/types.ts";
 import { noSpace } from "../../lib/files.ts";
 import { once } from "../../lib/once.ts";
@@ -11,6 +10,7 @@ import type { Layout } from "./layout.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import type { OciProgram } from "./programs.ts";
 import type { SandboxStore } from "./sandbox-store.ts";
+import type { Uplink } from "./uplinks/uplink.ts";
 
 /**
  * A sandbox of the runtime's own in which an image is built: what a build runs is as hostile as what a sandbox runs. It has the
@@ -21,7 +21,8 @@ export interface BuildBox extends AsyncDisposable {
   guest: GuestClient;
 }
 
-export type OpenBuildBox = (network: BuildNetwork, signal: AbortSignal) => Promise<BuildBox>;
+export type BuildReach = Pick<BuildOptions, "network" | "reach">;
+export type OpenBuildBox = (reach: BuildReach, signal: AbortSignal) => Promise<BuildBox>;
 
 /**
  * Whose filter of system calls the box has: with mounts and new namespaces, as for somebody with CAP_SYS_ADMIN, which nobody there
@@ -36,7 +37,7 @@ const MAX_PROCESSES = 8192;
 /** Sandboxes of builds; no engine sees them. */
 export const isBuildId = (id: string): boolean => id.startsWith(PREFIX);
 
-function buildSpec(limits: readonly string[], network: BuildNetwork): RuntimeSpec {
+function buildSpec(limits: readonly string[], { network = "none", reach }: BuildReach): RuntimeSpec {
   return {
     id: `${PREFIX}${randomBytes(6).toString("hex")}`,
     image: { id: "host", reference: "host", env: {} },
@@ -44,7 +45,8 @@ function buildSpec(limits: readonly string[], network: BuildNetwork): RuntimeSpe
     workdir: "/",
     hostname: "build",
     labels: {},
-    network: network === "open" ? "host" : "none",
+    network,
+    ...(reach ? { reach } : {}),
     isolation: "container",
     readonlyRoot: false,
     tmpfs: [],
@@ -63,19 +65,21 @@ export interface BuildBoxOptions {
   image(id: string, signal: AbortSignal): Promise<string>;
   binds(id: string): Promise<ReadonlyBind[]>;
   program(): Promise<OciProgram>;
+  uplink(): Promise<Uplink>;
   guestOf(id: string): GuestClient;
 }
 
 export function createBuildBoxes(options: BuildBoxOptions): OpenBuildBox {
   const { layout, lifecycle, store } = options;
   const getSeccomp = once(() => prepareSeccomp(builderFilter));
-  return async (network, signal) => {
-    const spec = buildSpec(options.limits, network);
+  return async (reach, signal) => {
+    const spec = buildSpec(options.limits, reach);
     const { id } = spec;
     const end = async () => {
       await lifecycle.finish(id);
       for (const dir of await store.dirs(id)) await options.discard(dir);
     };
+    const uplink = spec.network === "open" ? await options.uplink() : undefined;
     try {
       const sandbox = { spec, lower: await options.image(spec.image.id, signal) };
       await store.create(sandbox, { asUser: false });
@@ -85,6 +89,7 @@ export function createBuildBoxes(options: BuildBoxOptions): OpenBuildBox {
         sandbox,
         binds: await options.binds(spec.image.id),
         paths: layout.sandbox(id),
+        ...(uplink ? { uplink } : {}),
       });
       const guest = options.guestOf(id);
       await guest.hello();

@@ -128,6 +128,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     image: (id, signal) => images.lower(id, { asUser: false, signal }),
     binds: (id) => images.binds(id),
     program: () => prober.program(),
+    uplink: () => prober.uplink(),
     guestOf: (id) => guestOf(id),
   });
   const images = createImages({

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { createReadStream, createWriteStream } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join, posix } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { WarrenError } from "../../../contracts/errors.ts";
@@ -88,7 +88,7 @@ export async function buildImage(
       const limit = AbortSignal.timeout(BUILD_TIMEOUT_MS);
       const ending = AbortSignal.any([guarded, limit]);
       try {
-        await using box = await options.openBox(build.network ?? "none", ending);
+        await using box = await options.openBox(build, ending);
         options.onStep("image.build-begun");
         const job = { ...options, guest: box.guest, temporary, skopeo, signal: ending };
         await endedBy(ending, runBuild(build, job, archive));
@@ -117,9 +117,6 @@ async function runBuild(build: BuildOptions, job: Job, archive: string): Promise
   const { guest } = job;
   for (const dir of [CONTEXT, `${HOME}/tmp`]) await guest.mkdir(dir, { parents: true });
   for (const [path, text] of Object.entries(settings)) await guest.writeFile(path, Buffer.from(text));
-  const resolver =
-    build.network === "open" ? await readFile("/etc/resolv.conf").catch(() => undefined) : undefined;
-  if (resolver) await guest.writeFile("/etc/resolv.conf", resolver);
   await unpackContext(build.context, guest);
   const dockerfile = await findDockerfile(build.dockerfile, guest);
   for (const [index, name] of baseImages(dockerfile.text, build.buildArgs).entries()) {
