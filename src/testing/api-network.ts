@@ -91,10 +91,16 @@ export function testApiNetwork({ test, fixture }: ApiContext): void {
     expect(await direct("elsewhere.example", server.port)).toBe("shut");
     expect(await direct("192.0.2.77", 80)).toBe("shut");
     if (!captures) return;
+    // Every name has an address inside, so a suffix tried first would be believed.
+    expect((await shell(id, "cat /etc/resolv.conf")).stdout.replace(/^#.*\n|^\n/gm, "")).toBe(
+      "nameserver 127.0.0.1\noptions ndots:0\n",
+    );
+    expect(await direct("host", server.port)).toBe("shut");
     expect(await api.network.decisions(id)).toEqual(
       expect.arrayContaining([
         expect.objectContaining({ host: "elsewhere.example", port: server.port, allowed: false }),
         expect.objectContaining({ host: "192.0.2.77", port: 80, allowed: false }),
+        expect.objectContaining({ host: "host", port: server.port, allowed: false }),
       ]),
     );
   });

@@ -6,6 +6,16 @@ import { run } from "../../lib/run.ts";
 /** Setting it up takes a millisecond. */
 const TIMEOUT_MS = 10_000;
 
+/**
+ * Whom programs in a filtered sandbox ask for names: nobody needs to listen there, the guest answers what is sent anywhere. Every
+ * name has an address for it, so no name may be tried with a suffix first: there is no list of them, and `ndots:0` has each name tried as
+ * it is before any that a program brings along.
+ */
+export const CAPTURED_RESOLVER = { nameServer: "127.0.0.1", option: "ndots:0" } as const;
+
+/** The same as /etc/resolv.conf. */
+export const capturedResolverFile = `nameserver ${CAPTURED_RESOLVER.nameServer}\noptions ${CAPTURED_RESOLVER.option}\n`;
+
 /** Whether guests on this machine's kernel can capture connections, tried in a network namespace that is gone afterwards. */
 export interface NetworkCapture {
   works: boolean;

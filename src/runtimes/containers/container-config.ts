@@ -1,5 +1,6 @@
 import type { RuntimeSpec } from "../../contracts/runtime.ts";
 import { GUEST_DIR, guestArgs, startCapabilities } from "../common/guest-program.ts";
+import { CAPTURED_RESOLVER } from "../common/network-capture.ts";
 import { guardArgs } from "../common/open-network.ts";
 import type { ApiRequest } from "./api-client.ts";
 import type { ContainerOptions, GuestMount } from "./flavor.ts";
@@ -49,7 +50,7 @@ function containerConfig(options: ContainerOptions): object {
     Healthcheck: { Test: ["NONE"] },
     HostConfig: {
       NetworkMode: engineNetwork(options),
-      ...(options.nameServers.length > 0 ? { Dns: options.nameServers } : {}),
+      ...resolver(options),
       IpcMode: "private",
       CgroupnsMode: "private",
       ReadonlyRootfs: spec.readonlyRoot,
@@ -82,6 +83,14 @@ function containerConfig(options: ContainerOptions): object {
       ...flavor.hostConfig,
     },
   };
+}
+
+/** Without it a container's resolv.conf is made of the engine's machine's, search list included, whatever its network is. */
+function resolver({ spec, nameServers }: ContainerOptions): object {
+  if (spec.network === "open") return nameServers.length > 0 ? { Dns: nameServers } : {};
+  if (spec.network === "host") return {};
+  // `.`: no search list.
+  return { Dns: [CAPTURED_RESOLVER.nameServer], DnsSearch: ["."], DnsOptions: [CAPTURED_RESOLVER.option] };
 }
 
 function ownMounts(guest: GuestMount, relabels: boolean): object[] {

@@ -71,8 +71,8 @@ export type GuestMount =
       dir: string;
       /** Where the guest makes its socket. */
       socketDir: string;
-      /** /etc/hosts of this sandbox, where the engine makes none. */
-      hostsFile: string;
+      /** Files of this sandbox for places where the engine makes none, and there only: their paths by where they show. */
+      ownFiles: Readonly<Record<string, string>>;
     }
   /** Of the engine's. The socket is in the sandbox only. */
   | { type: "volume"; name: string };

@@ -255,7 +255,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
                   type: "bind",
                   dir: guestDir,
                   socketDir: dirs.socketDir(spec.id),
-                  hostsFile: dirs.hostsFile(spec.id),
+                  ownFiles: dirs.ownFiles(spec),
                 }
               : { type: "volume", name: await guestVolume.ensure(spec.image.id) },
           volumeName: volumes.engineName,

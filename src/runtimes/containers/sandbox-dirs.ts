@@ -18,6 +18,7 @@ import { StoredSpec } from "../../contracts/stored-spec.ts";
 import { isGone, makeDir, readText, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { jsonOrUndefined } from "../../lib/parse.ts";
 import { connectGuest, guestUnreachable } from "../common/guest-socket.ts";
+import { capturedResolverFile } from "../common/network-capture.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { GUEST_SOCKET } from "./container-config.ts";
 
@@ -28,8 +29,8 @@ export interface SandboxDirs {
   shared: string;
   /** Where the guest of this sandbox makes its socket. */
   socketDir(id: string): string;
-  /** Its /etc/hosts. */
-  hostsFile(id: string): string;
+  /** What it has below /etc: paths of files by where they show. */
+  ownFiles(spec: Pick<RuntimeSpec, "id" | "network">): Record<string, string>;
   /** Throws when it exists. */
   create(spec: RuntimeSpec): Promise<void>;
   /** With the limits that it has now. */
@@ -73,7 +74,10 @@ export async function openSandboxDirs(
     return join(sandboxes, id);
   };
   const socketDir = (id: string) => join(dirOf(id), "run");
-  const hostsFile = (id: string) => join(dirOf(id), "hosts");
+  const ownFiles = ({ id, network }: Pick<RuntimeSpec, "id" | "network">) => ({
+    "/etc/hosts": join(dirOf(id), "hosts"),
+    ...(network === "filtered" ? { "/etc/resolv.conf": join(dirOf(id), "resolv.conf") } : {}),
+  });
   const specFile = (id: string) => join(dirOf(id), "spec.json");
   const execFile = join(root, "reached-by-exec");
   const limitsFile = (id: string) => join(dirOf(id), "limits.json");
@@ -90,7 +94,7 @@ export async function openSandboxDirs(
     needsExec: async () => (await readText(execFile)) !== undefined,
     noteExec: () => writeAtomically(execFile, ""),
     socketDir,
-    hostsFile,
+    ownFiles,
     async create(spec) {
       const dir = dirOf(spec.id);
       await mkdir(dir, { mode: 0o700 }).catch((cause: NodeJS.ErrnoException) => {
@@ -98,8 +102,11 @@ export async function openSandboxDirs(
         throw new WarrenError("sandbox_wrong_state", `the sandbox ${spec.id} exists already`);
       });
       await makeDir(socketDir(spec.id), 0o777);
-      // Those inside must be able to read it, and reach it by its mount only.
-      await writeFile(hostsFile(spec.id), hosts(spec.hostname), { mode: 0o644 });
+      // Those inside must be able to read them, and reach them by their mounts only.
+      for (const [place, file] of Object.entries(ownFiles(spec))) {
+        const text = place === "/etc/hosts" ? hosts(spec.hostname) : capturedResolverFile;
+        await writeFile(file, text, { mode: 0o644 });
+      }
       await writeAtomically(specFile(spec.id), JSON.stringify(spec));
     },
     async readSpec(id) {

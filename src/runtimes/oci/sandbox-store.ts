@@ -8,6 +8,7 @@ import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { StoredSpec } from "../../contracts/stored-spec.ts";
 import { readSmall, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { jsonOrUndefined } from "../../lib/parse.ts";
+import { capturedResolverFile } from "../common/network-capture.ts";
 import { SLIRP_NAME_SERVER } from "../common/open-network.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { type Layout, sandboxPaths } from "./layout.ts";
@@ -129,14 +130,23 @@ function makeTop(top: string, { hostname, network }: RuntimeSpec): void {
   for (const name of ["proc", "dev", "sys", ".warren", "etc"]) makeDir(join(top, name), 0o755);
   writeFileSync(join(top, "etc", "hosts"), hosts(hostname), { mode: 0o644 });
   writeFileSync(join(top, "etc", "hostname"), `${hostname}\n`, { mode: 0o644 });
-  const resolver =
-    network === "open"
-      ? // Some uplinks carry queries by UDP only, where answers are short unless more is asked for.
-        `nameserver ${SLIRP_NAME_SERVER}\noptions edns0\n`
-      : network === "host"
-        ? (readSmall("/etc/resolv.conf") ?? "")
-        : undefined;
+  const resolver = resolverFile(network);
   if (resolver !== undefined) writeFileSync(join(top, "etc", "resolv.conf"), resolver, { mode: 0o644 });
+}
+
+/** What /etc/resolv.conf says; undefined: what the image has there, since nobody could be asked. */
+function resolverFile(network: RuntimeSpec["network"]): string | undefined {
+  switch (network) {
+    case "open":
+      // Some uplinks carry queries by UDP only, where answers are short unless more is asked for.
+      return `nameserver ${SLIRP_NAME_SERVER}\noptions edns0\n`;
+    case "host":
+      return readSmall("/etc/resolv.conf") ?? "";
+    case "filtered":
+      return capturedResolverFile;
+    default:
+      return undefined;
+  }
 }
 
 /** With exactly this mode, whatever our umask is. */

@@ -59,6 +59,7 @@ export function createRequest(name: string, options: ContainerOptions, mapping?:
       utsns: { nsmode: "private" },
       cgroupns: { nsmode: "private" },
       ...(mapping === undefined ? {} : { userns: { nsmode: "private" }, idmappings: mapping }),
+      // Without a network Podman makes none.
       use_image_resolve_conf: spec.network !== "open" && spec.network !== "host",
       use_image_hosts: true,
       read_only_filesystem: spec.readonlyRoot,
@@ -112,7 +113,9 @@ function mounts({ spec, guest, volumeName }: ContainerOptions): object {
         : [
             bind(guest.dir, GUEST_DIR, "ro"),
             bind(guest.socketDir, GUEST_SOCKET_DIR, "rw", "noexec"),
-            ...(targets.includes("/etc/hosts") ? [] : [bind(guest.hostsFile, "/etc/hosts", "rw", "noexec")]),
+            ...Object.entries(guest.ownFiles)
+              .filter(([place]) => !targets.includes(place))
+              .map(([place, file]) => bind(file, place, "rw", "noexec")),
           ]),
       ...spec.tmpfs.map((mount) => tmpfs(mount.path, tmpfsOptions(mount))),
       ...binds.map((mount) => bind(mount.source, mount.target, access(mount.readonly))),

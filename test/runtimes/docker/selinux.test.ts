@@ -19,7 +19,7 @@ it("a daemon with SELinux is asked to label what is ours, and nothing else", asy
     await client.json(
       createRequest("labelled", {
         ...{ spec, labels: {}, nameServers: [], volumeName: (name: string) => name },
-        guest: { type: "bind", dir: guestDir, socketDir, hostsFile: "" },
+        guest: { type: "bind", dir: guestDir, socketDir, ownFiles: {} },
         flavor: {
           ...{ name: "docker", client, capabilities: dockerCapabilities, rlimits: {}, relabels: true },
           seccomp: "unconfined",
