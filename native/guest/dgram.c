@@ -60,21 +60,25 @@ static struct flow *find_flow(uint32_t id, bool make) {
   return &d.flows[d.count++];
 }
 
+/// Goes to the other of 127.0.0.1 and ::1 from now on: many servers that listen on "localhost" do so on ::1 only. False: it can't.
+static bool turn(struct flow *w) {
+  int other = open_socket(!w->v6);
+  if (other < 0) return false;
+  close(w->fd);
+  w->fd = other;
+  w->v6 = !w->v6;
+  return true;
+}
+
 static void deliver(struct flow *w, const unsigned char *bytes, size_t count) {
   // The third goes where the first went: what refused that one may have been meant for an earlier datagram.
   for (int tries = 0; tries < 3; tries++) {
     int error = 0;
     socklen_t size = sizeof error;
     if (send(w->fd, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) error = errno;
-    // On loopback a refusal is there at once.
+    // On loopback a refusal is there at once, unless the machine is busy: then from_server() hears of it.
     else if (getsockopt(w->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return;
-    if (error != ECONNREFUSED) return;
-    // Many servers that listen on "localhost" do so on ::1 only.
-    int other = open_socket(!w->v6);
-    if (other < 0) return;
-    close(w->fd);
-    w->fd = other;
-    w->v6 = !w->v6;
+    if (error != ECONNREFUSED || !turn(w)) return;
   }
 }
 
@@ -120,10 +124,13 @@ static bool to_host(void) {
 }
 
 /// One datagram of the server's on its way to the host. False when the host has gone.
-static bool from_server(const struct flow *w) {
-  // A refusal is told here as well; the client hears nothing, as of any server that is not there.
+static bool from_server(struct flow *w) {
   ssize_t n = recv(w->fd, d.out + HEADER_BYTES + FLOW_BYTES, MOST_BYTES, MSG_DONTWAIT);
-  if (n < 0) return true;
+  if (n < 0) {
+    // The client hears nothing, as of any server that is not there, and what it sends again goes to the other address.
+    if (errno == ECONNREFUSED) turn(w);
+    return true;
+  }
   put_header(d.out, OUT_DATAGRAM, (uint32_t)(FLOW_BYTES + n));
   put32(d.out + HEADER_BYTES, w->id);
   d.out_end = HEADER_BYTES + FLOW_BYTES + (size_t)n;

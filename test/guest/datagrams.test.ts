@@ -60,16 +60,23 @@ it("gives each flow a socket of its own, and ends with the connection", async ()
 });
 
 it("reaches a server on ::1, and one that comes back", async () => {
-  const first = await server("::1");
+  // A port that nobody else has on 127.0.0.1.
+  const placeholder = await server("127.0.0.1");
+  const first = await server("::1", placeholder.port);
+  await placeholder.close();
   const opened = await openPort(first.port);
-  opened.send(1, Buffer.from("six"));
-  await until(() => opened.heard.length === 1 || undefined);
+  // As clients of UDP do: on a busy machine the first refusal comes late, and what was refused is lost.
+  const untilAnswered = (text: string) =>
+    until(() => {
+      opened.send(1, Buffer.from(text));
+      return opened.heard.some(([, heard]) => heard === `got ${text}`) || undefined;
+    });
+  await untilAnswered("six");
   await first.close();
   opened.send(1, Buffer.from("lost"));
   const second = await server("127.0.0.1", first.port);
-  opened.send(1, Buffer.from("four"));
-  await until(() => opened.heard.length === 2 || undefined);
-  expect(opened.heard.map(([, text]) => text)).toEqual(["got six", "got four"]);
+  await untilAnswered("four");
+  expect(opened.heard.map(([, text]) => text)).not.toContain("got lost");
   await second.close();
 });
 
