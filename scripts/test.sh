@@ -45,6 +45,13 @@ node -e '
   for (const file of r.testResults)
     for (const test of file.assertionResults)
       if (test.status === "pending" || test.status === "skipped") console.log(`skipped: ${test.fullName}`);
+  // Last, where a reader of a log looks first, and where a log that was cut still has them.
+  for (const file of r.testResults) {
+    const name = require("node:path").relative(process.cwd(), file.name);
+    if (file.status === "failed" && file.message) console.log(`failed: ${name}: ${file.message.slice(0, 600)}`);
+    for (const test of file.assertionResults)
+      if (test.status === "failed") console.log(`failed: ${name}: ${test.fullName}\n  ${(test.failureMessages[0] ?? "").slice(0, 600).replaceAll("\n", "\n  ")}`);
+  }
   console.log(`warren: ${r.numPassedTests} passed, ${r.numFailedTests} failed, ${r.numPendingTests + r.numTodoTests} skipped`);
 ' "$results"
 exit $status
