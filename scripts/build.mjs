@@ -6,15 +6,12 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
-  readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { setFlagsFromString } from "node:v8";
-import { Script } from "node:vm";
 import { build } from "esbuild";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -32,25 +29,27 @@ const otherBundle = {
 };
 
 /**
- * In cli.js, modules of Node that cost milliseconds to load and that talking to a Unix socket never uses. The packages
+ * In cli.js, modules of Node that cost milliseconds to load and that a command in a sandbox of this machine never uses. The packages
  * ask for them at their top; here they are loaded when the first function of theirs is called.
  */
 const lazyModules = {
   name: "lazy-modules",
   setup({ onResolve, onLoad }) {
-    onResolve({ filter: /^(node:)?(child_process|https|tls|zlib)$/ }, ({ path, namespace }) =>
+    onResolve({ filter: /^(node:)?(child_process|crypto|http|https|tls|zlib)$/ }, ({ path, namespace }) =>
       namespace === "lazy"
         ? { path, external: true }
         : { path: path.replace("node:", ""), namespace: "lazy" },
     );
-    onLoad({ filter: /.*/, namespace: "lazy" }, async ({ path }) => ({
-      contents: Object.keys(await import(`node:${path}`))
-        .map(
-          (name) =>
-            `Object.defineProperty(exports, "${name}", { enumerable: true, get: () => require("node:${path}")["${name}"] });`,
-        )
-        .join("\n"),
-    }));
+    onLoad({ filter: /.*/, namespace: "lazy" }, async ({ path }) => {
+      const lines = Object.entries(await import(`node:${path}`)).map(([name, value]) => {
+        const real = `require("node:${path}")["${name}"]`;
+        // Packages take functions out of crypto at their top, which a property would take for a use.
+        return path === "crypto" && typeof value === "function"
+          ? `exports["${name}"] = function (...args) { return new.target ? Reflect.construct(${real}, args) : ${real}(...args); };`
+          : `Object.defineProperty(exports, "${name}", { enumerable: true, get: () => ${real} });`;
+      });
+      return { contents: lines.join("\n") };
+    });
   },
 };
 
@@ -105,10 +104,10 @@ async function buildCli() {
         "utf-8-validate",
       ],
       plugins: [otherBundle, lazyModules],
-      define: { "import.meta.url": "importMetaUrl" },
+      define: { "import.meta.filename": "__filename", "import.meta.dirname": "importMetaDirname" },
       // The whole file is one function, for src/cli/loader.cjs.
       banner: {
-        js: '(function (require, __filename, importEngine) { const importMetaUrl = require("node:url").pathToFileURL(__filename).href;',
+        js: '(function (require, __filename, importEngine) { const importMetaDirname = require("node:path").dirname(__filename);',
       },
       footer: { js: "})" },
     });
@@ -135,13 +134,18 @@ async function buildCli() {
   }
 }
 
-/** V8's code of every function in the file, for src/cli/loader.cjs. It holds for this version of Node only. */
+/**
+ * V8's code of the functions that common commands use, for src/cli/loader.cjs: of all functions it would take longer to load than
+ * it saves. It holds for this version of Node only.
+ */
 function writeCodeCache(source, cache) {
-  setFlagsFromString("--no-lazy");
-  const script = new Script(readFileSync(source, "utf8"), { filename: "cli.js" });
-  // The flags belong to what V8 compares before it accepts a cache.
-  setFlagsFromString("--lazy");
-  writeFileSync(cache, script.createCachedData());
+  const warm = spawnSync(process.execPath, [at("scripts/warm-cli.cjs"), source, cache], {
+    stdio: ["ignore", "ignore", "inherit"],
+    // A command's own settings have no say in what a build makes.
+    env: { PATH: process.env.PATH },
+    timeout: 60_000,
+  });
+  if (warm.status !== 0) throw new Error("the CLI's code could not be cached");
 }
 
 /** Another build may do the same at this moment: then the later one wins. */

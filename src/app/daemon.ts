@@ -65,6 +65,11 @@ export async function ensureEngine({ stateDir, mainFile }: EngineLocation): Prom
   }
 }
 
+/** The socket of the engine that most likely runs; undefined where none has been, or that can't be told. */
+export function likelyEngine(stateDir: string): string | undefined {
+  return checkStateDir(stateDir) ? engineSocket(stateDir) : undefined;
+}
+
 /** The socket of the engine that comes after one which is just closing, and is started when nobody else does. */
 export async function nextEngine(location: EngineLocation): Promise<string> {
   const socket = engineSocket(location.stateDir);

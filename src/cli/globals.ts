@@ -91,11 +91,16 @@ export function isLocal(command: Command): boolean {
   return url === undefined || url.startsWith("unix:");
 }
 
+export interface ConnectOptions extends Pick<NodeClientOptions, "onConnection"> {
+  /** The first call itself finds out whether this machine's engine runs; it must be one that `askAgain` makes once more. */
+  unasked?: boolean;
+}
+
 /** The API that a command works with. Starts this machine's engine when none runs and no server was named. */
 export async function connectApi(
   command: Command,
   context: CliContext,
-  { onConnection }: Pick<NodeClientOptions, "onConnection"> = {},
+  { onConnection, unasked = false }: ConnectOptions = {},
 ): Promise<ServerApi> {
   const target = resolveTarget(command.optsWithGlobals<GlobalOptions>());
   const { url, apiKey, caFile, stateDir } = target;
@@ -110,11 +115,11 @@ export async function connectApi(
     });
   };
   if (url !== undefined) return await clientOf(url);
-  const { ensureEngine, nextEngine } = await import("../app/daemon.ts");
+  const { ensureEngine, likelyEngine, nextEngine } = await import("../app/daemon.ts");
   const { askAgain } = await import("./ask-again.ts");
   const engine = { stateDir, mainFile: context.mainFile };
   return askAgain(
-    await clientOf(`unix:${await ensureEngine(engine)}`),
+    await clientOf(`unix:${(unasked && likelyEngine(stateDir)) || (await ensureEngine(engine))}`),
     async (isLeaving) => await clientOf(`unix:${await (isLeaving ? nextEngine : ensureEngine)(engine)}`),
   );
 }

@@ -5,7 +5,9 @@ const { readFileSync } = require("node:fs");
 const { Script } = require("node:vm");
 
 const filename = `${__dirname}/cli.js`;
-const script = new Script(readFileSync(filename, "utf8"), { filename, cachedData: readCache() });
+// The build writes nothing but ASCII, and this way of reading it is the fastest.
+const source = readFileSync(filename).latin1Slice();
+const script = new Script(source, { filename, cachedData: readCache() });
 // The engine's bundle is imported from here: code from a cache resolves paths against where it was compiled.
 script.runInThisContext()(require, __filename, () => import("./engine.mjs"));
 

@@ -1,8 +1,7 @@
-import { fileURLToPath } from "node:url";
 import { commandName, commands, runCli } from "./program.ts";
 
 const args = process.argv.slice(2);
-const context = { mainFile: fileURLToPath(import.meta.url), args };
+const context = { mainFile: import.meta.filename, args };
 
 async function main(): Promise<number> {
   const entry = commands[commandName(args) ?? ""];

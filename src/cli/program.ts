@@ -108,7 +108,7 @@ export async function runCli(context: CliContext): Promise<number> {
   process.on("uncaughtException", fatal).on("unhandledRejection", fatal);
   const output = { out: "", err: "" };
   try {
-    const program = await buildProgram(context, name === undefined ? [] : [name]);
+    const program = await buildProgram(context, name === undefined ? "listed" : [name]);
     captureOutput(program, output);
     if (args.length === 0) {
       await writeFully(2, program.helpInformation());
@@ -132,20 +132,26 @@ export async function runCli(context: CliContext): Promise<number> {
   }
 }
 
-/** The program with these commands in full and the others by name and summary. */
-export async function buildProgram(context: CliContext, complete: readonly string[]): Promise<Command> {
+/** The program with these commands and no others, or with all by name and summary. */
+export async function buildProgram(
+  context: CliContext,
+  wanted: readonly string[] | "listed",
+): Promise<Command> {
   const program = addGlobalOptions(new Command("warren"))
     .description("Sandboxes for AI agents, and for the code they write, on your own machine.")
-    .version(`warren ${buildInfo().version}`, "--version", "print the version of the CLI")
     .enablePositionalOptions()
     .showSuggestionAfterError()
     .exitOverride();
+  // Read from disk, and so only where it may be asked for.
+  if (wanted === "listed" || context.args.includes("--version")) {
+    program.version(`warren ${buildInfo().version}`, "--version", "print the version of the CLI");
+  }
   for (const [name, { summary, load }] of Object.entries(commands)) {
+    if (wanted !== "listed" && !wanted.includes(name)) continue;
     const command = program.command(name).description(summary);
-    if (complete.includes(name)) {
-      const { define } = await load();
-      define(command, context);
-    }
+    if (wanted === "listed") continue;
+    const { define } = await load();
+    define(command, context);
   }
   return program;
 }

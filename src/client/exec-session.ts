@@ -254,5 +254,6 @@ function parseExit(frame: Record<string, unknown>): ExecExit {
   if (typeof frame.signal === "string") exit.signal = frame.signal;
   if (typeof frame.timed_out === "boolean") exit.timed_out = frame.timed_out;
   if (typeof frame.oom_killed === "boolean") exit.oom_killed = frame.oom_killed;
+  if (typeof frame.denied === "number") exit.denied = frame.denied;
   return exit;
 }

@@ -95,6 +95,8 @@ export interface ExecExit {
   timed_out?: boolean;
   /** The kernel killed a process of this sandbox for memory while the command ran, and the command with it. */
   oom_killed?: boolean;
+  /** How many connections of the sandbox its rules of network denied while the command ran; absent where none was. */
+  denied?: number;
 }
 
 export const ExecResult = z
@@ -111,6 +113,11 @@ export const ExecResult = z
     signal: z.string().optional(),
     timed_out: z.boolean().optional(),
     oom_killed: z.boolean().optional(),
+    denied: z
+      .number()
+      .int()
+      .optional()
+      .meta({ description: "Connections of the sandbox that its rules denied while the command ran" }),
     duration_ms: z.number().optional(),
   })
   .meta({ id: "ExecResult" });

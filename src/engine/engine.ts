@@ -139,7 +139,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   const ports = createPortManager(core);
   const lifecycle = createLifecycle(core, supervisor, logs, ports, secrets);
   const reaper = createReaper(core, lifecycle.expire);
-  const execs = createExecs(core);
+  const execs = createExecs(core, egress.denials);
   const images = createImages(core);
   const stats = createStatsReader(core);
   const health = createHealthCheck(core);

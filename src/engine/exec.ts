@@ -20,6 +20,9 @@ const DEFAULT_MAX_OUTPUT = 8 * 1024 * 1024;
 /** How much later than promised a guest may answer before it counts as lost. */
 const GUEST_GRACE_MS = 5_000;
 
+/** With what the engine alone knows of it. */
+type EngineExit = GuestExit & Pick<ExecExit, "denied">;
+
 export interface Execs {
   exec(wanted: string, input: ExecRequest, signal?: AbortSignal): Promise<ExecResult>;
   execStream(wanted: string, input: ExecStreamRequest, signal?: AbortSignal): Promise<ExecSession>;
@@ -27,8 +30,8 @@ export interface Execs {
   close(): Promise<void>;
 }
 
-/** Runs commands. They don't wait for lifecycle steps nor for each other. */
-export function createExecs(core: Core): Execs {
+/** Runs commands. They don't wait for lifecycle steps nor for each other. `denials`: those of a sandbox up to now. */
+export function createExecs(core: Core, denials: (id: string) => number): Execs {
   const slots = createExecSlots(core.config);
   const budget = createOutputBudget(core.config.maxTotalOutputBytes);
   const sessions = new Set<GuestSession>();
@@ -39,11 +42,12 @@ export function createExecs(core: Core): Execs {
     record: SandboxRecord,
     request: SpawnRequest,
     signal: AbortSignal | undefined,
-  ): Promise<{ session: GuestSession; exit: Promise<GuestExit> }> {
+  ): Promise<{ session: GuestSession; exit: Promise<EngineExit> }> {
     const slot = slots.take(record.id);
     try {
       const runtime = runtimeOf(core, record);
       const oomKillsBefore = runtime.oomKills(record.id) ?? 0;
+      const deniedBefore = denials(record.id);
       core.onStep("exec.begun");
       const session = await guest.spawn(request, signal === undefined ? {} : { signal });
       core.onStep("exec.spawned");
@@ -58,7 +62,8 @@ export function createExecs(core: Core): Execs {
           // Counted only when the command itself was killed: 137 is also how a shell tells it of its child.
           const killed = how.exit_code === 137 && how.timed_out !== true;
           const oomKilled = killed && (runtime.oomKills(record.id) ?? 0) > oomKillsBefore;
-          return oomKilled ? { ...how, oom_killed: true } : how;
+          const denied = denials(record.id) - deniedBefore;
+          return { ...how, ...(oomKilled ? { oom_killed: true } : {}), ...(denied > 0 ? { denied } : {}) };
         })
         .finally(() => {
           signal?.removeEventListener("abort", kill);
@@ -177,9 +182,9 @@ async function feed(session: GuestSession, text: string): Promise<void> {
 
 async function collect(
   session: GuestSession,
-  exit: Promise<GuestExit>,
+  exit: Promise<EngineExit>,
   into: { stdout: CappedOutput; stderr: CappedOutput },
-): Promise<GuestExit> {
+): Promise<EngineExit> {
   for await (const { stream, data } of session.output) into[stream].push(data);
   return await exit;
 }
@@ -207,12 +212,13 @@ function timeLimit(
   };
 }
 
-function plainExit(how: GuestExit): ExecExit {
+function plainExit(how: EngineExit): ExecExit {
   return {
     exit_code: how.exit_code,
     ...(how.signal === undefined ? {} : { signal: how.signal }),
     ...(how.timed_out ? { timed_out: true } : {}),
     ...(how.oom_killed ? { oom_killed: true } : {}),
+    ...(how.denied ? { denied: how.denied } : {}),
   };
 }
 
@@ -221,7 +227,7 @@ function streamOf(
   core: Core,
   record: SandboxRecord,
   session: GuestSession,
-  exit: Promise<GuestExit>,
+  exit: Promise<EngineExit>,
 ): ExecSession {
   const explained = exit.then(plainExit, (error: unknown) => {
     throw whyLost(core, record, error);

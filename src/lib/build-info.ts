@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 
 export interface BuildInfo {
   version: string;
@@ -22,7 +22,7 @@ export function buildInfo(): BuildInfo {
 
 function readJson(relative: string): Record<string, unknown> {
   try {
-    return JSON.parse(readFileSync(fileURLToPath(new URL(relative, import.meta.url)), "utf8"));
+    return JSON.parse(readFileSync(join(import.meta.dirname, relative), "utf8"));
   } catch {
     return {};
   }

@@ -1,8 +1,8 @@
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 
 /** Absolute path of one of our native programs; the same from `src/` and from `dist/`. */
 export function nativeProgram(name: "warren-guest" | "warren-launcher" | "warren-seccomp"): string {
-  return fileURLToPath(new URL(`../../native/build/${name}`, import.meta.url));
+  return join(import.meta.dirname, "../../native/build", name);
 }
 
 export type GuestArch = "x64" | "arm64";

@@ -45,7 +45,10 @@ export function define(command: Command, context: CliContext): void {
     const interactive = options.interactive ?? false;
     const env = { ...terminalType(tty), ...parseEnvironment(entries) };
     const onConnection = connectionNotice();
-    const api = await connectApi(command, context, onConnection ? { onConnection } : {});
+    const api = await connectApi(command, context, {
+      ...(onConnection ? { onConnection } : {}),
+      unasked: true,
+    });
     const startedAt = Date.now();
     const exit = await runAttached(
       api,
@@ -62,7 +65,7 @@ export function define(command: Command, context: CliContext): void {
       },
       { interactive, tty },
     );
-    await sayBlocked(api, id, { since: startedAt });
+    if (exit.denied) await sayBlocked(api, id, { since: startedAt });
     process.exitCode = await exitCode(exit, options.timeout);
   });
 }

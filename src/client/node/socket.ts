@@ -3,6 +3,7 @@ import { connect } from "node:net";
 import type { RawData } from "ws";
 import { responseError } from "../failures.ts";
 import { type SocketRequest, SUBPROTOCOL, type TransportSocket } from "../transport.ts";
+import { adopt, unopened, upgradeLocally } from "./local-upgrade.ts";
 import { toResponse } from "./response.ts";
 import { type Target, trust } from "./target.ts";
 
@@ -21,18 +22,36 @@ export async function openNodeSocket(
   { path, apiKey, signal, onMessage, onClose }: SocketRequest,
   connectMs: number,
 ): Promise<TransportSocket> {
-  const { WebSocket } = await import("ws");
-  signal?.throwIfAborted();
   const { connection } = target;
-  const socket = new WebSocket(addressOf(target, path), [SUBPROTOCOL], {
-    ...("socketPath" in connection ? { createConnection: () => connect(connection.socketPath) } : {}),
-    ...(target.tls ? trust(target) : {}),
-    ...probing,
-    headers: apiKey === undefined ? {} : { "x-api-key": apiKey },
-    handshakeTimeout: connectMs,
-    maxPayload: MAX_FRAME_BYTES,
-    perMessageDeflate: false,
-  });
+  const headers: Record<string, string> = apiKey === undefined ? {} : { "x-api-key": apiKey };
+  const [{ WebSocket }, upgraded] = await Promise.all([
+    import("ws"),
+    "socketPath" in connection
+      ? upgradeLocally({
+          socketPath: connection.socketPath,
+          path: target.basePath + path,
+          headers,
+          timeoutMs: connectMs,
+          signal,
+        })
+      : undefined,
+  ]);
+  if (signal?.aborted) {
+    upgraded?.socket.destroy();
+    signal.throwIfAborted();
+  }
+  const local = upgraded && { ...upgraded, webSocket: unopened(WebSocket, GOODBYE_MS) };
+  const socket =
+    local?.webSocket ??
+    new WebSocket(addressOf(target, path), [SUBPROTOCOL], {
+      ...("socketPath" in connection ? { createConnection: () => connect(connection.socketPath) } : {}),
+      ...(target.tls ? trust(target) : {}),
+      ...probing,
+      headers,
+      handshakeTimeout: connectMs,
+      maxPayload: MAX_FRAME_BYTES,
+      perMessageDeflate: false,
+    });
   const abort = () => socket.terminate();
   signal?.addEventListener("abort", abort, { once: true });
   // Listening before the socket opens: frames may come in the same piece as the server's handshake.
@@ -50,6 +69,7 @@ export async function openNodeSocket(
       reject(new Error("the connection was closed"));
       onClose();
     });
+    if (local) adopt(local.webSocket, local, MAX_FRAME_BYTES);
   });
   return {
     send: (data) =>

@@ -22,10 +22,15 @@ export function createNodeTransport(url: string, { caFile }: { caFile?: string }
   const parsed = parseTarget(url);
   const target = parsed.tls && caFile !== undefined ? { ...parsed, ca: readCaFile(caFile) } : parsed;
   const pooling = { keepAlive: true, maxSockets: Number.POSITIVE_INFINITY, timeout: IDLE_MS };
-  const agent = target.tls ? new TlsAgent({ ...pooling, ...trust(target) }) : new Agent(pooling);
+  // Made when it is first needed: a WebSocket over a Unix socket goes without node:http.
+  let agent: Agent | undefined;
+  const theAgent = () => {
+    agent ??= target.tls ? new TlsAgent({ ...pooling, ...trust(target) }) : new Agent(pooling);
+    return agent;
+  };
   return {
     isLocal: "socketPath" in target.connection,
-    request: (request) => explained(withRetry(request, () => send(target, agent, request))),
+    request: (request) => explained(withRetry(request, () => send(target, theAgent(), request))),
     openSocket: (request) => explained(openNodeSocket(target, request, CONNECT_MS)),
   };
 }
@@ -61,6 +66,8 @@ function send(target: Target, agent: Agent, call: TransportRequest): Promise<Tra
   const options: RequestOptions = {
     ...target.connection,
     agent,
+    // Node would look whether the host is an address, with an expression that takes milliseconds to compile.
+    ...(target.tls ? {} : { servername: "" }),
     method,
     path: target.basePath + path,
     headers: { ...headers, ...lengthOf(body) },

@@ -44,6 +44,8 @@ export interface EgressManager {
   explain(wanted: string, host: string, port: number): NetworkDecision;
   /** The last ones, the oldest first. */
   decisions(wanted: string): NetworkDecision[];
+  /** How many connections have been denied since it runs. */
+  denials(id: string): number;
   close(): void;
 }
 
@@ -212,6 +214,7 @@ export function createEgressManager(
         ...(preset === undefined ? {} : { preset }),
       };
     },
+    denials: (id) => ways.get(id)?.recorder.counts().denied ?? 0,
     decisions: (wanted) => ways.get(filtered(wanted).id)?.recorder.decisions() ?? [],
     close() {
       for (const id of [...ways.keys()]) detach(id);
