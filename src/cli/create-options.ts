@@ -16,9 +16,10 @@ import {
 } from "./options.ts";
 import { parsePublish } from "./publish.ts";
 import { secretsRequest } from "./secrets.ts";
+import { type SshAgentOptions, sshAgentRequest } from "./ssh-agent.ts";
 
 /** What a sandbox is to be: the options of every command that makes one. */
-export interface CreateOptions extends NetworkOptions {
+export interface CreateOptions extends NetworkOptions, SshAgentOptions {
   image?: string;
   name?: string;
   env?: string[];
@@ -107,6 +108,15 @@ export function addCreateOptions(command: Command): Command {
       "NAME=env:VAR|file:PATH|cmd:COMMAND,host=HOST, then ,bearer or ,header=NAME: {} or ,basic=USER: stays outside, and is added to requests to the host (repeatable)",
       collect,
     )
+    .option(
+      "--ssh-agent [socket]",
+      "have programs inside sign with this machine's SSH agent, and change nothing of it; its socket is that of $SSH_AUTH_SOCK unless named",
+    )
+    .option(
+      "--ssh-agent-key <fingerprint>",
+      "with this key of it only, such as SHA256:… as ssh-add -l prints it (repeatable)",
+      collect,
+    )
     .option("--runtime <name>", "runtime driver (default: the engine's)")
     .option(
       "--isolation <level>",
@@ -141,6 +151,7 @@ export function createRequest(options: CreateOptions, isLocal: boolean): CreateS
     ...(options.publish === undefined ? {} : { ports: options.publish.map(parsePublish) }),
     ...(rules === undefined ? {} : { network: rules }),
     ...secrets,
+    ...sshAgentRequest(options, isLocal),
     ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
     ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),
   };

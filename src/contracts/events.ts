@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { NetworkDecision } from "./network.ts";
 import { SandboxInfo } from "./sandbox.ts";
+import { SshSignature } from "./ssh-agent.ts";
 
 export const sandboxEventTypes = [
   "created",
@@ -13,6 +14,7 @@ export const sandboxEventTypes = [
   "failed",
   "removed",
   "network",
+  "signature",
 ] as const;
 
 /** Something that has happened to a sandbox. */
@@ -23,6 +25,9 @@ export const SandboxEvent = z
     sandbox: SandboxInfo.meta({ description: "As it was then" }),
     decision: NetworkDecision.optional().meta({
       description: "Of `network`: what was decided, once, or `count` more times since it was last told",
+    }),
+    signature: SshSignature.optional().meta({
+      description: "Of `signature`: what the SSH agent was asked for",
     }),
   })
   .meta({ id: "SandboxEvent" });

@@ -11,5 +11,6 @@ export * from "./ports.ts";
 export * from "./runtime.ts";
 export * from "./sandbox.ts";
 export * from "./secrets.ts";
+export * from "./ssh-agent.ts";
 export * from "./storage.ts";
 export * from "./volumes.ts";

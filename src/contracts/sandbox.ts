@@ -3,6 +3,7 @@ import { isolations, NO_EXPIRY } from "./constants.ts";
 import { NetworkPolicy, NetworkRules } from "./network.ts";
 import { PortMapping, PublishedPort } from "./ports.ts";
 import { NewSecret, Secret } from "./secrets.ts";
+import { SshAgent } from "./ssh-agent.ts";
 import { MountInfo, StorageConfig } from "./storage.ts";
 
 /** den's four states and `paused`. `error` is a sandbox that failed to start or was lost. */
@@ -100,6 +101,9 @@ export const CreateSandbox = z
       description:
         "Added by the engine's proxy to requests to their hosts; inside there is a placeholder of each",
     }),
+    ssh_agent: SshAgent.optional().meta({
+      description: "Programs inside may have it sign, in every network mode; they can't change it",
+    }),
     labels: z.record(CString.max(256), CString.max(4096)).optional(),
     storage: StorageConfig.optional(),
     ...RuntimeChoice.shape,
@@ -174,6 +178,7 @@ export const SandboxInfo = z
     network_mode: z.string().optional(),
     network: NetworkRules.optional(),
     secrets: z.array(Secret).optional(),
+    ssh_agent: SshAgent.optional(),
     isolation: Isolation.optional(),
     workdir: z.string().optional(),
     user: z.string().optional(),

@@ -36,6 +36,8 @@ import { reconcile } from "./reconcile.ts";
 import { createRuntimes, type RuntimeOpener } from "./runtimes.ts";
 import { createSecretKeeper } from "./secrets/keeper.ts";
 import { createSecrets } from "./secrets/secrets.ts";
+import { createServiceManager } from "./services/manager.ts";
+import { createSshAgentService } from "./ssh-agent/service.ts";
 import { createStatsReader } from "./stats.ts";
 import { openStore } from "./store.ts";
 import { createSupervisor } from "./supervisor.ts";
@@ -135,9 +137,10 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     ...(options.presets ? { presets: options.presets } : {}),
     ...(options.resolve ? { resolve: options.resolve } : {}),
   });
-  const supervisor = createSupervisor(core, logs, egress);
+  const services = createServiceManager(core, [createSshAgentService(core)]);
+  const supervisor = createSupervisor(core, logs, [egress, services]);
   const ports = createPortManager(core);
-  const lifecycle = createLifecycle(core, supervisor, logs, ports, secrets);
+  const lifecycle = createLifecycle(core, supervisor, logs, ports, secrets, services);
   const reaper = createReaper(core, lifecycle.expire);
   const execs = createExecs(core, egress.denials);
   const images = createImages(core);
@@ -179,6 +182,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     }
     supervisor.close();
     egress.close();
+    services.close();
     ports.closeAll();
     await core.mutex.idle();
     await logs.close();

@@ -1,6 +1,7 @@
 import type { sandboxEventTypes } from "../contracts/events.ts";
 import type { NetworkDecision } from "../contracts/network.ts";
 import type { SandboxInfo } from "../contracts/sandbox.ts";
+import type { SshSignature } from "../contracts/ssh-agent.ts";
 import type { Logger } from "../lib/log.ts";
 
 /** Told after the change is stored and done. */
@@ -11,6 +12,8 @@ export interface SandboxEvent {
   sandbox: SandboxInfo;
   /** Of `network`: what was decided, once or `count` times more. */
   decision?: NetworkDecision;
+  /** Of `signature`. */
+  signature?: SshSignature;
 }
 
 export interface SandboxEvents {

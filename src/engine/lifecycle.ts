@@ -31,7 +31,10 @@ import type { SandboxRecord } from "./record.ts";
 import { isUnavailable } from "./runtimes.ts";
 import { auditSecrets } from "./secrets/audit.ts";
 import { type SecretKeeper, withoutValue } from "./secrets/keeper.ts";
-import { runtimeSpec } from "./spec.ts";
+import { AUTHORITY_FILE } from "./secrets/trust.ts";
+import type { ServiceManager } from "./services/manager.ts";
+import { type GivenByEngine, runtimeSpec } from "./spec.ts";
+import { connectAgent } from "./ssh-agent/agent-socket.ts";
 import { nameTaken } from "./store.ts";
 import type { Supervisor } from "./supervisor.ts";
 import { ensureVolumes } from "./volumes.ts";
@@ -66,6 +69,7 @@ export function createLifecycle(
   logs: LogCollector,
   ports: PortManager,
   secrets: SecretKeeper,
+  services: ServiceManager,
 ): Lifecycle {
   const { table, mutex, config, clock, log } = core;
   const starts = createTurnstile(STARTS_AT_ONCE);
@@ -74,6 +78,7 @@ export function createLifecycle(
     async create(input, { signal, by }) {
       throwIfAborted(signal);
       const request = parseInput(CreateSandbox, input);
+      if (request.ssh_agent) (await connectAgent(request.ssh_agent.socket)).destroy();
       const name = chooseRuntime(request.runtime, core.runtimes);
       const runtime = core.runtimes.ready(name) ?? (await open(name, signal));
       const admitted = admit(request, runtime, config);
@@ -118,7 +123,9 @@ export function createLifecycle(
           const { pid } = await starts.run(async () => {
             const started = await runtime.start(id);
             secrets.forget(id);
+            services.forget(id);
             try {
+              await services.prepare(record);
               await secrets.prepare(record, record.spec);
             } catch (error) {
               await runtime.stop(id, { timeoutMs: 0 });
@@ -305,15 +312,16 @@ export function createLifecycle(
       throwIfAborted(signal);
       const started = await runtime.start(id, options);
       throwIfAborted(signal);
+      await services.prepare(table.require(id));
       await secrets.prepare(table.require(id), spec);
       return started;
     };
-    let spec = runtimeSpec(id, admitted, image, secrets.environment(table.require(id)));
+    let spec = runtimeSpec(id, admitted, image, given(table.require(id)));
     let started = await starts.run(() => make(spec, false));
     if (!started) {
       // The image was removed since it was looked for. Looking again is not a part of the turn: it may be a pull.
       image = await ensureImage(runtime, request.image, signal);
-      spec = runtimeSpec(id, admitted, image, secrets.environment(table.require(id)));
+      spec = runtimeSpec(id, admitted, image, given(table.require(id)));
       started = await starts.run(() => make(spec, true));
     }
     throwIfAborted(signal);
@@ -330,6 +338,15 @@ export function createLifecycle(
     return announce(core, "created", running);
   }
 
+  /** What the engine itself gives a sandbox, beside the image and the request. */
+  function given(record: SandboxRecord): GivenByEngine {
+    return {
+      env: { ...services.environment(record), ...secrets.environment(record) },
+      // The one that is written last.
+      mainAfter: record.secrets?.length ? AUTHORITY_FILE : services.mainAfter(record),
+    };
+  }
+
   /** A pull may take minutes: it ends when the engine closes. The short steps after it are waited for. */
   async function ensureImage(runtime: Runtime, reference: string, signal: AbortSignal | undefined) {
     using either = linkSignals(signal, core.closing);
@@ -339,6 +356,7 @@ export function createLifecycle(
   /** Takes back a create. What can't be taken back now stays visible, in error, and can be removed again. */
   async function undo(id: string, runtime: Runtime): Promise<void> {
     ports.close(id);
+    services.forget(id);
     try {
       await runtime.remove(id).catch((error: unknown) => {
         if (!isUnavailable(error)) throw error;

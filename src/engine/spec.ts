@@ -1,7 +1,13 @@
 import type { PreparedImage, RuntimeSpec } from "../contracts/runtime.ts";
 import type { Admitted } from "./admission.ts";
 import { proxyEnvironment } from "./network.ts";
-import { AUTHORITY_FILE } from "./secrets/trust.ts";
+
+/** What the engine adds of its own. */
+export interface GivenByEngine {
+  /** Over the image's variables, and below the request's. */
+  env?: Readonly<Record<string, string>>;
+  mainAfter?: string | undefined;
+}
 
 /**
  * What a runtime is told: the request, the image's own defaults where it is silent, and ours where both are.
@@ -12,19 +18,19 @@ export function runtimeSpec(
   id: string,
   admitted: Omit<Admitted, "runtime">,
   image: PreparedImage,
-  secretEnv: Readonly<Record<string, string>> = {},
+  given: GivenByEngine = {},
 ): RuntimeSpec {
   const { request } = admitted;
   const user = request.user ?? image.user ?? "";
   return {
     id,
     image,
-    env: { ...image.env, ...proxyEnvironment(admitted.network.mode), ...secretEnv, ...request.env },
+    env: { ...image.env, ...proxyEnvironment(admitted.network.mode), ...given.env, ...request.env },
     // An image is a stranger's: a relative directory in it means nothing.
     workdir: request.workdir ?? (image.workdir?.startsWith("/") ? image.workdir : "/"),
     ...(request.cmd === undefined ? {} : { cmd: request.cmd }),
     ...(user === "" ? {} : { user }),
-    ...(admitted.secrets.length > 0 ? { mainAfter: AUTHORITY_FILE } : {}),
+    ...(given.mainAfter === undefined ? {} : { mainAfter: given.mainAfter }),
     hostname: request.name ?? id,
     labels: request.labels ?? {},
     network: admitted.network.mode,

@@ -1,7 +1,6 @@
 import { WarrenError } from "../contracts/errors.ts";
 import type { GuestExit } from "../guest/types.ts";
 import { announce, asWarrenError, type Core, guestOf, runtimeOf } from "./core.ts";
-import type { EgressManager } from "./egress/manager.ts";
 import type { LogCollector } from "./logs/collector.ts";
 import { isAlive, type SandboxRecord } from "./record.ts";
 import { isUnavailable } from "./runtimes.ts";
@@ -27,6 +26,9 @@ const ENDING_RETRY_MS = 5000;
 /** A watch that lasted so long was a good one: what follows is a new trouble. */
 const GOOD_WATCH_MS = 60_000;
 
+/** What serves sandboxes as long as they run. */
+type Followers = readonly { follow(record: SandboxRecord): void; forget(id: string): void }[];
+
 /** Keeps the records of running sandboxes true: ends, deaths and silences are seen and stored. */
 export interface Supervisor {
   /** Follows a sandbox that has just come to run, or was found running. */
@@ -37,7 +39,7 @@ export interface Supervisor {
   close(): void;
 }
 
-export function createSupervisor(core: Core, logs: LogCollector, egress: EgressManager): Supervisor {
+export function createSupervisor(core: Core, logs: LogCollector, ways: Followers): Supervisor {
   const { table, mutex, log, clock, config } = core;
   const watches = createWatches();
   const retries = new Map<string, { cancel(): void }>();
@@ -45,13 +47,13 @@ export function createSupervisor(core: Core, logs: LogCollector, egress: EgressM
   return {
     watch(record) {
       logs.follow(record);
-      egress.follow(record);
+      for (const way of ways) way.follow(record);
       if (record.state === "paused") lookLater(record);
       else follow(record, 0);
     },
     async unwatch(id) {
       forget(id);
-      egress.forget(id);
+      for (const way of ways) way.forget(id);
       await watches.finish(id, 0);
     },
     stop,
@@ -176,7 +178,7 @@ export function createSupervisor(core: Core, logs: LogCollector, egress: EgressM
   async function stop(record: SandboxRecord, graceMs: number, why: RecordPatch = {}): Promise<SandboxRecord> {
     const { id } = record;
     forget(id);
-    egress.forget(id);
+    for (const way of ways) way.forget(id);
     // With what is known of the end already: `stopping` shows as stopped, and a client reads the exit code then.
     table.update(id, { state: "stopping", ...why });
     try {

@@ -121,10 +121,16 @@ export function createServer(api: SandboxApi, options: ServerOptions): WarrenSer
       maxUploadBytes: options.maxUploadBytes ?? 4 * 1024 ** 3,
     },
   });
-  const ownRights: Rights = { mayBind: true, mayHaveHostNetwork: true, checkPublish: () => {} };
+  const ownRights: Rights = {
+    mayBind: true,
+    mayHaveHostNetwork: true,
+    mayUseSshAgent: true,
+    checkPublish: () => {},
+  };
   const clientRights: Rights = {
     mayBind: options.allowBinds === true,
     mayHaveHostNetwork: options.allowHostNetwork === true,
+    mayUseSshAgent: false,
     checkPublish: (address) => checkPublish(address, options.publishAddresses ?? []),
   };
   const sockets = new Sockets({ api, gate, log, limits: options.resumable ?? {} });

@@ -15,6 +15,7 @@ import { testApiPorts } from "./api-ports.ts";
 import { testApiPrune } from "./api-prune.ts";
 import { testApiReality } from "./api-reality.ts";
 import { testApiSecrets } from "./api-secrets.ts";
+import { testApiSshAgent } from "./api-ssh-agent.ts";
 import { testApiUpdate } from "./api-update.ts";
 import { testApiVolumes } from "./api-volumes.ts";
 import { defineSuite, type SuiteOptions } from "./suite.ts";
@@ -92,6 +93,7 @@ export function testApi(
     testApiFiles(context);
     testApiNetwork(context);
     testApiSecrets(context);
+    testApiSshAgent(context);
     testApiPorts(context);
   });
 }

@@ -14,6 +14,7 @@ import { join } from "node:path";
 import type { Caller } from "../../contracts/api.ts";
 import type { NetworkDecision, NetworkRules } from "../../contracts/network.ts";
 import type { Secret } from "../../contracts/secrets.ts";
+import type { SshSignature } from "../../contracts/ssh-agent.ts";
 import type { Logger } from "../../lib/log.ts";
 import type { Clock } from "../clock.ts";
 import { AUDIT_FILE, hashOf, NO_LINE, OLD_FILES, oldFile, parseLink } from "./chain.ts";
@@ -44,7 +45,8 @@ export type AuditEntry =
       name?: string;
       by?: Caller;
       secrets: readonly Secret[];
-    };
+    }
+  | ({ type: "signature"; sandbox: string } & SshSignature);
 
 type Bookkeeping =
   /** Bytes of a line that an earlier engine could not finish, which are gone. */

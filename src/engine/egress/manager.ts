@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Caller } from "../../contracts/api.ts";
 import { WarrenError } from "../../contracts/errors.ts";
 import {
@@ -10,6 +9,7 @@ import {
 import type { SandboxInfo } from "../../contracts/sandbox.ts";
 import { parseInput } from "../../lib/parse.ts";
 import { documentedPresets, type Presets, presetNames } from "../../lib/presets/presets.ts";
+import { acceptAll } from "../accept-loop.ts";
 import { announce, type Core, guestOf, notRunning } from "../core.ts";
 import { sandboxInfo } from "../info.ts";
 import { checkRules } from "../network.ts";
@@ -24,9 +24,6 @@ import { createResolver, type Resolve } from "./resolver.ts";
 
 /** Connections that wait inside each sandbox for a program that wants out: so many can come at once without waiting. */
 const WAITING = 4;
-/** Until a guest that could not be asked is asked again. */
-const FIRST_RETRY_MS = 50;
-const MAX_RETRY_MS = 2_000;
 /** What was learnt is stored so long after it was. */
 const STORE_LEARNT_MS = 1_000;
 
@@ -98,7 +95,17 @@ export function createEgressManager(
     secrets.prepare(record, record.spec).catch((error: unknown) => {
       core.log.warn({ err: error, sandbox: id }, "a sandbox could not be told to trust the engine");
     });
-    for (let i = 0; i < WAITING; i++) void acceptAll(record, way);
+    const guest = guestOf(core, record);
+    for (let i = 0; i < WAITING; i++) {
+      void acceptAll(
+        (stop) => guest.accept(stop),
+        ({ socket, target }) => {
+          if (target) egress.serveDirect(socket, target.host, target.port);
+          else egress.serve(socket);
+        },
+        way.stop.signal,
+      );
+    }
   };
 
   const tell = (id: string, decision: NetworkDecision) => {
@@ -107,22 +114,6 @@ export function createEgressManager(
     const record = core.table.get(id);
     if (record)
       core.events.emit({ type: "network", at: core.clock.now(), sandbox: sandboxInfo(record), decision });
-  };
-
-  const acceptAll = async (record: SandboxRecord, { egress, stop }: Way) => {
-    const guest = guestOf(core, record);
-    for (let delay = FIRST_RETRY_MS; !stop.signal.aborted; ) {
-      try {
-        const { socket, target } = await guest.accept(stop.signal);
-        if (target) egress.serveDirect(socket, target.host, target.port);
-        else egress.serve(socket);
-        delay = FIRST_RETRY_MS;
-      } catch {
-        // Its guest is gone, paused or busy; who supervises it finds out, and ends this when the sandbox has ended.
-        await sleep(delay, undefined, { signal: stop.signal }).catch(() => {});
-        delay = Math.min(delay * 2, MAX_RETRY_MS);
-      }
-    }
   };
 
   const detach = (id: string) => {

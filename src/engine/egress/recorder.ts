@@ -1,5 +1,6 @@
 import type { NetworkDecision } from "../../contracts/network.ts";
 import type { Clock } from "../clock.ts";
+import { createWindow } from "../window.ts";
 import type { EgressEvent } from "./upstream.ts";
 
 /** Equal decisions within this time are told as one with their number, after the first. */
@@ -23,10 +24,6 @@ export interface Recorder {
 export function createRecorder(clock: Clock, tell: (decision: NetworkDecision) => void): Recorder {
   const remembered = new Map<string, NetworkDecision>();
   const counts = { allowed: 0, denied: 0 };
-  const window = new Map<string, { decision: NetworkDecision; more: number }>();
-  const beyond = { allowed: 0, denied: 0 };
-  let timer: { cancel(): void } | undefined;
-
   const now = () => new Date(clock.now()).toISOString();
 
   const remember = (key: string, decision: NetworkDecision) => {
@@ -42,22 +39,16 @@ export function createRecorder(clock: Clock, tell: (decision: NetworkDecision) =
     }
   };
 
-  const flush = () => {
-    timer?.cancel();
-    timer = undefined;
-    for (const { decision, more } of window.values()) {
-      if (more > 0) tell({ ...decision, at: now(), count: more });
-    }
-    window.clear();
-    for (const outcome of ["allowed", "denied"] as const) {
-      const count = beyond[outcome];
-      beyond[outcome] = 0;
-      if (count === 0) continue;
+  const window = createWindow<NetworkDecision>({
+    clock,
+    windowMs: WINDOW_MS,
+    most: MOST_IN_WINDOW,
+    tell: (decision, more) => tell(more === undefined ? decision : { ...decision, at: now(), count: more }),
+    tellBeyond(allowed, count) {
       const reason = `more than ${MOST_IN_WINDOW} different connections within ${WINDOW_MS / 1000} s`;
-      const allowed = outcome === "allowed";
       tell({ host: "", port: 0, allowed, cause: "many", reason, at: now(), count });
-    }
-  };
+    },
+  });
 
   return {
     record(event) {
@@ -65,19 +56,10 @@ export function createRecorder(clock: Clock, tell: (decision: NetworkDecision) =
       const decision = { ...event, at: now() };
       counts[event.allowed ? "allowed" : "denied"]++;
       remember(key, decision);
-      timer ??= clock.after(WINDOW_MS, flush);
-      const same = window.get(key);
-      if (same) {
-        same.more++;
-      } else if (window.size < MOST_IN_WINDOW) {
-        window.set(key, { decision, more: 0 });
-        tell(decision);
-      } else {
-        beyond[event.allowed ? "allowed" : "denied"]++;
-      }
+      window.add(key, decision);
     },
     decisions: () => [...remembered.values()],
     counts: () => ({ ...counts }),
-    flush,
+    flush: window.flush,
   };
 }

@@ -16,6 +16,8 @@ export interface Rights {
   mayBind: boolean;
   /** Sandboxes may have its network. */
   mayHaveHostNetwork: boolean;
+  /** Sandboxes may use SSH agents of it. */
+  mayUseSshAgent: boolean;
   /** @throws WarrenError `forbidden` unless a port may be published on this address of it */
   checkPublish(address: string): void;
 }

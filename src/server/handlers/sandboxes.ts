@@ -22,6 +22,15 @@ export const sandboxHandlers = {
         hint: "clients of the engine's socket may have it; for those over TCP: warren serve --allow-host-network",
       });
     }
+    if (!rights.mayUseSshAgent && request.ssh_agent) {
+      throw new WarrenError(
+        "forbidden",
+        "ssh_agent: over TCP nobody uses an SSH agent of the server's machine",
+        {
+          hint: "clients of the engine's socket may",
+        },
+      );
+    }
     for (const { address } of request.ports ?? []) rights.checkPublish(address);
     return await api.create(request, { signal, by });
   },
