@@ -306,7 +306,8 @@ static void take_accept(struct lane *l, int host) {
     close(host);
     return;
   }
-  if (!loop_watch(&c->host.source, EPOLLRDHUP)) end_connection(c);
+  // It says nothing before it is answered, so what can be read is its end: all that gVisor tells of it.
+  if (!loop_watch(&c->host.source, EPOLLIN | EPOLLRDHUP)) end_connection(c);
   match(l);
 }
 

@@ -1,3 +1,6 @@
+import { once } from "node:events";
+import { createServer as createHttpServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createNodeClient, Sandbox } from "../../src/client/node/index.ts";
@@ -6,6 +9,7 @@ import { type Engine, openEngine } from "../../src/engine/engine.ts";
 import { silentLogger } from "../../src/lib/log.ts";
 import { type OciProgramName, ociPrograms } from "../../src/runtimes/oci/programs.ts";
 import { createServer } from "../../src/server/server.ts";
+import { askProxy } from "../../src/testing/api-network.ts";
 import { testApi } from "../../src/testing/index.ts";
 import { noGvisor } from "../runtimes/oci/support/gvisor.ts";
 import { openTestRuntime, type TestRuntime } from "../runtimes/oci/support/open.ts";
@@ -55,6 +59,34 @@ testApi(
   },
   shortForm,
 );
+
+// Its part of them is short below.
+if (!noGvisor && process.env.WARREN_LONG === "1") {
+  testApi(
+    "engine on oci with gVisor",
+    async () => {
+      const { engine, test } = await engineOn("runsc");
+      return {
+        api: engine,
+        close: async () => {
+          await engine.close();
+          await test.reopen();
+          await test.close();
+        },
+      };
+    },
+    {
+      defaults: { isolation: "gvisor" },
+      only: {
+        why: "what containers show as well",
+        tests: [
+          "adds secrets to requests to their hosts, and shows them nowhere",
+          "has a sandbox trust the engine where it stands in for the host of a secret",
+        ],
+      },
+    },
+  );
+}
 
 describe("a paused sandbox", () => {
   it("is found so by the next engine, with the limits that it was given", async () => {
@@ -128,6 +160,53 @@ describe.each(ociPrograms)("memory that runs out, with %s", (program) => {
 describe.skipIf(noGvisor !== undefined)(
   `a sandbox with gVisor, over HTTP${noGvisor ? ` [not possible here: ${noGvisor}]` : ""}`,
   () => {
+    it("has secrets added to its requests, trusts the engine, and gets out at once when the next one has found it", async () => {
+      const { engine: first, test } = await engineOn("runsc");
+      const heard: unknown[] = [];
+      const server = createHttpServer(({ headers }, response) => {
+        heard.push(headers.authorization);
+        response.end(headers.authorization);
+      }).listen(0, "127.0.0.1");
+      await once(server, "listening");
+      const { port } = server.address() as AddressInfo;
+      // It has no TLS to prove itself by, which the engine says over its own.
+      const nobody = createHttpServer().listen(port, "127.0.0.2");
+      await once(nobody, "listening");
+      const value = "a-secret-of-many";
+      const hosts = [`http://127.0.0.1:${port}`, `127.0.0.2:${port}`];
+      const { id } = await first.create({
+        isolation: "gvisor",
+        network: { allow: ["127.0.0.1", "127.0.0.2"] },
+        secrets: [{ name: "TOKEN", hosts, value, header: {} }],
+      });
+      const ask = { cmd: ["sh", "-c", askProxy, "sh", `${hosts[0]}/`], timeout: 20 };
+      const answer = expect.stringMatching(/^200 Bearer \*{16}$/);
+      expect(await first.exec(id, ask)).toMatchObject({ stdout: answer });
+      const own = `echo $TOKEN; exec curl -sS --noproxy "" https://127.0.0.2:${port}/`;
+      expect((await first.exec(id, { cmd: ["sh", "-c", own] })).stdout).toMatch(
+        /^warren-secret-[0-9a-f]{32}\n127\.0\.0\.2 does not prove to be that host/,
+      );
+      // To those inside a close is as a kill: whoever waited for their connections is gone.
+      await first.close();
+      await test.reopen();
+      const second = await openEngine({
+        stateDir: test.stateDir,
+        runtimes: { oci: test.runtime },
+        defaultRuntime: "oci",
+        log: silentLogger,
+      });
+      try {
+        expect(await second.exec(id, ask)).toMatchObject({ stdout: answer });
+        expect(heard).toEqual([`Bearer ${value}`, `Bearer ${value}`]);
+      } finally {
+        await second.remove(id);
+        await second.close();
+        for (const one of [server, nobody]) one.close();
+        await test.reopen();
+        await test.close();
+      }
+    });
+
     it("is asked for at creation, is shown, and says that its memory ran out", async () => {
       const { engine, test } = await engineOn("runsc");
       const server = createServer(engine, { log: silentLogger });
