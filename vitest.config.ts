@@ -8,8 +8,8 @@ export default defineConfig({
     globalSetup: ["test/setup/build.ts"],
     setupFiles: process.env.WARREN_PROPERTY_SECONDS ? ["test/setup/long-properties.ts"] : [],
     pool: "forks",
-    // Most of the time of most tests is waiting.
-    maxWorkers: 2,
+    // One more than the processors that CI has: a third of most tests is waiting.
+    maxWorkers: 3,
     reporters: ["default"],
   },
 });

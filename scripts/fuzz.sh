@@ -3,7 +3,7 @@
 # the host parses of theirs, with fast-check (target `codec`).
 #   scripts/fuzz.sh [seconds per target] [target …]     default: 1800 s, all targets
 # Starts from native/fuzz/corpus/ and puts what reaches more code back there, minimised and bounded; a finding's input stays in
-# native/build/fuzz/findings/. With --short nothing is kept: the corpus and 10 s of new inputs for each target.
+# native/build/fuzz/findings/. With --short nothing is kept: the corpus and 2 s of new inputs for each target.
 # --out DIR: build there instead of in native/build/fuzz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 out=native/build/fuzz seconds=1800 keep=1
 while [ $# -gt 0 ]; do
   case $1 in
-    --short) seconds=5 keep= ;;
+    --short) seconds=2 keep= ;;
     --out) out=$2 && shift ;;
     *[!0-9]*) break ;;
     *) seconds=$1 ;;

@@ -15,7 +15,7 @@ beforeAll(() => {
 afterAll(() => rmSync(out, { recursive: true, force: true }));
 
 it.each(["guest-files", "guest-spawn", "guest-users", "guest-tree", "guest-mux", "guest-dns", "launcher"])(
-  "%s: the kept inputs and five seconds of new ones find nothing",
+  "%s: the kept inputs and two seconds of new ones find nothing",
   async (target) => {
     const result = await run("bash", ["scripts/fuzz.sh", "--short", "--out", out, target], {
       cwd: root,
