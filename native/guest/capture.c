@@ -125,7 +125,7 @@ static void if_own(struct nft *n, const struct family *f, const struct network *
   nft_if_masked(n, NF_NETWORK_HEADER, f->destination_offset, own->address, own->mask, f->address_bytes);
 }
 
-static void end_rule(struct nft *n, uint32_t verdict) {
+static void end_rule(struct nft *n, int32_t verdict) {
   nft_verdict(n, verdict);
   nft_rule_end(n);
 }

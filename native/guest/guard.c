@@ -1,16 +1,24 @@
 // Open network without internal addresses: before anybody else runs here, rules of nf_tables in the sandbox's own network
-// namespace decide which addresses can be reached, and the capability that could change them is given up. Nobody inside has it.
+// namespace decide which addresses can be reached, and the capability that could change them is given up. Nobody inside has it:
+// it is from outside that the rules are changed, by guard_change().
+//
+// A connection is judged once, by the rules of that time, whose number it gets as its mark when they allow it. What has another
+// mark is judged anew: that of a connection which new rules deny is none of theirs, so that its next packet ends it.
+#include "enter.h"
 #include "guest.h"
 #include "nftables.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,6 +26,7 @@ enum {
   MOST_ITEMS = 1024,
   ITEM_BYTES = 1024, // of a batch, at most
   FIXED_BYTES = 16384,
+  MOST_TEXT = 256 << 10, // of all items
   // At one time. Each is an entry in this namespace's table of connections, and in the host's where the host translates
   // addresses; neither counts as the sandbox's memory.
   MOST_CONNECTIONS = 4096,
@@ -25,8 +34,14 @@ enum {
   CAP_NET_ADMIN = 12,
 };
 
-static const char out[] = "out", in[] = "in", raw_out[] = "raw-out", raw_in[] = "raw-in";
+static const char table[] = "warren", out[] = "out", in[] = "in", raw_out[] = "raw-out", raw_in[] = "raw-in";
+// Where connections are counted, and where they are judged.
+static const char begun[] = "begun", judge[] = "judge";
 
+struct items {
+  size_t count;
+  struct item *all;
+};
 struct item {
   bool accept;
   bool ipv6;
@@ -70,29 +85,29 @@ static bool parse_item(const char *text, size_t length, struct item *item) {
   return true;
 }
 
-static void verdict_rule(struct nft *n, const struct item *item, uint8_t protocol) {
+/// For a connection to the item's addresses, whichever way this packet of it goes.
+static void if_destination(struct nft *n, const struct item *item) {
   static const unsigned char whole[16] = {0};
-  nft_rule(n, out);
-  nft_if_meta8(n, NF_META_NFPROTO, item->ipv6 ? NF_FAMILY_IPV6 : NF_FAMILY_IPV4);
   size_t bytes = item->ipv6 ? 16 : 4;
+  uint32_t key = item->ipv6 ? NF_CT_DESTINATION_IPV6 : NF_CT_DESTINATION_IPV4;
   // A mask of nothing is all there is.
-  if (memcmp(item->mask, whole, bytes) != 0)
-    nft_if_masked(n, NF_NETWORK_HEADER, item->ipv6 ? 24 : 16, item->address, item->mask, bytes);
-  if (protocol != 0) {
-    uint16_t from = htons(item->from), to = htons(item->to);
-    nft_if_meta8(n, NF_META_L4PROTO, protocol);
-    nft_if_payload(n, NF_TRANSPORT_HEADER, 2, NF_CMP_GTE, &from, sizeof from);
-    nft_if_payload(n, NF_TRANSPORT_HEADER, 2, NF_CMP_LTE, &to, sizeof to);
-  }
-  if (item->accept) nft_verdict(n, NF_VERDICT_ACCEPT);
-  else nft_reject(n);
-  nft_rule_end(n);
+  if (memcmp(item->mask, whole, bytes) == 0)
+    nft_if_meta8(n, NF_META_NFPROTO, item->ipv6 ? NF_FAMILY_IPV6 : NF_FAMILY_IPV4);
+  else nft_if_connection_masked(n, key, item->address, item->mask, bytes);
 }
 
-static void counted(struct nft *n) {
-  nft_rule(n, out);
-  nft_if_more_than(n, MOST_CONNECTIONS);
-  nft_reject(n);
+/// `protocol` 0: whatever it is.
+static void item_rule(struct nft *n, const struct item *item, uint8_t protocol, uint32_t mark) {
+  nft_rule(n, judge);
+  if_destination(n, item);
+  if (protocol != 0) {
+    uint16_t from = htons(item->from), to = htons(item->to);
+    nft_if_connection(n, NF_CT_PROTOCOL, NF_CMP_EQ, &protocol, sizeof protocol);
+    nft_if_connection(n, NF_CT_DESTINATION_PORT, NF_CMP_GTE, &from, sizeof from);
+    nft_if_connection(n, NF_CT_DESTINATION_PORT, NF_CMP_LTE, &to, sizeof to);
+  }
+  if (item->accept) nft_set_mark(n, mark);
+  nft_verdict(n, NF_VERDICT_RETURN);
   nft_rule_end(n);
 }
 
@@ -106,10 +121,18 @@ static void loopback_rule(struct nft *n, const char *chain, bool incoming, bool 
   nft_rule_end(n);
 }
 
-static void state_rule(struct nft *n, const char *chain, uint32_t states) {
+/// What the rules of now allow.
+static void allowed_rule(struct nft *n, const char *chain, uint32_t mark) {
+  nft_rule(n, chain);
+  nft_if_mark(n, mark);
+  nft_verdict(n, NF_VERDICT_ACCEPT);
+  nft_rule_end(n);
+}
+
+static void jump_rule(struct nft *n, const char *chain, uint32_t states, const char *to) {
   nft_rule(n, chain);
   nft_if_state(n, states);
-  nft_verdict(n, NF_VERDICT_ACCEPT);
+  nft_jump(n, to);
   nft_rule_end(n);
 }
 
@@ -124,35 +147,89 @@ static void neighbour_rule(struct nft *n, const char *chain, uint8_t first, uint
   nft_rule_end(n);
 }
 
-/// 0 or an errno.
-static int install(const struct item *items, size_t count) {
-  struct nft n;
-  int error = nft_begin(&n, FIXED_BYTES + count * 2 * ITEM_BYTES);
-  if (error != 0) return error;
-  nft_table(&n, NF_FAMILY_INET, "warren", NETLINK_EXCL);
-  nft_chain(&n, raw_out, NF_LOCAL_OUT, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
-  nft_chain(&n, raw_in, NF_PRE_ROUTING, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
-  nft_chain(&n, out, NF_LOCAL_OUT, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
-  nft_chain(&n, in, NF_LOCAL_IN, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
-  loopback_rule(&n, raw_out, false, true);
-  loopback_rule(&n, raw_in, true, true);
-  loopback_rule(&n, in, true, false);
-  state_rule(&n, in, NF_CT_ESTABLISHED | NF_CT_RELATED);
-  neighbour_rule(&n, in, 130, 136);
-  loopback_rule(&n, out, false, false);
-  state_rule(&n, out, NF_CT_ESTABLISHED);
-  neighbour_rule(&n, out, 133, 136);
-  counted(&n);
-  for (size_t i = 0; i < count; i++) {
-    if (items[i].from == 0) verdict_rule(&n, &items[i], 0);
+static void put_judge(struct nft *n, const struct items *items, uint32_t mark) {
+  for (size_t i = 0; i < items->count; i++) {
+    const struct item *item = &items->all[i];
+    if (item->from == 0) item_rule(n, item, 0, mark);
     else {
-      verdict_rule(&n, &items[i], IPPROTO_TCP);
-      verdict_rule(&n, &items[i], IPPROTO_UDP);
+      item_rule(n, item, IPPROTO_TCP, mark);
+      item_rule(n, item, IPPROTO_UDP, mark);
     }
   }
-  nft_rule(&n, out);
-  nft_verdict(&n, NF_VERDICT_ACCEPT);
-  nft_rule_end(&n);
+  nft_rule(n, judge);
+  nft_set_mark(n, mark);
+  nft_rule_end(n);
+}
+
+/// What is in no known state is no connection's, and dropped as the chain says.
+static void put_out(struct nft *n, uint32_t mark) {
+  loopback_rule(n, out, false, false);
+  neighbour_rule(n, out, 133, 136);
+  allowed_rule(n, out, mark);
+  jump_rule(n, out, NF_STATE_NEW, begun);
+  jump_rule(n, out, NF_STATE_NEW | NF_STATE_ESTABLISHED | NF_STATE_RELATED, judge);
+  allowed_rule(n, out, mark);
+  // An error of ICMP ends an attempt to connect, but no connection.
+  nft_rule(n, out);
+  nft_if_state(n, NF_STATE_ESTABLISHED);
+  nft_if_meta8(n, NF_META_L4PROTO, IPPROTO_TCP);
+  nft_reset(n);
+  nft_rule_end(n);
+  nft_rule(n, out);
+  nft_if_state(n, NF_STATE_NEW | NF_STATE_ESTABLISHED | NF_STATE_RELATED);
+  nft_reject(n);
+  nft_rule_end(n);
+}
+
+/// Nothing but answers.
+static void put_in(struct nft *n, uint32_t mark) {
+  loopback_rule(n, in, true, false);
+  neighbour_rule(n, in, 130, 136);
+  allowed_rule(n, in, mark);
+  jump_rule(n, in, NF_STATE_ESTABLISHED | NF_STATE_RELATED, judge);
+  allowed_rule(n, in, mark);
+  // What is said to it in turn ends the connection for the program that has it: a reset from here would be for the other end.
+  nft_rule(n, in);
+  nft_if_state(n, NF_STATE_ESTABLISHED);
+  nft_if_meta8(n, NF_META_L4PROTO, IPPROTO_TCP);
+  nft_verdict(n, NF_VERDICT_ACCEPT);
+  nft_rule_end(n);
+}
+
+static void put_table(struct nft *n) {
+  nft_table(n, NF_FAMILY_INET, table, NETLINK_EXCL);
+  nft_chain(n, raw_out, NF_LOCAL_OUT, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
+  nft_chain(n, raw_in, NF_PRE_ROUTING, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
+  nft_chain(n, out, NF_LOCAL_OUT, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
+  nft_chain(n, in, NF_LOCAL_IN, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
+  nft_inner_chain(n, begun);
+  nft_inner_chain(n, judge);
+  loopback_rule(n, raw_out, false, true);
+  loopback_rule(n, raw_in, true, true);
+  // It goes on counting when the others are changed.
+  nft_rule(n, begun);
+  nft_if_more_than(n, MOST_CONNECTIONS);
+  nft_reject(n);
+  nft_rule_end(n);
+}
+
+/// Makes the table, or changes that which is there, in one step. 0 or an errno; ENOENT: there is none of ours.
+static int install(const struct items *items, bool is_new) {
+  static const char *const changing[] = {out, in, judge};
+  struct nft n;
+  uint32_t mark;
+  if (getrandom(&mark, sizeof mark, 0) != sizeof mark) return errno;
+  mark |= 1; // what has not been judged has 0
+  int error = nft_begin(&n, FIXED_BYTES + items->count * 2 * ITEM_BYTES);
+  if (error != 0) return error;
+  if (is_new) put_table(&n);
+  else {
+    nft_use(&n, NF_FAMILY_INET, table);
+    for (size_t i = 0; i < sizeof changing / sizeof *changing; i++) nft_flush(&n, changing[i]);
+  }
+  put_judge(&n, items, mark);
+  put_out(&n, mark);
+  put_in(&n, mark);
   return nft_commit(&n);
 }
 
@@ -181,18 +258,56 @@ int guard_check(void) {
   return 1;
 }
 
-bool guard(const char *text) {
-  struct item *items = calloc(MOST_ITEMS, sizeof *items);
-  if (items == NULL) return false;
-  size_t count = 0;
-  bool ok = true;
-  for (const char *at = text; ok && *at != 0;) {
+/// 0 or an errno; the caller frees them.
+static int parse_items(const char *text, struct items *items) {
+  *items = (struct items){.all = calloc(MOST_ITEMS, sizeof *items->all)};
+  if (items->all == NULL) return ENOMEM;
+  for (const char *at = text; *at != 0;) {
     size_t length = strcspn(at, ",");
-    ok = count < MOST_ITEMS && parse_item(at, length, &items[count++]);
+    if (items->count == MOST_ITEMS || !parse_item(at, length, &items->all[items->count++])) return EINVAL;
     at += length + (at[length] == ',');
   }
-  int error = ok ? install(items, count) : EINVAL;
-  free(items);
+  return items->count > 0 ? 0 : EINVAL;
+}
+
+static int apply(const char *text, bool is_new) {
+  struct items items;
+  int error = parse_items(text, &items);
+  if (error == 0) error = install(&items, is_new);
+  free(items.all);
+  return error;
+}
+
+/// The text in a file. NULL with errno; the caller frees it.
+static char *read_items(const char *path) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  char *text = fd < 0 ? NULL : malloc(MOST_TEXT + 1);
+  ssize_t n = text == NULL ? -1 : read(fd, text, MOST_TEXT + 1);
+  int error = n < 0 ? errno : n > MOST_TEXT ? EFBIG : 0;
+  if (fd >= 0) close(fd);
+  if (error == 0) text[n] = 0;
+  else free(text);
+  errno = error;
+  return error == 0 ? text : NULL;
+}
+
+bool guard(const char *items) {
+  char *text = *items == '/' ? read_items(items) : NULL;
+  if (*items == '/' && text == NULL) return false;
+  int error = apply(text == NULL ? items : text, true);
+  free(text);
   errno = error;
   return error == 0 && drop_net_admin();
+}
+
+int guard_change(const char *pid, const char *start, const char *items) {
+  enum { FAILED = 1, NO_GUARD = 3 };
+  pid_t engine = getppid();
+  int error = enter_network((pid_t)strtol(pid, NULL, 10), strtoull(start, NULL, 10)) ? 0 : errno;
+  // Nothing of an engine that has gone may come after what the next one does.
+  if (error == 0 && (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0 || getppid() != engine)) error = ECANCELED;
+  if (error == 0) error = apply(items, false);
+  if (error == 0) return 0;
+  dprintf(STDERR_FILENO, "warren-guest: changing rules of nf_tables: %s\n", strerror(error));
+  return error == ENOENT ? NO_GUARD : FAILED;
 }

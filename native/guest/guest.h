@@ -338,8 +338,12 @@ bool has_services(void);
 
 /// Makes this network namespace's rules of what may leave it, and gives CAP_NET_ADMIN up. `items`, separated by commas, decide
 /// in their order: `+` (let out) or `-`, ADDRESS/BITS, and `@FROM-TO` where only these TCP and UDP ports are meant. What none
-/// is about is let out. Nothing comes in but answers. False with errno.
+/// is about is let out. Nothing comes in but answers. `items` may also be the absolute path of a file that holds them. False
+/// with errno.
 bool guard(const char *items);
+/// On the host: puts other items in the place of those of the sandbox whose first process has this pid and start time, for
+/// open connections too, all at once. An exit code: 0, 1 and why on stderr, or 3 when it has no rules that could be changed.
+int guard_change(const char *pid, const char *start, const char *items);
 /// Tries that in a network namespace that ends with this process: 0, or 1 and why on stderr.
 int guard_check(void);
 /// For this process and all that come of it. One that does not have it is success. False with errno.

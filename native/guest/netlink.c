@@ -80,6 +80,8 @@ void netlink_ask(struct netlink *n) {
 int netlink_open(struct netlink *n, int protocol, size_t size) {
   *n = (struct netlink){.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol), .bytes = malloc(size), .size = size};
   int error = n->fd < 0 ? errno : n->bytes == NULL ? ENOMEM : 0;
+  // All that is sent at one time has to fit; beyond the system's own limit it is that limit.
+  if (error == 0) setsockopt(n->fd, SOL_SOCKET, SO_SNDBUF, &(int){(int)size}, sizeof(int));
   if (error != 0) netlink_close(n);
   return error;
 }

@@ -4,11 +4,11 @@
 
 // linux/netlink.h, nfnetlink.h, nf_tables.h.
 enum { NETLINK_NETFILTER_PROTOCOL = 12, BATCH_BEGIN = 0x10, BATCH_END = 0x11, SUBSYSTEM = 10 };
-enum { NEW_TABLE = SUBSYSTEM << 8, NEW_CHAIN = NEW_TABLE | 3, NEW_RULE = NEW_TABLE | 6 };
+enum { NEW_TABLE = SUBSYSTEM << 8, NEW_CHAIN = NEW_TABLE | 3, NEW_RULE = NEW_TABLE | 6, DELETE_RULE = NEW_TABLE | 8 };
 enum { TABLE_NAME = 1, CHAIN_TABLE = 1, CHAIN_NAME = 3, CHAIN_HOOK = 4, CHAIN_POLICY = 5, CHAIN_TYPE = 7 };
 enum { HOOK_NUMBER = 1, HOOK_PRIORITY = 2 };
 enum { RULE_TABLE = 1, RULE_CHAIN = 2, RULE_EXPRESSIONS = 4, LIST_ELEMENT = 1, EXPRESSION_NAME = 1, EXPRESSION_DATA = 2 };
-enum { DATA_VALUE = 1, DATA_VERDICT = 2, VERDICT_CODE = 1 };
+enum { DATA_VALUE = 1, DATA_VERDICT = 2, VERDICT_CODE = 1, VERDICT_CHAIN = 2, JUMP = -3 };
 enum { TO_VERDICT = 0, REGISTER = 1, OTHER_REGISTER = 2 };
 enum { IMMEDIATE_REGISTER = 1, IMMEDIATE_DATA = 2 };
 enum { COMPARE_REGISTER = 1, COMPARE_HOW = 2, COMPARE_DATA = 3, IS_NOT = 1 };
@@ -16,9 +16,10 @@ enum { BITWISE_FROM = 1, BITWISE_TO = 2, BITWISE_BYTES = 3, BITWISE_MASK = 4, BI
 enum { PAYLOAD_REGISTER = 1, PAYLOAD_BASE = 2, PAYLOAD_OFFSET = 3, PAYLOAD_BYTES = 4 };
 // Of meta and ct, and the other way round of socket.
 enum { LOAD_REGISTER = 1, LOAD_KEY = 2, SOCKET_KEY = 1, SOCKET_REGISTER = 2 };
-enum { CT_STATE = 0, SOCKET_IS_TRANSPARENT = 0 };
+enum { CT_STATE = 0, CT_MARK = 3, CT_DIRECTION = 3, CT_FROM_REGISTER = 4, DIRECTION_ORIGINAL = 0 };
+enum { SOCKET_IS_TRANSPARENT = 0 };
 enum { LIMIT_COUNT = 1, LIMIT_FLAGS = 2, LIMIT_INVERTED = 1 };
-enum { REJECT_TYPE = 1, REJECT_CODE = 2, REJECT_ICMP_OF_EITHER = 2, REJECT_PROHIBITED = 3 };
+enum { REJECT_TYPE = 1, REJECT_CODE = 2, REJECT_RESET = 1, REJECT_ICMP_OF_EITHER = 2, REJECT_PROHIBITED = 3 };
 enum { TPROXY_FAMILY = 1, TPROXY_ADDRESS = 2, TPROXY_PORT = 3 };
 
 /// struct nfgenmsg
@@ -54,9 +55,13 @@ int nft_begin(struct nft *n, size_t size) {
   return error;
 }
 
-void nft_table(struct nft *n, uint8_t family, const char *table, uint16_t flags) {
+void nft_use(struct nft *n, uint8_t family, const char *table) {
   n->family = family;
   n->table = table;
+}
+
+void nft_table(struct nft *n, uint8_t family, const char *table, uint16_t flags) {
+  nft_use(n, family, table);
   change(n, NEW_TABLE, NETLINK_CREATE | flags);
 }
 
@@ -69,6 +74,16 @@ void nft_chain(struct nft *n, const char *chain, uint32_t hook, int32_t priority
   netlink_unnest(&n->netlink, where);
   put_be32(n, CHAIN_POLICY, policy);
   put_text(n, CHAIN_TYPE, "filter");
+}
+
+void nft_inner_chain(struct nft *n, const char *chain) {
+  change(n, NEW_CHAIN, NETLINK_CREATE);
+  put_text(n, CHAIN_NAME, chain);
+}
+
+void nft_flush(struct nft *n, const char *chain) {
+  change(n, DELETE_RULE, 0);
+  put_text(n, RULE_CHAIN, chain);
 }
 
 void nft_rule(struct nft *n, const char *chain) {
@@ -161,6 +176,31 @@ void nft_if_state(struct nft *n, uint32_t states) {
   compare(n, IS_NOT, &none, sizeof none);
 }
 
+static void load_connection(struct nft *n, uint32_t key) {
+  static const uint8_t original = DIRECTION_ORIGINAL;
+  struct expression e = expression(n, "ct");
+  put_be32(n, LOAD_REGISTER, REGISTER);
+  put_be32(n, LOAD_KEY, key);
+  netlink_put(&n->netlink, CT_DIRECTION, &original, sizeof original);
+  expression_end(n, e);
+}
+
+void nft_if_connection(struct nft *n, uint32_t key, uint32_t comparison, const void *value, size_t bytes) {
+  load_connection(n, key);
+  compare(n, comparison, value, bytes);
+}
+
+void nft_if_connection_masked(struct nft *n, uint32_t key, const void *value, const void *mask, size_t bytes) {
+  load_connection(n, key);
+  mask_register(n, mask, bytes);
+  compare(n, NF_CMP_EQ, value, bytes);
+}
+
+void nft_if_mark(struct nft *n, uint32_t mark) {
+  load(n, "ct", CT_MARK);
+  compare(n, NF_CMP_EQ, &mark, sizeof mark);
+}
+
 void nft_if_more_than(struct nft *n, uint32_t connections) {
   _Static_assert(LIMIT_COUNT == 1 && LIMIT_FLAGS == 2, "what simple() writes");
   simple(n, "connlimit", connections, LIMIT_INVERTED);
@@ -171,32 +211,48 @@ void nft_if_socket(struct nft *n) {
   simple(n, "socket", SOCKET_IS_TRANSPARENT, REGISTER);
 }
 
-void nft_verdict(struct nft *n, uint32_t verdict) {
-  struct expression e = expression(n, "immediate");
-  put_be32(n, IMMEDIATE_REGISTER, TO_VERDICT);
-  size_t data = netlink_nest(&n->netlink, IMMEDIATE_DATA), inner = netlink_nest(&n->netlink, DATA_VERDICT);
-  put_be32(n, VERDICT_CODE, verdict);
-  netlink_unnest(&n->netlink, inner);
-  netlink_unnest(&n->netlink, data);
-  expression_end(n, e);
-}
-
-void nft_reject(struct nft *n) {
-  static const uint8_t code = REJECT_PROHIBITED;
-  struct expression e = expression(n, "reject");
-  put_be32(n, REJECT_TYPE, REJECT_ICMP_OF_EITHER);
-  netlink_put(&n->netlink, REJECT_CODE, &code, sizeof code);
-  expression_end(n, e);
-}
-
-void nft_notrack(struct nft *n) { expression_end(n, expression(n, "notrack")); }
-
 static void set_register(struct nft *n, uint32_t to, const void *value, size_t bytes) {
   struct expression e = expression(n, "immediate");
   put_be32(n, IMMEDIATE_REGISTER, to);
   put_data(n, IMMEDIATE_DATA, value, bytes);
   expression_end(n, e);
 }
+
+void nft_set_mark(struct nft *n, uint32_t mark) {
+  set_register(n, REGISTER, &mark, sizeof mark);
+  struct expression e = expression(n, "ct");
+  put_be32(n, LOAD_KEY, CT_MARK);
+  put_be32(n, CT_FROM_REGISTER, REGISTER);
+  expression_end(n, e);
+}
+
+static void put_verdict(struct nft *n, int32_t code, const char *chain) {
+  struct expression e = expression(n, "immediate");
+  put_be32(n, IMMEDIATE_REGISTER, TO_VERDICT);
+  size_t data = netlink_nest(&n->netlink, IMMEDIATE_DATA), inner = netlink_nest(&n->netlink, DATA_VERDICT);
+  put_be32(n, VERDICT_CODE, (uint32_t)code);
+  if (chain != NULL) put_text(n, VERDICT_CHAIN, chain);
+  netlink_unnest(&n->netlink, inner);
+  netlink_unnest(&n->netlink, data);
+  expression_end(n, e);
+}
+
+void nft_verdict(struct nft *n, int32_t verdict) { put_verdict(n, verdict, NULL); }
+
+void nft_jump(struct nft *n, const char *chain) { put_verdict(n, JUMP, chain); }
+
+static void put_reject(struct nft *n, uint32_t type, uint8_t code) {
+  struct expression e = expression(n, "reject");
+  put_be32(n, REJECT_TYPE, type);
+  netlink_put(&n->netlink, REJECT_CODE, &code, sizeof code);
+  expression_end(n, e);
+}
+
+void nft_reject(struct nft *n) { put_reject(n, REJECT_ICMP_OF_EITHER, REJECT_PROHIBITED); }
+
+void nft_reset(struct nft *n) { put_reject(n, REJECT_RESET, 0); }
+
+void nft_notrack(struct nft *n) { expression_end(n, expression(n, "notrack")); }
 
 void nft_tproxy(struct nft *n, const void *address, size_t bytes, uint16_t port) {
   uint16_t value = htons(port);

@@ -8,11 +8,13 @@
 enum { NF_FAMILY_INET = 1, NF_FAMILY_IPV4 = 2, NF_FAMILY_IPV6 = 10 }; // also values of NF_META_NFPROTO, but for the first
 enum { NF_PRE_ROUTING = 0, NF_LOCAL_IN = 1, NF_LOCAL_OUT = 3 };
 enum { NF_PRIORITY_RAW = -300, NF_PRIORITY_MANGLE = -150, NF_PRIORITY_FILTER = 0 };
-enum { NF_VERDICT_DROP = 0, NF_VERDICT_ACCEPT = 1 };
+enum { NF_VERDICT_DROP = 0, NF_VERDICT_ACCEPT = 1, NF_VERDICT_RETURN = -5 };
 enum { NF_META_IIFTYPE = 8, NF_META_OIFTYPE = 9, NF_META_NFPROTO = 15, NF_META_L4PROTO = 16 };
 enum { NF_NETWORK_HEADER = 1, NF_TRANSPORT_HEADER = 2 };
 enum { NF_CMP_EQ = 0, NF_CMP_LTE = 3, NF_CMP_GTE = 5 };
-enum { NF_CT_ESTABLISHED = 2, NF_CT_RELATED = 4 };
+enum { NF_STATE_ESTABLISHED = 2, NF_STATE_RELATED = 4, NF_STATE_NEW = 8 };
+// Of a connection, as the packet that began it has them.
+enum { NF_CT_PROTOCOL = 10, NF_CT_DESTINATION_PORT = 12, NF_CT_DESTINATION_IPV4 = 20, NF_CT_DESTINATION_IPV6 = 22 };
 
 struct nft {
   struct netlink netlink;
@@ -26,8 +28,14 @@ struct nft {
 int nft_begin(struct nft *n, size_t size);
 /// A table, to which what follows belongs. `flags`: NETLINK_EXCL makes one that is there already an error.
 void nft_table(struct nft *n, uint8_t family, const char *table, uint16_t flags);
+/// What follows belongs to a table that is there.
+void nft_use(struct nft *n, uint8_t family, const char *table);
 /// A base chain of type filter. `policy` is a verdict.
 void nft_chain(struct nft *n, const char *chain, uint32_t hook, int32_t priority, uint32_t policy);
+/// A chain that rules jump to.
+void nft_inner_chain(struct nft *n, const char *chain);
+/// Removes all rules of a chain.
+void nft_flush(struct nft *n, const char *chain);
 /// Opens a rule at the end of a chain; what follows are its expressions, until nft_rule_end().
 void nft_rule(struct nft *n, const char *chain);
 void nft_rule_end(struct nft *n);
@@ -41,13 +49,24 @@ void nft_if_payload(struct nft *n, uint32_t header, uint32_t offset, uint32_t co
 void nft_if_masked(struct nft *n, uint32_t header, uint32_t offset, const void *value, const void *mask, size_t bytes);
 /// Goes on when the connection is in one of these states.
 void nft_if_state(struct nft *n, uint32_t states);
+/// Goes on when the connection's property compares to the value, or, as far as `mask` has bits, is it. Not at all for what is
+/// no connection, or has no such property.
+void nft_if_connection(struct nft *n, uint32_t key, uint32_t comparison, const void *value, size_t bytes);
+void nft_if_connection_masked(struct nft *n, uint32_t key, const void *value, const void *mask, size_t bytes);
+/// Goes on when the connection has this mark.
+void nft_if_mark(struct nft *n, uint32_t mark);
+void nft_set_mark(struct nft *n, uint32_t mark);
 /// Goes on when more connections than that have come here and have not ended.
 void nft_if_more_than(struct nft *n, uint32_t connections);
 /// Goes on when the packet has a socket that it would go to by itself.
 void nft_if_socket(struct nft *n);
-void nft_verdict(struct nft *n, uint32_t verdict);
+void nft_verdict(struct nft *n, int32_t verdict);
+/// On with the rules of that chain, and then with those after this one.
+void nft_jump(struct nft *n, const char *chain);
 /// Ends the packet with an ICMP error: administratively prohibited.
 void nft_reject(struct nft *n);
+/// Ends the packet, of TCP, and its connection with a reset for whoever sent it.
+void nft_reset(struct nft *n);
 /// Connections of this packet are not tracked.
 void nft_notrack(struct nft *n);
 /// Gives the packet to our socket at this address and port. Without one the rule does not hold.

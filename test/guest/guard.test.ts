@@ -1,5 +1,9 @@
-import { expect, it } from "vitest";
-import { run, startGuest } from "./harness.ts";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { changeGuard } from "../../src/runtimes/common/change-guard.ts";
+import { type ProcessId, processId } from "../../src/runtimes/common/guest-process.ts";
+import { run, startGuest, type TestGuest } from "./harness.ts";
 
 /** A network namespace of the test's own, with a device behind which nobody is. */
 const wrapper = [
@@ -17,6 +21,15 @@ const send = `use IO::Socket::IP; $| = 1;
     my $s = IO::Socket::IP->new(PeerHost => $to, PeerPort => $port, Type => SOCK_DGRAM) or die "$to: $@";
     print defined $s->send("x") ? "yes " : "no ";
   }`;
+
+/** Which of these a datagram to port 5 leaves for. */
+async function leavesFor(guest: TestGuest, addresses: readonly string[]): Promise<string[]> {
+  const args = addresses.flatMap((address) => [address, "5"]);
+  const { stdout } = await run(guest, { argv: ["perl", "-e", send, ...args], env });
+  const answers = stdout.trim().split(" ");
+  expect(answers).toHaveLength(addresses.length);
+  return addresses.filter((_, i) => answers[i] === "yes");
+}
 
 async function guarded(items: string, args: readonly string[] = []) {
   return await startGuest({ wrapper, args: ["--guard", items, ...args], env });
@@ -95,6 +108,88 @@ it.each([
   await using guest = await guarded(`-10.0.0.0/8,${items}`);
   expect(await guest.ended).toBe(1);
   expect(guest.stderr()).toContain("Invalid argument");
+});
+
+it("takes as many items as there may be, with ports", async () => {
+  const most = Array.from({ length: 200 }, (_, i) => `+2a00:${(i + 1).toString(16)}::/32@${i + 1}-60000`);
+  const networks = Array.from({ length: 300 }, (_, i) => `-10.${i >> 8}.${i & 255}.0/24`);
+  await using guest = await guarded([...most, ...networks].join(","));
+  expect(await leavesFor(guest, ["10.1.43.9", "10.1.44.9"])).toEqual(["10.1.44.9"]);
+});
+
+it("takes them from a file", async () => {
+  await using other = await startGuest();
+  const file = join(other.dir, "items");
+  await writeFile(file, "-8.8.4.4/32,-10.0.0.0/8");
+  await using guest = await guarded(file);
+  expect(await leavesFor(guest, ["8.8.4.4", "8.8.4.5", "10.1.1.1"])).toEqual(["8.8.4.5"]);
+  for (const text of ["", "-10.0.0.0/8,x", `-10.0.0.0/8${" ".repeat(256 << 10)}`]) {
+    await writeFile(file, text);
+    await using none = await guarded(file);
+    expect(await none.ended).toBe(1);
+  }
+});
+
+describe("what it lets out can be changed from outside", () => {
+  const known = (guest: TestGuest) => processId(guest.pid) as ProcessId;
+  const all = ["8.8.4.4", "8.8.4.5", "10.1.1.1"];
+
+  it("as a whole, as often as it is asked for", async () => {
+    await using guest = await guarded("-10.0.0.0/8");
+    expect(await leavesFor(guest, all)).toEqual(["8.8.4.4", "8.8.4.5"]);
+    await changeGuard("box", known(guest), ["-8.8.4.4/32", "+10.1.0.0/16", "-10.0.0.0/8"]);
+    expect(await leavesFor(guest, all)).toEqual(["8.8.4.5", "10.1.1.1"]);
+    await changeGuard("box", known(guest), ["-10.0.0.0/8"]);
+    expect(await leavesFor(guest, all)).toEqual(["8.8.4.4", "8.8.4.5"]);
+  });
+
+  it("goes on counting connections", async () => {
+    await using guest = await guarded("-10.0.0.0/8");
+    const some = `use Socket; socket(my $s, AF_INET, SOCK_DGRAM, 0); my ($yes, $no) = (0, 0); my ($from, $to) = @ARGV;
+      for ($from .. $to) { defined send($s, "x", 0, pack_sockaddr_in($_, inet_aton("9.9.9.9"))) ? $yes++ : $no++ } print $no`;
+    const held = async (...ports: string[]) =>
+      Number((await run(guest, { argv: ["perl", "-e", some, ...ports], env })).stdout);
+    expect(await held("1", "3000")).toBe(0);
+    await changeGuard("box", known(guest), ["-10.0.0.0/8", "-11.0.0.0/8"]);
+    expect(await held("3001", "5000")).toBeGreaterThan(900);
+  });
+
+  it("not when an item can't be read, and then all stays as it was", async () => {
+    await using guest = await guarded("-10.0.0.0/8");
+    for (const items of [["-8.8.4.4/32", "x"], [""]]) {
+      await expect(changeGuard("box", known(guest), items)).rejects.toThrow(/Invalid argument/);
+    }
+    expect(await leavesFor(guest, all)).toEqual(["8.8.4.4", "8.8.4.5"]);
+  });
+
+  it("not of a process that is another one by now, has our own network, or has no such rules", async () => {
+    await using guest = await guarded("-10.0.0.0/8");
+    const { pid, startTime } = known(guest);
+    await expect(changeGuard("box", { pid, startTime: startTime + 1n }, ["+10.0.0.0/8"])).rejects.toThrow(
+      /No such process/,
+    );
+    await expect(changeGuard("box", processId(process.pid) as ProcessId, ["-10.0.0.0/8"])).rejects.toThrow(
+      /Invalid argument/,
+    );
+    await using other = await startGuest({ wrapper, env });
+    await expect(changeGuard("box", known(other), ["-10.0.0.0/8"])).rejects.toMatchObject({
+      code: "unsupported",
+    });
+    expect(await leavesFor(guest, all)).toEqual(["8.8.4.4", "8.8.4.5"]);
+  });
+
+  it("not from inside", async () => {
+    await using guest = await guarded("-10.0.0.0/8");
+    const { pid, startTime } = known(guest);
+    const argv = [guest.process.spawnargs.find((arg) => arg.endsWith("warren-guest")) ?? ""];
+    argv.push("--change-guard", String(pid), String(startTime), "+10.0.0.0/8");
+    expect((await run(guest, { argv, env })).exit_code).toBe(1);
+    // In a user namespace of its own it has every right, but none over this one's network.
+    expect(
+      (await run(guest, { argv: ["unshare", "--user", "--map-root-user", "--net", ...argv], env })).exit_code,
+    ).toBe(1);
+    expect(await leavesFor(guest, all)).toEqual(["8.8.4.4", "8.8.4.5"]);
+  });
 });
 
 it("does not start where it may not make its rules", async () => {

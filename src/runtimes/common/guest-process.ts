@@ -15,6 +15,12 @@ export async function liveGuest(pidFile: string): Promise<ProcessId | undefined>
   return startTime !== 0n && processStart(pid) === startTime ? { pid, startTime } : undefined;
 }
 
+/** Of a process that lives. */
+export function processId(pid: number): ProcessId | undefined {
+  const startTime = pid > 0 ? processStart(pid) : undefined;
+  return startTime === undefined ? undefined : { pid, startTime };
+}
+
 /** Clock ticks since boot (proc(5), field 22 of stat); undefined when it is gone or a zombie. */
 function processStart(pid: number): bigint | undefined {
   let stat: string | undefined;
