@@ -128,16 +128,19 @@ export interface FilesApi {
   ): AsyncIterable<WatchEvent>;
 }
 
-/** Network of sandboxes. Of those whose mode is not `filtered` all but `get` throw `unsupported`. */
+/**
+ * Network of sandboxes. Of those whose mode is neither `filtered` nor `open` all but `get` throw `unsupported`. Open network's
+ * rules are addresses and networks, and its connections are not recorded.
+ */
 export interface NetworkApi {
   get(id: string): Promise<NetworkState>;
   /** Takes the place of all rules at once. Connections that the new ones don't allow are ended. */
   set(id: string, rules: NetworkRules, options?: ChangeOptions): Promise<SandboxInfo>;
   /** Adds rules and takes some away, in one step. Throws `invalid_request` for a rule to remove that is not there. */
   change(id: string, change: NetworkChange, options?: ChangeOptions): Promise<SandboxInfo>;
-  /** What the rules say of a connection, without making it; a name is not looked up. */
+  /** What the rules say of a connection, without making it; a name is not looked up, and refused for open network. */
   explain(id: string, host: string, port: number): Promise<NetworkDecision>;
-  /** The last ones that were taken since the sandbox or its engine started, the oldest first. Equal ones are told once. */
+  /** Of filtered network: the last ones since the sandbox or its engine started, the oldest first. Equal ones are told once. */
   decisions(id: string): Promise<NetworkDecision[]>;
 }
 

@@ -5,7 +5,10 @@ export const NetworkRule = z.string().min(1).max(300);
 
 const rules = z.array(NetworkRule).max(1000);
 
-/** Whom a sandbox with filtered network may reach. Deny wins; what no rule allows is denied. */
+/**
+ * Whom a sandbox may reach. Deny wins. With filtered network, what no rule allows is denied; with open network, which knows
+ * addresses and networks only, internal addresses that no rule names are.
+ */
 export const NetworkRules = z
   .object({
     allow: rules.optional(),
@@ -76,7 +79,7 @@ export type NetworkState = z.infer<typeof NetworkState>;
 
 /**
  * Why a decision is what it is: a `rule` says so; `no_rule` does; it would lead to an `internal` address that no rule names; it
- * names `no_host`; the TLS server name or Host is a `mismatch` with what was connected to; nothing but `learn` allows it; a `secret` is bound to other hosts, or would go where it may not. `many` stands for
+ * names `no_host`; the TLS server name or Host is a `mismatch` with what was connected to; nothing but `learn` allows it; a `secret` is bound to other hosts, or would go where it may not; nothing is against it and the network is `open`. `many` stands for
  * decisions that were too many to be told of one by one.
  */
 export const decisionCauses = [
@@ -87,6 +90,7 @@ export const decisionCauses = [
   "mismatch",
   "learn",
   "secret",
+  "open",
   "many",
 ] as const;
 export type DecisionCause = (typeof decisionCauses)[number];

@@ -201,7 +201,7 @@ export interface RuntimeStats extends Omit<SandboxStats, "cpu_percent" | "memory
  * A driver that owns sandbox lifecycles. What happens inside a sandbox goes through the guest that `connect` reaches,
  * so a driver knows nothing of exec or files.
  *
- * `create`, `start`, `stop`, `pause`, `resume`, `updateLimits`, `remove` and `inspect` of one id come one at a time; `connect`, `stats`, `oomKills` and `list` at
+ * `create`, `start`, `stop`, `pause`, `resume`, `updateLimits`, `updateReach`, `remove` and `inspect` of one id come one at a time; `connect`, `stats`, `oomKills`, `reachItems` and `list` at
  * any moment; calls for different ids come side by side. Every host object that a driver
  * makes is labelled with the state directory's owner id and the sandbox id. Failures are `WarrenError`s: of every call
  * `runtime_unavailable` when what it drives (a daemon, say) can't be asked, which says nothing about a sandbox. It then works
@@ -241,6 +241,13 @@ export interface Runtime {
    * hold. Throws `unsupported` for what can't be enforced, `sandbox_wrong_state` for less memory than is in use.
    */
   updateLimits(id: string, limits: RuntimeLimits): Promise<void>;
+  /**
+   * What a sandbox with open network reaches from now on, kept for later starts, and of a running or paused one in force when it
+   * resolves: for open connections too. When it throws, what was before holds. Throws `unsupported` where it can't be changed.
+   */
+  updateReach(id: string, reach: NetworkReach): Promise<void>;
+  /** All that decides what a sandbox with open network reaches, in this order, as `NetworkReach.rules` are written. */
+  reachItems(id: string): Promise<string[]>;
   /** Ends and deletes everything of this sandbox. Gone already is success. */
   remove(id: string): Promise<void>;
   inspect(id: string): Promise<RuntimeSandbox | undefined>;

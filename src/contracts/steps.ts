@@ -77,6 +77,7 @@ export const steps = [
   "oci.thawed",
   "oci.rewrote-spec",
   "oci.limited",
+  "oci.changed-rules",
   "oci.trashed",
 
   // The oci runtime: volumes
@@ -107,8 +108,8 @@ export const steps = [
   "container.greeted",
   "container.froze",
   "container.thawed",
-  "container.rewrote-limits",
-  "container.limited",
+  "container.rewrote-spec",
+  "container.changed",
   "container.asked-to-end",
   "container.killed",
   "container.removed",

@@ -11,6 +11,8 @@ const PreparedImage = z.object({
   cmd: z.array(z.string()).exactOptional(),
 });
 
+export const StoredReach = z.object({ rules: z.array(z.string()), internal: z.array(z.string()) });
+
 /** The stored form of `RuntimeSpec`, of engines and of drivers: what older ones left out is filled in. */
 export const StoredSpec: z.ZodType<RuntimeSpec> = z.object({
   id: z.string(),
@@ -23,7 +25,7 @@ export const StoredSpec: z.ZodType<RuntimeSpec> = z.object({
   hostname: z.string(),
   labels: z.record(z.string(), z.string()),
   network: z.enum(networkModes),
-  reach: z.object({ rules: z.array(z.string()), internal: z.array(z.string()) }).exactOptional(),
+  reach: StoredReach.exactOptional(),
   // Sandboxes of before there was a choice have none.
   isolation: Isolation.default("container"),
   readonlyRoot: z.boolean(),

@@ -283,7 +283,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
       },
       async explain(id, host, port) {
         open();
-        return egress.explain(id, host, port);
+        return await egress.explain(id, host, port);
       },
       async decisions(id) {
         open();

@@ -61,11 +61,7 @@ export function admitNetwork(
       { hint: 'use "network_mode": "filtered", or "isolation": "container"' },
     );
   }
-  if (rules?.learn && mode !== "filtered") {
-    throw new WarrenError("invalid_request", `network: nothing is learnt in the network mode ${mode}`, {
-      hint: 'use "network_mode": "filtered", or leave it out',
-    });
-  }
+  if (mode !== "filtered") refuseLearning(rules ?? {}, mode);
   if (mode === "open") return { mode, ...(rules ? { rules } : {}), reach: openReach(rules ?? {}) };
   if (mode !== "filtered") {
     if (!rules) return { mode };
@@ -79,6 +75,14 @@ export function admitNetwork(
   }
   checkRules(rules ?? {});
   return { mode, rules: rules ?? {} };
+}
+
+/** @throws WarrenError `invalid_request` */
+export function refuseLearning({ learn }: NetworkRules, mode: NetworkMode): void {
+  if (!learn) return;
+  throw new WarrenError("invalid_request", `network: nothing is learnt in the network mode ${mode}`, {
+    hint: 'use "network_mode": "filtered", or leave it out',
+  });
 }
 
 /** @throws WarrenError `invalid_request` for a rule that can't be read */

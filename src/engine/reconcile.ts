@@ -117,6 +117,7 @@ async function settle(
       if (lives && record.state === "error" && record.pid !== undefined)
         return await adopt(core, supervisor, ports, runtime, record, seen);
       await keepLimits(core, runtime, record);
+      await keepReach(core, runtime, record);
       // Whoever stopped it was told so.
       if (lives) await runtime.stop(id, { timeoutMs: 0 });
       if (record.pid !== undefined) table.update(id, { pid: undefined });
@@ -136,6 +137,7 @@ async function adopt(
   const state = seen.state === "paused" ? "paused" : "running";
   const adopted = core.table.update(id, { state, pid: seen.pid, startedAt, error: undefined });
   await keepLimits(core, runtime, adopted);
+  await keepReach(core, runtime, adopted);
   await ports.open(id);
   supervisor.watch(adopted);
   if (record.state === "error") announce(core, "started", adopted);
@@ -149,6 +151,19 @@ async function keepLimits(core: Core, runtime: Runtime, { id, spec }: SandboxRec
     await runtime.updateLimits(id, spec.limits);
   } catch (error) {
     core.log.warn({ err: error, sandbox: id }, "the stored limits of a sandbox could not be put in force");
+  }
+}
+
+/** As of limits; and this machine may be in other networks by now. */
+async function keepReach(core: Core, runtime: Runtime, { id, spec }: SandboxRecord): Promise<void> {
+  if (spec?.network !== "open" || !spec.reach) return;
+  try {
+    await runtime.updateReach(id, spec.reach);
+  } catch (error) {
+    core.log.warn(
+      { err: error, sandbox: id },
+      "the stored network rules of a sandbox could not be put in force",
+    );
   }
 }
 

@@ -39,7 +39,7 @@ export const SandboxRecord = z.object({
   pid: z.number().int().optional(),
   exitCode: z.number().int().optional(),
   oomKilled: z.boolean().optional(),
-  /** Of filtered network, as they are now. */
+  /** Of filtered and open network, as they are now. */
   network: NetworkRules.optional(),
   ports: z.array(StoredPort).optional(),
   /** What was reached in learn mode, as rules that allow it. */

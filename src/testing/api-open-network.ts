@@ -9,6 +9,8 @@ import { eventually } from "./wait.ts";
 /** Where servers listen that a sandbox with open network may reach, and such that it may not. All listen on one port. */
 export interface OpenNetworkPlaces {
   port: number;
+  /** There, `outside` and `named` tell each client something ten times a second: by TCP, and by UDP once it has said something. */
+  talking: number;
   /** An address and a name; none of them internal. */
   outside: readonly [address: string, name: string];
   /** Where the subject's network has IPv6. */
@@ -35,6 +37,21 @@ const dial = `use IO::Socket::IP; $| = 1;
   while (my ($to, $port) = splice @ARGV, 0, 2) {
     print "$to ", (IO::Socket::IP->new(PeerHost => $to, PeerPort => $port, Timeout => 4) ? "open" : "shut"), "\n";
   }`;
+
+/**
+ * Listens to those who talk, `PROTOCOL:ADDRESS` each, and says their name for each time, or that they have ended. It says something
+ * to those of UDP at the beginning, and whenever the second argument is there as a file.
+ */
+const listen = `use IO::Select; use IO::Socket::IP; $| = 1;
+  my ($port, $file, @who) = @ARGV; my (%name, $all); $all = IO::Select->new;
+  for (@who) { my ($proto, $host) = /^([^:]+):(.*)$/;
+    my $s = IO::Socket::IP->new(PeerHost => $host, PeerPort => $port, Proto => $proto, Type => $proto eq "tcp" ? SOCK_STREAM : SOCK_DGRAM) or die "$_: $@";
+    $name{$s} = $_; $all->add($s); $s->send("x") if $proto eq "udp" }
+  while (1) { for my $s ($all->can_read(0.5)) {
+      my $n = sysread($s, my $b, 4096);
+      print "$name{$s}\n" if $n;
+      next if $n || $name{$s} =~ /^udp/; print "$name{$s} ended\n"; $all->remove($s) }
+    if (-e $file) { unlink $file; $_->send("x") for grep { $name{$_} =~ /^udp/ } $all->handles } }`;
 
 /**
  * Tests of open network, on every runtime that has it. The subject must have no sandboxes of anybody else's, and the places must
@@ -108,7 +125,89 @@ export function testOpenNetwork(
       }
       await expectFailure(open({ network: { allow: ["http://example.com"] } }), "invalid_request");
       const { id } = await open();
-      await expectFailure(fixture.api.network.set(id, { allow: ["10.0.0.0/8"] }), "unsupported");
+      const { network } = fixture.api;
+      const rules = { allow: ["10.1.2.0/24"] };
+      await network.set(id, rules);
+      await expectFailure(network.set(id, { allow: ["example.com"] }), "unsupported");
+      await expectFailure(network.change(id, { deny: ["*"] }), "unsupported");
+      await expectFailure(network.change(id, { remove: ["10.0.0.0/8"] }), "invalid_request");
+      await expectFailure(network.change(id, { learn: true }), "invalid_request");
+      await expectFailure(network.decisions(id), "unsupported");
+      expect(await network.get(id)).toMatchObject({ mode: "open", rules });
+    });
+
+    test("follows rules that change while it runs, with connections that are open", async () => {
+      const { api } = fixture;
+      const { named, outside, port, talking } = made.places;
+      const [address] = outside;
+      const [denied, deniedUdp, kept] = [`tcp:${address}`, `udp:${address}`, `tcp:${named}`];
+      const { id } = await open({
+        network: { allow: [named] },
+        cmd: ["perl", "-e", listen, String(talking), "/tmp/talk", denied, deniedUdp, kept],
+      });
+      let said: string[] = [];
+      const log = (async () => {
+        for await (const { data } of api.logs(id, { follow: true }))
+          said.push(...new TextDecoder().decode(data).split("\n").filter(Boolean));
+      })().catch(() => {}); // it ends with the sandbox
+      const heard = (what: string, times = 1) =>
+        eventually(what, () => said.filter((line) => line === what).length >= times);
+      for (const who of [denied, deniedUdp, kept]) await heard(who);
+
+      const { network } = await api.network.change(id, { deny: [address] });
+      expect(network).toEqual({ allow: [named], deny: [address] });
+      await heard(`${denied} ended`);
+      said = [];
+      await heard(kept, 3);
+      // One that was on its way may be among them.
+      said = [];
+      await heard(kept, 5);
+      expect(new Set(said)).toEqual(new Set([kept]));
+      expect(await reached(id, [address, named])).toEqual([named]);
+      expect(await api.network.explain(id, address, port)).toMatchObject({ allowed: false, rule: address });
+
+      await api.network.set(id, {});
+      expect(await api.network.explain(id, named, port)).toMatchObject({ allowed: false, cause: "internal" });
+      expect(await api.network.explain(id, address, port)).toMatchObject({ allowed: true, cause: "open" });
+      await heard(`${kept} ended`);
+      expect(await reached(id, [address, named])).toEqual([address]);
+      await api.files.write(id, "/tmp/talk", new Uint8Array());
+      await heard(deniedUdp);
+      await api.remove(id);
+      await log;
+    });
+
+    test("keeps rules that were changed over stop, start and pause, and has those that were changed meanwhile", async () => {
+      const { api } = fixture;
+      const { named, outside, port } = made.places;
+      const [address] = outside;
+      const { id } = await open({ cmd: ["perl", "-e", `${dial} sleep 1000`, address, String(port)] });
+      let answers: string[] = [];
+      const isAnswered = (times: number) =>
+        eventually("the main command's answer", async () => {
+          let said = "";
+          for await (const { data } of api.logs(id)) said += new TextDecoder().decode(data);
+          answers = said.match(/open|shut/g) ?? [];
+          return answers.length === times;
+        });
+      await isAnswered(1);
+      await api.network.set(id, { allow: [named], deny: [address] });
+      await api.stop(id, { timeoutMs: 0 });
+      await api.start(id);
+      expect(await reached(id, [address, named])).toEqual([named]);
+      await isAnswered(2);
+      await api.stop(id, { timeoutMs: 0 });
+      await api.network.set(id, { deny: [named] });
+      await api.start(id);
+      expect(await reached(id, [address, named])).toEqual([address]);
+      // Its main command found them in force.
+      await isAnswered(3);
+      expect(answers).toEqual(["open", "shut", "open"]);
+      if (options.lacks?.includes("pause")) return;
+      await api.pause(id);
+      await api.network.set(id, { allow: [named] });
+      await api.resume(id);
+      expect(await reached(id, [address, named])).toEqual([address, named]);
     });
 
     test("can't undo it from inside", async () => {

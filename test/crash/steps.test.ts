@@ -51,13 +51,18 @@ describe("an engine that is killed", () => {
     await lane.finish();
   });
 
-  it("while a sandbox with open network starts and ends", { timeout: TIMEOUT_MS }, async () => {
+  it("while a sandbox with open network starts, gets other rules and ends", {
+    timeout: TIMEOUT_MS,
+  }, async () => {
     await using lane = new Lane(program);
     // The first START is of the trial.
     const points: [Step, number][] = [
       ["launcher.start.sent", 1],
       ["launcher.start.sent", 2],
       ["launcher.start.answered", 2],
+      ["stored.running", 2],
+      ["oci.rewrote-spec", 1],
+      ["oci.rewrote-spec", 2],
       ["oci.froze", 1],
       ["oci.asked-to-end", 1],
       ["oci.ended-guest", 2],

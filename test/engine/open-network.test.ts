@@ -3,7 +3,8 @@ import type { Capabilities } from "../../src/contracts/runtime.ts";
 import { internalKind, internalNetworks } from "../../src/engine/egress/addresses.ts";
 import { parseRule } from "../../src/engine/egress/rules.ts";
 import { admitNetwork } from "../../src/engine/network.ts";
-import { guardArgs, hostNetworks } from "../../src/runtimes/common/open-network.ts";
+import { explainOpen, openReach } from "../../src/engine/open-network.ts";
+import { guardArgs, guardItems, hostNetworks } from "../../src/runtimes/common/open-network.ts";
 
 const able: Pick<Capabilities, "networkModes" | "networkMissing"> = {
   networkModes: ["none", "filtered", "open"],
@@ -91,6 +92,39 @@ it("holds back the networks that a machine is in, but no half of the internet", 
     "46.1.2.3/32",
     "2a02::5/128",
   ]);
+});
+
+it("says what the packets to an address meet, as the packet filter reads its items", () => {
+  const rules = {
+    allow: ["10.1.0.0/16:443", "[fd00::1]:22-23", "8.8.4.0/24"],
+    deny: ["8.8.4.4", "0.0.0.0/0:25", "2a00::/12"],
+  };
+  const items = [...guardItems({ id: "box", reach: openReach(rules) }, ["10.0.2.3"]), "-45.1.2.0/24"];
+  const explained = (host: string, port: number) => explainOpen(host, port, items, rules);
+  const cases: [host: string, port: number, allowed: boolean, cause: string, rule?: string][] = [
+    ["10.1.2.3", 443, true, "rule", "10.1.0.0/16:443"],
+    ["10.1.2.3", 444, false, "internal"],
+    ["::ffff:10.1.2.3", 443, true, "rule", "10.1.0.0/16:443"],
+    ["64:ff9b::a01:203", 443, false, "internal"],
+    ["fd00::1", 23, true, "rule", "[fd00::1]:22-23"],
+    ["fd00::1", 24, false, "internal"],
+    ["8.8.4.4", 443, false, "rule", "8.8.4.4"],
+    ["8.8.4.5", 443, true, "rule", "8.8.4.0/24"],
+    ["8.8.4.5", 25, false, "rule", "0.0.0.0/0:25"],
+    ["10.0.2.3", 53, true, "open"],
+    ["10.0.2.3", 54, false, "internal"],
+    ["45.1.2.3", 443, false, "internal"],
+    ["45.1.3.3", 443, true, "open"],
+    ["2a0f::1", 443, false, "rule", "2a00::/12"],
+    ["2a10::1", 443, true, "open"],
+  ];
+  expect(
+    cases.map(([host, port]) => {
+      const { allowed, cause, rule } = explained(host, port);
+      return [host, port, allowed, cause, ...(rule === undefined ? [] : [rule])];
+    }),
+  ).toEqual(cases);
+  expect(() => explained("example.com", 443)).toThrow(/addresses/);
 });
 
 it("opens nothing when a record has lost what is internal", () => {

@@ -48,7 +48,7 @@ function defineShow(parent: Command, context: CliContext): void {
 function defineSet(parent: Command, context: CliContext): void {
   const command = parent
     .command("set")
-    .description("replace all rules; without any, nothing is allowed")
+    .description("replace all rules; without any nothing is allowed, or with open network nothing internal")
     .argument(...SANDBOX)
     .option("--allow <rule>", "what it may reach (repeatable)", collect)
     .option("--deny <rule>", "what it may not reach, whatever is allowed (repeatable)", collect)
@@ -91,7 +91,9 @@ function defineChange(
 function defineExplain(parent: Command, context: CliContext): void {
   const command = parent
     .command("explain")
-    .description("say which rule decides on a connection, without making it")
+    .description(
+      "say which rule decides on a connection, without making it; with open network, to an address",
+    )
     .argument(...SANDBOX)
     .argument("<host:port>", "port 443 when none is named; an IPv6 address in brackets")
     .option(...JSON_OPTION);
@@ -114,7 +116,7 @@ function defineExplain(parent: Command, context: CliContext): void {
 function defineLog(parent: Command, context: CliContext): void {
   const command = parent
     .command("log")
-    .description("show which connections were asked for and what was decided, the oldest first")
+    .description("show which connections a sandbox with filtered network asked for, the oldest first")
     .argument(...SANDBOX)
     .option("-f, --follow", "go on until the sandbox is removed")
     .option("--denied", "only those that were denied")

@@ -10,9 +10,10 @@ import type { SandboxInfo } from "../../contracts/sandbox.ts";
 import { parseInput } from "../../lib/parse.ts";
 import { documentedPresets, type Presets, presetNames } from "../../lib/presets/presets.ts";
 import { acceptAll } from "../accept-loop.ts";
-import { announce, type Core, guestOf, notRunning } from "../core.ts";
+import { announce, type Core, guestOf, notRunning, readyRecord, runtimeOf } from "../core.ts";
 import { sandboxInfo } from "../info.ts";
-import { checkRules } from "../network.ts";
+import { checkRules, refuseLearning } from "../network.ts";
+import { changeOpenRules, explainOpen } from "../open-network.ts";
 import type { SandboxRecord } from "../record.ts";
 import type { SecretKeeper } from "../secrets/keeper.ts";
 import { createEgress, type Egress } from "./egress.ts";
@@ -27,7 +28,7 @@ const WAITING = 4;
 /** What was learnt is stored so long after it was. */
 const STORE_LEARNT_MS = 1_000;
 
-/** The ways out of all sandboxes with filtered network that run. */
+/** The ways out of all sandboxes with filtered network that run, and rules, of those with open network too. */
 export interface EgressManager {
   /** Opens the way out of a sandbox that has just come to run, or was found running. */
   follow(record: SandboxRecord): void;
@@ -38,7 +39,7 @@ export interface EgressManager {
   state(wanted: string): NetworkState;
   set(wanted: string, rules: NetworkRules, by?: Caller): Promise<SandboxInfo>;
   change(wanted: string, change: NetworkChange, by?: Caller): Promise<SandboxInfo>;
-  explain(wanted: string, host: string, port: number): NetworkDecision;
+  explain(wanted: string, host: string, port: number): Promise<NetworkDecision>;
   /** The last ones, the oldest first. */
   decisions(wanted: string): NetworkDecision[];
   /** How many connections have been denied since it runs. */
@@ -127,9 +128,9 @@ export function createEgressManager(
     way.learnt.store();
   };
 
-  const filtered = (wanted: string): SandboxRecord => {
+  const ruled = (wanted: string): SandboxRecord => {
     const record = core.table.resolve(wanted);
-    if (record.spec?.network === "filtered") return record;
+    if (record.spec?.network === "filtered" || isOpen(record)) return record;
     throw new WarrenError(
       "unsupported",
       `sandbox ${record.id} has the network ${record.spec?.network ?? "none"}, in which nothing is filtered`,
@@ -137,19 +138,36 @@ export function createEgressManager(
     );
   };
 
+  const filtered = (wanted: string): SandboxRecord => {
+    const record = ruled(wanted);
+    if (!isOpen(record)) return record;
+    throw new WarrenError(
+      "unsupported",
+      `sandbox ${record.id} has open network, whose connections are not recorded`,
+      {
+        hint: "warren network explain says what its rules do with an address; filtered network keeps a record",
+      },
+    );
+  };
+
   /** `rules` are those of now, in this turn. */
-  const replace = (
+  const replace = async (
     wanted: string,
     action: "set" | "change",
     rules: (now: NetworkRules) => NetworkRules,
     by: Caller | undefined,
     startsLearning = false,
   ): Promise<SandboxInfo> => {
-    const { id } = filtered(wanted);
-    return core.mutex.run(id, async () => {
+    const { id } = ruled(wanted);
+    if (isOpen(ruled(wanted))) await readyRecord(core, id);
+    return await core.mutex.run(id, async () => {
       const record = core.table.require(id);
       if (record.state === "creating" || record.state === "removing") throw notRunning(record);
       const network = rules(record.network ?? {});
+      if (isOpen(record)) {
+        refuseLearning(network, "open");
+        return announce(core, "updated", await changeOpenRules(core, record, network, { action, by }));
+      }
       checkRules(network);
       if (startsLearning) ways.get(id)?.learnt.clear();
       const updated = core.table.update(id, { network, ...(startsLearning ? { learnt: [] } : {}) });
@@ -187,11 +205,16 @@ export function createEgressManager(
       const change = parseInput(NetworkChange, input);
       return await replace(wanted, "change", (now) => changed(now, change), by, change.learn === true);
     },
-    explain(wanted, host, port) {
+    async explain(wanted, host, port) {
       if (!Number.isInteger(port) || port < 1 || port > 65_535) {
         throw new WarrenError("invalid_request", "port: a port is 1 to 65535");
       }
-      const record = filtered(wanted);
+      const record = ruled(wanted);
+      if (isOpen(record)) {
+        const ready = await readyRecord(core, record.id);
+        const items = await runtimeOf(core, ready).reachItems(record.id);
+        return { host, port, ...explainOpen(host, port, items, ready.network ?? {}) };
+      }
       const { allowed, cause, reason, rule, preset } =
         ways.get(record.id)?.egress.explain(host, port) ??
         compilePolicy(rulesOf(record), presets).decide(host, port);
@@ -279,6 +302,10 @@ function tidy({ allow, deny, learn }: NetworkRules): NetworkRules {
     ...(deny?.length ? { deny } : {}),
     ...(learn ? { learn } : {}),
   };
+}
+
+function isOpen({ spec }: SandboxRecord): boolean {
+  return spec?.network === "open";
 }
 
 function rulesOf({ network }: SandboxRecord): EgressRules {

@@ -12,23 +12,28 @@ export const SLIRP_NAME_SERVER = "10.0.2.3";
 /** Networks shorter than this are no neighbourhood, but a mistake that would shut everything out. */
 const LEAST_PREFIX = { ipv4: 8, ipv6: 32 } as const;
 
-/**
- * The guest's arguments that make open network safe, in the order in which they are looked at: the sandbox's own rules, the
- * port of its name servers, internal networks, and those that this machine is in.
- */
+/** The guest's arguments that make open network safe. */
 export function guardArgs(spec: RuntimeSpec, nameServers: readonly string[]): string[] {
-  if (spec.network !== "open") return [];
-  const { rules, internal } = spec.reach ?? { rules: [], internal: [] };
+  return spec.network === "open" ? ["--guard", guardItems(spec, nameServers).join(",")] : [];
+}
+
+/**
+ * What decides in a sandbox with open network, in the order in which it is looked at: the sandbox's own rules, the port of its
+ * name servers, internal networks, and those that this machine is in now.
+ */
+export function guardItems(
+  { id, reach }: Pick<RuntimeSpec, "id" | "reach">,
+  nameServers: readonly string[],
+): string[] {
+  const { rules, internal } = reach ?? { rules: [], internal: [] };
   // A record without it must not open what it would have closed.
-  if (internal.length === 0)
-    throw new WarrenError("runtime_failed", `the record of sandbox ${spec.id} is broken`);
-  const items = [
+  if (internal.length === 0) throw new WarrenError("runtime_failed", `the record of sandbox ${id} is broken`);
+  return [
     ...rules,
     ...nameServers.map((address) => `+${address}/${isIPv4(address) ? 32 : 128}@53-53`),
     ...internal.map((network) => `-${network}`),
     ...hostNetworks(networkInterfaces()).map((network) => `-${network}`),
   ];
-  return ["--guard", items.join(",")];
 }
 
 /**

@@ -9,6 +9,8 @@ import { limitConfig } from "./limits.ts";
 /** Where the guest listens, inside. */
 export const GUEST_SOCKET_DIR = `${GUEST_DIR}/run`;
 export const GUEST_SOCKET = "guest.sock";
+/** Inside; the guest reads there what it lets out, and nobody inside can write to it. */
+export const GUARD_FILE = `${GUEST_DIR}/guard`;
 /** Inside. */
 export const GUEST_SOCKET_PATH = `${GUEST_SOCKET_DIR}/${GUEST_SOCKET}`;
 /** Of a directory that only root can enter: nobody but an engine's exec connects there. */
@@ -17,8 +19,10 @@ export const socketTmpfs = ["rw", "noexec", "nosuid", "nodev", "mode=0700", "siz
 export const SHM_BYTES = 64 * 1024 * 1024;
 
 /** What a container runs. */
-export function guestCommand({ spec, nameServers }: ContainerOptions): string[] {
-  return guestArgs(spec, ["--listen", GUEST_SOCKET_PATH, ...guardArgs(spec, nameServers)]);
+export function guestCommand({ spec, nameServers, guest }: ContainerOptions): string[] {
+  const hasFile = guest.type === "bind" && guest.guardFile !== undefined;
+  const guard = hasFile ? ["--guard", GUARD_FILE] : guardArgs(spec, nameServers);
+  return guestArgs(spec, ["--listen", GUEST_SOCKET_PATH, ...guard]);
 }
 
 /** What the engine calls the network that a container gets. */
@@ -101,13 +105,20 @@ function ownMounts(guest: GuestMount, relabels: boolean): object[] {
   return [
     { Type: "bind", Source: guest.dir, Target: GUEST_DIR, ReadOnly: true },
     { Type: "bind", Source: guest.socketDir, Target: GUEST_SOCKET_DIR },
+    ...(guest.guardFile === undefined
+      ? []
+      : [{ Type: "bind", Source: guest.guardFile, Target: GUARD_FILE, ReadOnly: true }]),
   ];
 }
 
 /** `Mounts` knows no labels. Volumes have that of containers. */
 function relabelledBinds(guest: GuestMount): string[] {
   if (guest.type === "volume") return [];
-  return [`${guest.dir}:${GUEST_DIR}:ro,z`, `${guest.socketDir}:${GUEST_SOCKET_DIR}:z`];
+  return [
+    `${guest.dir}:${GUEST_DIR}:ro,z`,
+    `${guest.socketDir}:${GUEST_SOCKET_DIR}:z`,
+    ...(guest.guardFile === undefined ? [] : [`${guest.guardFile}:${GUARD_FILE}:ro,z`]),
+  ];
 }
 
 export function tmpfsOptions(mount: RuntimeSpec["tmpfs"][number]): string[] {

@@ -73,6 +73,8 @@ export type GuestMount =
       socketDir: string;
       /** Files of this sandbox for places where the engine makes none, and there only: their paths by where they show. */
       ownFiles: Readonly<Record<string, string>>;
+      /** What the guest of one with open network lets out; it is looked at when that starts. */
+      guardFile?: string;
     }
   /** Of the engine's. The socket is in the sandbox only. */
   | { type: "volume"; name: string };

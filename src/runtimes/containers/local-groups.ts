@@ -2,7 +2,7 @@ import { accessSync, constants, readFileSync } from "node:fs";
 import type { RuntimeLimits, RuntimeStats } from "../../contracts/runtime.ts";
 import { readText } from "../../lib/files.ts";
 import { type CgroupHost, createGroupFiles } from "../common/cgroup.ts";
-import { networkBytes } from "../common/guest-process.ts";
+import { networkBytes, type ProcessId, processId } from "../common/guest-process.ts";
 import { createLiveLimits } from "../common/live-limits.ts";
 import { processNumbers } from "../common/process-numbers.ts";
 import type { ContainerState } from "./answers.ts";
@@ -99,6 +99,16 @@ function groupPath(host: CgroupHost, pid: number, container: string): string | u
     return own < 0 || parts.includes("..") ? undefined : parts.slice(0, own + 1).join("/");
   }
   return undefined;
+}
+
+/** The guest of this sandbox, when the engine's number of it is a process of this machine. */
+export async function guestProcess(
+  id: string,
+  { State: { Pid: pid = 0 } }: ContainerState,
+): Promise<ProcessId | undefined> {
+  const process = processId(pid);
+  // Asked after its start: what has the number is still that one, or is refused by who is told of the start.
+  return process && (await isGuestOf(id, pid)) ? process : undefined;
 }
 
 /** True for a process of this machine that has this sandbox's socket directory mounted where the guest listens. */

@@ -1,4 +1,4 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { WarrenError } from "../../contracts/errors.ts";
@@ -23,6 +23,7 @@ import { createGuestVolume } from "./guest-volume.ts";
 import { createImages } from "./images/images.ts";
 import { limitChanges, refuseLimits } from "./limits.ts";
 import { createLocalGroups, noLocalGroups } from "./local-groups.ts";
+import { createOpenRules } from "./open-rules.ts";
 import { createReach } from "./reach.ts";
 import { openSandboxDirs } from "./sandbox-dirs.ts";
 import { requireSources } from "./sources.ts";
@@ -81,6 +82,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     guest: flavor.guestProgram ?? (await readGuest()),
   });
   const guestOf = (id: string) => createGuestClient(() => reach.connect(id));
+  const { prepare, refresh, ...openRules } = createOpenRules({ dirs, containers, log, onStep });
   await containers.sweep();
   onStep("container.swept");
 
@@ -245,9 +247,11 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       onStep("container.made-directory");
       try {
         const name = containers.nameOf(spec.id);
+        const nameServers = spec.network === "open" ? ((await flavor.uplink?.nameServers()) ?? []) : [];
+        const guardFile = reach.kind === "socket" ? await prepare(spec, nameServers) : undefined;
         const container: ContainerOptions = {
           spec,
-          nameServers: spec.network === "open" ? ((await flavor.uplink?.nameServers()) ?? []) : [],
+          nameServers,
           labels: { "warren.owner": ownerId, "warren.id": spec.id },
           guest:
             reach.kind === "socket"
@@ -256,6 +260,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
                   dir: guestDir,
                   socketDir: dirs.socketDir(spec.id),
                   ownFiles: dirs.ownFiles(spec),
+                  ...(guardFile === undefined ? {} : { guardFile }),
                 }
               : { type: "volume", name: await guestVolume.ensure(spec.image.id) },
           volumeName: volumes.engineName,
@@ -282,6 +287,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       if (client.endpoint.kind === "unix") await requireSources(spec.mounts);
       try {
         await dirs.clearSocket(id);
+        await refresh(id);
         onStep("container.cleared-socket");
         await client.json({ method: "POST", path: pathOf(id, "/start") });
         onStep("container.started");
@@ -323,11 +329,11 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
       await dirs.changeLimits(id, limits).catch((error: unknown) => {
         throw noSpace(error);
       });
-      onStep("container.rewrote-limits");
+      onStep("container.rewrote-spec");
       if (!container || !lives(container)) return;
       try {
         await applyLimits(id, limits);
-        onStep("container.limited");
+        onStep("container.changed");
       } catch (error) {
         await dirs.changeLimits(id, before.limits);
         await applyLimits(id, before.limits).catch((cause: unknown) => {
@@ -336,6 +342,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
         throw engineFailure(error, `the limits of sandbox ${id} can't be changed`);
       }
     },
+    ...openRules,
     remove,
     inspect,
     async list() {
@@ -363,6 +370,9 @@ async function prepareGuestDir(shared: string): Promise<string> {
   const dir = await copyGuest(shared);
   // What is mounted read-only can get no mount point.
   await mkdir(join(dir, "run"), { recursive: true, mode: 0o755 });
+  await writeFile(join(dir, "guard"), "", { flag: "wx" }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "EEXIST") throw error;
+  });
   return dir;
 }
 

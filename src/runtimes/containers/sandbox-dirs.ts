@@ -12,9 +12,10 @@ import {
 } from "node:fs/promises";
 import type { Socket } from "node:net";
 import { join } from "node:path";
+import { z } from "zod";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
-import { StoredSpec } from "../../contracts/stored-spec.ts";
+import type { NetworkReach, RuntimeLimits, RuntimeSpec } from "../../contracts/runtime.ts";
+import { StoredReach, StoredSpec } from "../../contracts/stored-spec.ts";
 import { isGone, makeDir, readText, statOrUndefined, writeAtomically } from "../../lib/files.ts";
 import { jsonOrUndefined } from "../../lib/parse.ts";
 import { connectGuest, guestUnreachable } from "../common/guest-socket.ts";
@@ -33,9 +34,15 @@ export interface SandboxDirs {
   ownFiles(spec: Pick<RuntimeSpec, "id" | "network">): Record<string, string>;
   /** Throws when it exists. */
   create(spec: RuntimeSpec): Promise<void>;
-  /** With the limits that it has now. */
+  /** With the limits and the reach that it has now. */
   readSpec(id: string): Promise<RuntimeSpec>;
   changeLimits(id: string, limits: RuntimeLimits): Promise<void>;
+  /** Of open network whose rules can change. */
+  readNetwork(id: string): Promise<OpenNetwork | undefined>;
+  changeNetwork(id: string, network: OpenNetwork): Promise<void>;
+  /** Holds what its guest lets out, where that is mounted. */
+  guardFile(id: string): string;
+  writeGuard(id: string, items: readonly string[]): Promise<void>;
   /** True for one that was not created with the limits that it has. */
   limitsWereChanged(id: string): Promise<boolean>;
   exists(id: string): Promise<boolean>;
@@ -47,6 +54,14 @@ export interface SandboxDirs {
   needsExec(): Promise<boolean>;
   noteExec(): Promise<void>;
   remove(id: string): Promise<void>;
+}
+
+const StoredNetwork = z.object({ reach: StoredReach, nameServers: z.array(z.string()) });
+
+export interface OpenNetwork {
+  reach: NetworkReach;
+  /** Whom its container was told to ask. */
+  nameServers: string[];
 }
 
 /** open(2): the file itself, without opening it for anything. Not among Node's constants. */
@@ -81,6 +96,17 @@ export async function openSandboxDirs(
   const specFile = (id: string) => join(dirOf(id), "spec.json");
   const execFile = join(root, "reached-by-exec");
   const limitsFile = (id: string) => join(dirOf(id), "limits.json");
+  const networkFile = (id: string) => join(dirOf(id), "network.json");
+  const guardFile = (id: string) => join(dirOf(id), "guard");
+  const broken = (id: string, cause?: unknown) =>
+    new WarrenError("runtime_failed", `the record of sandbox ${id} is broken`, { cause });
+  const readNetwork = async (id: string): Promise<OpenNetwork | undefined> => {
+    const text = await readText(networkFile(id));
+    if (text === undefined) return undefined;
+    const stored = StoredNetwork.safeParse(jsonOrUndefined(text));
+    if (stored.success) return stored.data;
+    throw broken(id, stored.error);
+  };
   const remove = async (path: string) => {
     await removeOwn(path).catch(async (error: NodeJS.ErrnoException) => {
       if (error.code !== "EACCES" && error.code !== "EPERM") throw error;
@@ -110,16 +136,27 @@ export async function openSandboxDirs(
       await writeAtomically(specFile(spec.id), JSON.stringify(spec));
     },
     async readSpec(id) {
-      const [spec, limits] = await Promise.all([readText(specFile(id)), readText(limitsFile(id))]);
+      const [spec, limits, network] = await Promise.all([
+        readText(specFile(id)),
+        readText(limitsFile(id)),
+        readNetwork(id),
+      ]);
       if (spec === undefined) throw new WarrenError("sandbox_not_found", `there is no sandbox ${id}`);
       const stored = StoredSpec.safeParse({
         ...(jsonOrUndefined(spec) as object | undefined),
         ...(limits === undefined ? {} : { limits: jsonOrUndefined(limits) }),
+        ...(network === undefined ? {} : { reach: network.reach }),
       });
       if (stored.success) return stored.data;
-      throw new WarrenError("runtime_failed", `the record of sandbox ${id} is broken`, {
-        cause: stored.error,
-      });
+      throw broken(id, stored.error);
+    },
+    readNetwork,
+    changeNetwork: (id, network) => writeAtomically(networkFile(id), JSON.stringify(network)),
+    guardFile,
+    async writeGuard(id, items) {
+      await writeAtomically(guardFile(id), items.join(","));
+      // Root inside may be any user of ours.
+      await chmod(guardFile(id), 0o644);
     },
     changeLimits: (id, limits) => writeAtomically(limitsFile(id), JSON.stringify(limits)),
     limitsWereChanged: async (id) => (await statOrUndefined(limitsFile(id))) !== undefined,

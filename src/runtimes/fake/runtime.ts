@@ -186,6 +186,13 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
       await readSpec(id, layoutOf(base, id));
     },
 
+    async updateReach() {
+      throw new WarrenError("unsupported", "the runtime fake has no open network");
+    },
+    async reachItems() {
+      throw new WarrenError("unsupported", "the runtime fake has no open network");
+    },
+
     remove,
 
     async inspect(id) {

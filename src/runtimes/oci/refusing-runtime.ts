@@ -22,6 +22,8 @@ export function refusingRuntime(missing: readonly ProbeFinding[]): Runtime {
     pause: refuse,
     resume: refuse,
     updateLimits: refuse,
+    updateReach: refuse,
+    reachItems: refuse,
     remove: refuse,
     inspect: refuse,
     // What there may be is out of reach, and not gone.

@@ -34,6 +34,7 @@ import { createImages } from "./images/images.ts";
 import { createLauncher } from "./launcher-client.ts";
 import { openLayout } from "./layout.ts";
 import { createLifecycle } from "./lifecycle.ts";
+import { createOpenRules } from "./open-rules.ts";
 import { createOutside } from "./outside.ts";
 import { createProber, isProbeId } from "./probe.ts";
 import { findProgramNow, ociPrograms } from "./programs.ts";
@@ -357,6 +358,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
         });
       }
     },
+    ...createOpenRules({ store, layout, log, onStep }),
     async remove(id) {
       if (isSandboxId(id)) await remove(id);
     },
@@ -412,6 +414,7 @@ function inTurns(turns: KeyedMutex, runtime: Runtime): Runtime {
     pause: (id) => turns.run(id, () => runtime.pause(id)),
     resume: (id) => turns.run(id, () => runtime.resume(id)),
     updateLimits: (id, limits) => turns.run(id, () => runtime.updateLimits(id, limits)),
+    updateReach: (id, reach) => turns.run(id, () => runtime.updateReach(id, reach)),
     remove: (id) => turns.run(id, () => runtime.remove(id)),
   };
 }

@@ -5,6 +5,7 @@ import { maskedPaths } from "../common/protected-paths.ts";
 import type { ApiRequest } from "../containers/api-client.ts";
 import {
   engineNetwork,
+  GUARD_FILE,
   GUEST_SOCKET_DIR,
   guestCommand,
   SHM_BYTES,
@@ -116,6 +117,7 @@ function mounts({ spec, guest, volumeName }: ContainerOptions): object {
             ...Object.entries(guest.ownFiles)
               .filter(([place]) => !targets.includes(place))
               .map(([place, file]) => bind(file, place, "rw", "noexec")),
+            ...(guest.guardFile === undefined ? [] : [bind(guest.guardFile, GUARD_FILE, "ro", "noexec")]),
           ]),
       ...spec.tmpfs.map((mount) => tmpfs(mount.path, tmpfsOptions(mount))),
       ...binds.map((mount) => bind(mount.source, mount.target, access(mount.readonly))),

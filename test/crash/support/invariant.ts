@@ -12,6 +12,11 @@ import type { Box, World } from "./world.ts";
 export const DATA = "/data";
 /** Part of each command line that a scenario runs and that must not outlive its caller. */
 export const MARK = "424242";
+/** Nobody is there: the network stack of a sandbox drops what it gets for it. Scenarios name it in rules, or don't. */
+export const RULED = "10.0.2.2";
+/** Says "yes" when a datagram for the first argument may leave. */
+const send = `use Socket; socket(my $s, AF_INET, SOCK_DGRAM, 0);
+  print defined send($s, "x", 0, pack_sockaddr_in(9, inet_aton($ARGV[0]))) ? "yes" : "no"`;
 /** Bound of what takes a moment after an engine is ready: probes, trash, the last output of a main command. */
 const PATIENCE_MS = 15_000;
 
@@ -66,8 +71,9 @@ export async function eventually(look: () => string[]): Promise<string[]> {
 }
 
 function boxOf(info: SandboxInfo): Box {
-  const { status, memory = 0, cmd } = info;
-  return { status: status as Box["status"], memory, hasMain: cmd !== undefined };
+  const { status, memory = 0, cmd, network_mode, network = {} } = info;
+  const rules = network_mode === "open" ? JSON.stringify(network) : "";
+  return { status: status as Box["status"], memory, hasMain: cmd !== undefined, rules };
 }
 
 async function checkRunning(
@@ -83,6 +89,12 @@ async function checkRunning(
   // The kernel counts in pages.
   if (Math.abs(limit - (info.memory ?? 0)) >= 4096)
     wrong.push(`${name} may use ${limit} bytes, not ${info.memory}`);
+  if (info.network_mode === "open") {
+    const { stdout } = await api.exec(name, { cmd: ["perl", "-e", send, RULED], timeout: 20 });
+    const expected = info.network?.allow?.includes(RULED) ? "yes" : "no";
+    if (stdout !== expected)
+      wrong.push(`${name} has other rules in force than ${JSON.stringify(info.network)}`);
+  }
   const files = world.files.get(name) ?? new Map();
   const listed = await api.files.list(name, DATA).catch(() => []);
   const present = new Set(listed.map((file) => join(DATA, file.name)));

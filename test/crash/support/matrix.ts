@@ -90,8 +90,8 @@ export const places: Record<Step, Place> = {
   "container.greeted": "containers",
   "container.froze": "containers",
   "container.thawed": "containers",
-  "container.rewrote-limits": "containers",
-  "container.limited": "containers",
+  "container.rewrote-spec": "containers",
+  "container.changed": "containers",
   "container.asked-to-end": "containers",
   "container.killed": "containers",
   "container.removed": "containers",
@@ -123,6 +123,7 @@ export const places: Record<Step, Place> = {
   "secret.removed": "secrets",
 
   "oci.tried-network": "network",
+  "oci.changed-rules": "network",
 
   "image.build-begun": "building",
   "image.build-built": "building",

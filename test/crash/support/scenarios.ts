@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { EngineProcess } from "./engine-process.ts";
-import { DATA, MARK } from "./invariant.ts";
+import { DATA, MARK, RULED } from "./invariant.ts";
 import type { Actions } from "./world.ts";
 
 const MIB = 1024 ** 2;
@@ -98,9 +98,11 @@ export const scenarios = {
     await actions.start("keeper");
     await actions.remove("keeper");
   },
-  /** A sandbox with open network, which has processes on the host beside its own. */
+  /** A sandbox with open network, which has processes on the host beside its own, and rules that change. */
   async network(actions) {
     await actions.create("open", { network_mode: "open" });
+    await actions.rule("open", { allow: [RULED] });
+    await actions.rule("open", {});
     await actions.pause("open");
     await actions.resume("open");
     await actions.stop("open");

@@ -1,5 +1,6 @@
 import type { SandboxApi } from "../../../src/contracts/api.ts";
 import type { WarrenError } from "../../../src/contracts/errors.ts";
+import type { NetworkRules } from "../../../src/contracts/network.ts";
 import type { CreateSandbox, SandboxInfo } from "../../../src/contracts/sandbox.ts";
 import { defaultConfig } from "../../../src/engine/config.ts";
 
@@ -8,6 +9,8 @@ export interface Box {
   status: "running" | "stopped" | "paused" | "error";
   memory: number;
   hasMain: boolean;
+  /** Of open network, as JSON; of others empty. */
+  rules: string;
 }
 
 /**
@@ -48,6 +51,7 @@ export class World {
           status: "running",
           memory: request.memory ?? defaultConfig().defaultMemoryBytes,
           hasMain: request.cmd !== undefined,
+          rules: request.network_mode === "open" ? JSON.stringify(request.network ?? {}) : "",
         };
         this.boxes.set(name, [undefined, box]);
         const info = await api.create({ name, timeout: -1, ...request }).catch((error: WarrenError) => {
@@ -102,6 +106,12 @@ export class World {
           (box) => ({ ...box, memory }),
           () => api.update(name, { memory, memory_high: memory / 2 }),
         ),
+      rule: (name, rules) =>
+        become(
+          name,
+          (box) => ({ ...box, rules: JSON.stringify(rules) }),
+          () => api.network.set(name, rules),
+        ),
       remove: (name) =>
         become(
           name,
@@ -129,6 +139,7 @@ export interface Actions {
   pause(name: string): Promise<unknown>;
   resume(name: string): Promise<unknown>;
   limit(name: string, memory: number): Promise<unknown>;
+  rule(name: string, rules: NetworkRules): Promise<unknown>;
   remove(name: string): Promise<unknown>;
   write(name: string, path: string, text: string): Promise<void>;
 }

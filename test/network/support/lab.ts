@@ -9,6 +9,8 @@ import type { OpenNetworkPlaces } from "../../../src/testing/api-open-network.ts
 
 /** Where servers of the test listen, in every place. */
 const PORT = 7000;
+/** Where each client is told something again and again, by TCP, and by UDP after its first word. */
+const TALKING = 7010;
 
 /**
  * A host with an internet of its own: two network namespaces, one for the engine (`host`) and one for everybody else
@@ -41,7 +43,7 @@ const address = {
 
 const names = { "outside.test": address.outside4, "inside.test": address.private4 };
 
-/** Answers each connection with a line, and names. Says "ready". */
+/** Answers each connection with a line, talks to others, and answers names. Says "ready". */
 const server = `
 const net = require("node:net"), dgram = require("node:dgram");
 const names = ${JSON.stringify(names)};
@@ -55,10 +57,20 @@ const answer = (query) => {
   return Buffer.concat([head, question, ...(found && type === 1 ? [record] : [])]);
 };
 const ports = process.argv[1].split(",").map(Number);
-let waiting = ports.length + (process.argv[2] ? 1 : 0);
+let waiting = ports.length + 1 + (process.argv[2] ? 2 : 0);
 const ready = () => { if (--waiting === 0) console.log("ready"); };
 for (const port of ports) net.createServer((c) => c.on("error", () => {}).end("hello\\n")).listen(port, "::", ready);
+const talk = (say) => { let left = 600; const timer = setInterval(() => left-- > 0 ? say() : clearInterval(timer), 100); return timer; };
+net.createServer((c) => {
+  const timer = talk(() => c.write("tick\\n"));
+  c.on("error", () => {}).on("close", () => clearInterval(timer)).resume();
+}).listen(${TALKING}, "::", ready);
 if (process.argv[2]) {
+  const udp = dgram.createSocket("udp4"), known = new Map();
+  udp.on("error", () => {}).on("message", (_, { address, port }) => {
+    clearInterval(known.get(address + port));
+    known.set(address + port, talk(() => udp.send("tick\\n", port, address)));
+  }).bind(${TALKING}, ${JSON.stringify(address.outside4)}, ready);
   const dns = dgram.createSocket("udp4");
   dns.on("message", (query, from) => dns.send(answer(query), from.port, from.address)).bind(53, process.argv[2], ready);
 }
@@ -118,6 +130,7 @@ export async function makeLab(): Promise<Lab> {
       end,
       places: {
         port: PORT,
+        talking: TALKING,
         outside: [address.outside4, "outside.test"],
         outside6: address.outside6,
         internal: [host4, neighbour4, private4, "inside.test", metadata, carrierNat, address.nameServer],
