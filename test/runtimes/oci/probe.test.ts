@@ -124,6 +124,29 @@ exit 1
     }
   });
 
+  it("gives no sandbox the machine's network when it is to be strict, not even one that had it", async () => {
+    const made = await openTestRuntime("crun");
+    const { id } = await made.box({ network: "host" });
+    await made.runtime.stop(id, { timeoutMs: 0 });
+    await made.runtime.close();
+    const { stateDir, ownerId } = made;
+    const strict = await openOciRuntime({
+      ...{ stateDir, ownerId, log: silentLogger, ociProgram: "crun", strict: true },
+    });
+    try {
+      expect(strict.capabilities.networkModes).not.toContain("host");
+      expect(strict.capabilities.networkMissing?.host?.why).toContain("--strict");
+      const spec = await made.spec({ network: "host", image: await strict.images.ensure("host") });
+      await expectFailure(strict.create(spec), "unsupported");
+      await expectFailure(strict.start(id), "unsupported");
+      expect(await strict.inspect(id)).toMatchObject({ state: "stopped" });
+    } finally {
+      await strict.close();
+      await made.reopen();
+      await made.close();
+    }
+  });
+
   it("knows which versions have which published escapes", () => {
     const runc = (version: string, revision?: string) =>
       knownWeaknesses({ name: "runc", version, ...(revision === undefined ? {} : { revision }) });

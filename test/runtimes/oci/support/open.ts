@@ -27,7 +27,7 @@ export interface TestRuntime extends Boxes {
 export async function openTestRuntime(
   ociProgram: OciProgramName,
   below = ".",
-  options: Pick<RuntimeOptions, "uplink"> = {},
+  options: Pick<RuntimeOptions, "uplink" | "strict"> = {},
 ): Promise<TestRuntime> {
   const top = mkdtempSync(join(tmpdir(), "woci-"));
   const stateDir = join(top, below);
