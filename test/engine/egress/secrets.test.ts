@@ -276,6 +276,24 @@ describe("a server that gets a secret", () => {
     expect(rig.seen).toEqual([]);
   });
 
+  it("is one connection's alone, however many begin at once, give up, or don't trust the engine", async () => {
+    await using rig = await openRig();
+    using strange = createAuthority();
+    for (let round = 0; round < 3; round++) {
+      const clients = Array.from({ length: 12 }, async (_, i) => {
+        if (i % 3 === 0) return (await tunnel(rig, "api.test")).end("\x16\x03\x01\x02\x00").destroy();
+        if (i % 3 === 1) return await secure(rig, "api.test", { ca: strange.ca }).catch(({ code }) => code);
+        const said = `${round} ${i}`;
+        return (await ask(rig, "api.test", { body: said })).body === said ? "its own" : "another's";
+      });
+      const outcomes = await Promise.all(clients);
+      expect(outcomes.filter((_, i) => i % 3 === 1)).toEqual(
+        Array(4).fill("UNABLE_TO_VERIFY_LEAF_SIGNATURE"),
+      );
+      expect(outcomes.filter((_, i) => i % 3 === 2)).toEqual(Array(4).fill("its own"));
+    }
+  });
+
   it("has what it echoes covered, in a stream, in gzip, in a trailer and after an upgrade", async () => {
     await using rig = await openRig();
     rig.server.removeAllListeners("request");

@@ -1,14 +1,15 @@
 import { Agent } from "node:http";
 import type { Duplex } from "node:stream";
-import { connect as connectTls, createServer, type TLSSocket } from "node:tls";
+import { connect as connectTls, type TLSSocket } from "node:tls";
 import type { DecisionCause } from "../../../contracts/network.ts";
 import type { Host } from "../../../lib/host-name.ts";
 import { refuse } from "../guard.ts";
 import { type HttpProxy, RefusedError } from "../http-proxy.ts";
 import { agrees, peek } from "../tunnel.ts";
 import type { EgressEvent, Opened } from "../upstream.ts";
-import type { Authority, Identity } from "./authority.ts";
+import type { Authority } from "./authority.ts";
 import type { Bindings } from "./bindings.ts";
+import { createHandshakes } from "./handshakes.ts";
 import { bridgeHttp2 } from "./http2.ts";
 import type { Roots } from "./roots.ts";
 
@@ -42,6 +43,7 @@ export interface Interceptor {
  */
 export function createInterceptor({ tls, bindings, http, onDecision }: InterceptorOptions): Interceptor {
   const live = new Set<{ host: Host; port: number; client: Duplex }>();
+  const handshakes = createHandshakes(HANDSHAKE_TIMEOUT_MS);
 
   const take = async (
     client: Duplex,
@@ -83,12 +85,14 @@ export function createInterceptor({ tls, bindings, http, onDecision }: Intercept
     if (client.destroyed) return;
     if ("reason" in server) deny(server.reason);
     const protocol = "reason" in server ? "http/1.1" : server.protocol;
-    const inner = await accept(client, identity, protocol).catch((error: NodeJS.ErrnoException) => {
-      if (/ALERT_(UNKNOWN_CA|BAD_CERTIFICATE|CERTIFICATE_UNKNOWN)/.test(error.code ?? "")) {
-        deny("the program has its own list of whom it trusts, and the engine's authority is not in it");
-      }
-      client.destroy();
-    });
+    const inner = await handshakes
+      .accept(client, identity, protocol)
+      .catch((error: NodeJS.ErrnoException) => {
+        if (/ALERT_(UNKNOWN_CA|BAD_CERTIFICATE|CERTIFICATE_UNKNOWN)/.test(error.code ?? "")) {
+          deny("the program has its own list of whom it trusts, and the engine's authority is not in it");
+        }
+        client.destroy();
+      });
     if (!inner || inner.destroyed) return leave();
     inner.on("error", leave).once("close", leave);
     if ("reason" in server) {
@@ -145,24 +149,6 @@ export function createInterceptor({ tls, bindings, http, onDecision }: Intercept
       }
     },
   };
-}
-
-/** TLS with a client, to which the engine is the host that it asks for. */
-function accept(client: Duplex, identity: Identity, protocol: string): Promise<TLSSocket> {
-  return new Promise((resolve, reject) => {
-    const server = createServer({
-      ...identity,
-      minVersion: "TLSv1.2",
-      ALPNProtocols: [protocol],
-      handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
-      allowHalfOpen: true,
-    });
-    server.once("secureConnection", resolve);
-    server.once("tlsClientError", reject);
-    client.once("close", () => reject(new Error("the client has gone")));
-    // It never listens: this is one connection's only.
-    server.emit("connection", client);
-  });
 }
 
 interface ReachOptions {
