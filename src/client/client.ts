@@ -1,4 +1,5 @@
 import type { Health, ServerApi, VersionInfo, WaitResult } from "../contracts/api.ts";
+import type { CredentialInfo } from "../contracts/credentials.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { ExecResult } from "../contracts/exec.ts";
 import type { FileDownload, FileInfo, WatchEvent } from "../contracts/files.ts";
@@ -86,6 +87,12 @@ export function createClient({
         http.json<SandboxInfo>("PUT", at(id, secretPath(name)), { json: secret }),
       remove: async (id, name) => http.json<SandboxInfo>("DELETE", at(id, secretPath(name))),
     },
+    credentials: {
+      list: async (id) => http.json<CredentialInfo[]>("GET", at(id, "/credentials")),
+      put: async (id, kind, value) =>
+        http.json<SandboxInfo>("PUT", at(id, credentialsPath(kind)), { json: value }),
+      remove: async (id, kind) => http.json<SandboxInfo>("DELETE", at(id, credentialsPath(kind))),
+    },
     ports: {
       list: async (id) => http.json<PublishedPort[]>("GET", at(id, "/ports")),
       add: async (id, port) => http.json<PublishedPort>("POST", at(id, "/ports"), { json: port }),
@@ -152,6 +159,11 @@ function secretPath(name: string): string {
   if (!/^\w+$/.test(name))
     throw new WarrenError("invalid_request", "a secret's name is one of an environment variable");
   return `/secrets/${name}`;
+}
+
+function credentialsPath(kind: string): string {
+  if (!/^\w+$/.test(kind)) throw new WarrenError("invalid_request", "there are no credentials of this kind");
+  return `/credentials/${kind}`;
 }
 
 function at(id: string, rest = ""): string {

@@ -1,3 +1,4 @@
+import type { AnyCredentials, CredentialInfo, CredentialKind } from "./credentials.ts";
 import type { EventOptions, SandboxEvent } from "./events.ts";
 import type { ExecRequest, ExecResult, ExecSession, ExecStreamRequest } from "./exec.ts";
 import type { FileDownload, FileInfo, ReadFileOptions, WatchEvent, WriteFileOptions } from "./files.ts";
@@ -153,6 +154,20 @@ export interface SecretsApi {
   remove(id: string, name: string, options?: ChangeOptions): Promise<SandboxInfo>;
 }
 
+/** Cloud credentials of sandboxes, which their programs ask for inside. Values are never told. */
+export interface CredentialsApi {
+  list(id: string): Promise<CredentialInfo[]>;
+  /** In the place of those of the kind, for the next one who asks. Throws `port_in_use` when a program inside has the endpoint's port. */
+  put(
+    id: string,
+    kind: CredentialKind,
+    credentials: AnyCredentials,
+    options?: ChangeOptions,
+  ): Promise<SandboxInfo>;
+  /** Throws `credentials_not_found`. */
+  remove(id: string, kind: CredentialKind, options?: ChangeOptions): Promise<SandboxInfo>;
+}
+
 /** Ports of sandboxes that are reached through ports of the engine's machine, in every network mode. */
 export interface PortsApi {
   list(id: string): Promise<PublishedPort[]>;
@@ -211,6 +226,7 @@ export interface SandboxApi {
   readonly network: NetworkApi;
   readonly ports: PortsApi;
   readonly secrets: SecretsApi;
+  readonly credentials: CredentialsApi;
   readonly volumes: VolumesApi;
   /**
    * Removes the stopped sandboxes of one runtime, and none that runs, is paused, being created or in error. One that can't

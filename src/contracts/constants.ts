@@ -41,7 +41,9 @@ export const EXEC_CLOSE_RETURNING = 4000;
 export const EGRESS_PROXY_PORT = 3128;
 /** Where connections of programs that know no proxy arrive instead of where they went to, inside; the next port has their DNS. */
 export const EGRESS_CAPTURE_PORT = 3129;
-/** All that are taken for it. */
+/** Where a sandbox with cloud credentials asks for them: a port of 127.0.0.1, in every network but `host`. */
+export const CREDENTIALS_PORT = 3131;
+/** All that are taken for filtered network. */
 export const egressPorts: readonly number[] = [
   EGRESS_PROXY_PORT,
   EGRESS_CAPTURE_PORT,

@@ -12,6 +12,7 @@ export const errorCatalogue = {
   image_not_found: { status: 404, retryable: false },
   volume_not_found: { status: 404, retryable: false },
   secret_not_found: { status: 404, retryable: false },
+  credentials_not_found: { status: 404, retryable: false },
   file_not_found: { status: 404, retryable: false },
   exec_session_not_found: { status: 404, retryable: false },
   port_not_found: { status: 404, retryable: false },

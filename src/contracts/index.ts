@@ -1,5 +1,6 @@
 export * from "./api.ts";
 export * from "./constants.ts";
+export * from "./credentials.ts";
 export * from "./errors.ts";
 export * from "./events.ts";
 export * from "./exec.ts";

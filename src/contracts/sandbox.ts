@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { isolations, NO_EXPIRY } from "./constants.ts";
+import { CredentialInfo, Credentials } from "./credentials.ts";
 import { NetworkPolicy, NetworkRules } from "./network.ts";
 import { PortMapping, PublishedPort } from "./ports.ts";
 import { NewSecret, Secret } from "./secrets.ts";
@@ -101,6 +102,10 @@ export const CreateSandbox = z
       description:
         "Added by the engine's proxy to requests to their hosts; inside there is a placeholder of each",
     }),
+    credentials: Credentials.optional().meta({
+      description:
+        "Of clouds, which programs inside ask for at an endpoint of their own; in every network mode but `host`",
+    }),
     ssh_agent: SshAgent.optional().meta({
       description: "Programs inside may have it sign, in every network mode; they can't change it",
     }),
@@ -178,6 +183,7 @@ export const SandboxInfo = z
     network_mode: z.string().optional(),
     network: NetworkRules.optional(),
     secrets: z.array(Secret).optional(),
+    credentials: z.array(CredentialInfo).optional(),
     ssh_agent: SshAgent.optional(),
     isolation: Isolation.optional(),
     workdir: z.string().optional(),

@@ -1,8 +1,10 @@
+import type { Credentials } from "../contracts/credentials.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { Capabilities, Runtime, RuntimeLimits, RuntimeSpec } from "../contracts/runtime.ts";
 import type { CreateSandbox, CreateSandboxParsed, Isolation, UpdateSandbox } from "../contracts/sandbox.ts";
 import type { NewSecretParsed } from "../contracts/secrets.ts";
 import type { EngineConfig } from "./config.ts";
+import { admitCredentials } from "./credentials/admit.ts";
 import { withMounts } from "./mounts.ts";
 import { type AdmittedNetwork, admitNetwork } from "./network.ts";
 import { fromNetworkPolicy } from "./network-policy.ts";
@@ -34,8 +36,10 @@ const MAX_CPU_NANO = 100_000 * 1e9;
 const MAX_PIDS = 4_194_304;
 
 export interface Admitted {
-  request: Omit<CreateSandboxParsed, "secrets">;
+  request: Omit<CreateSandboxParsed, "secrets" | "credentials">;
   secrets: NewSecretParsed[];
+  /** Empty: none. */
+  credentials: Credentials;
   runtime: Runtime;
   isolation: Isolation;
   readonlyRoot: boolean;
@@ -82,17 +86,20 @@ export function admit(request: CreateSandboxParsed, runtime: Runtime, config: En
   }
   const isolation = request.isolation ?? "container";
   const network = admitNetwork(inOurWords(request, runtime, isolation), runtime);
-  const { secrets = [], ...rest } = request;
+  const { secrets = [], credentials = {}, ...rest } = request;
   admitSecrets(secrets, network.mode, request.env);
+  const hasCredentials = Object.keys(credentials).length > 0;
+  if (hasCredentials) admitCredentials(network.mode);
   const tmpfs = tmpfsMounts(request.storage?.tmpfs ?? [], readonlyRoot);
   return {
     request: rest,
     secrets,
+    credentials,
     runtime,
     isolation,
     readonlyRoot,
     network,
-    ports: admitPorts(request.ports ?? [], network.mode),
+    ports: admitPorts(request.ports ?? [], { mode: network.mode, hasCredentials }),
     ...withMounts(tmpfs, request.storage),
     limits: limitsFor(request, isolation, runtime.capabilities, config),
     timeoutS: effectiveTimeout(request.timeout, config.defaultTimeoutS),

@@ -17,6 +17,9 @@ import { openAudit } from "./audit/audit.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { defaultConfig, type EngineConfig } from "./config.ts";
 import { type Core, currentInfo, refuseWhenClosing } from "./core.ts";
+import { createCredentials } from "./credentials/credentials.ts";
+import { createCredentialService } from "./credentials/service.ts";
+import { createCredentialStore } from "./credentials/store.ts";
 import { createEgressManager } from "./egress/manager.ts";
 import type { Resolve } from "./egress/resolver.ts";
 import { streamEvents } from "./event-stream.ts";
@@ -36,6 +39,7 @@ import { reconcile } from "./reconcile.ts";
 import { createRuntimes, type RuntimeOpener } from "./runtimes.ts";
 import { createSecretKeeper } from "./secrets/keeper.ts";
 import { createSecrets } from "./secrets/secrets.ts";
+import { createVault } from "./secrets/vault.ts";
 import { createServiceManager } from "./services/manager.ts";
 import { createSshAgentService } from "./ssh-agent/service.ts";
 import { createStatsReader } from "./stats.ts";
@@ -132,15 +136,20 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     onStep,
   };
   const logs = createLogCollector(core, options.stateDir);
-  const secrets = createSecretKeeper(core, options.stateDir);
+  const vault = createVault(options.stateDir, onStep);
+  const secrets = createSecretKeeper(core, vault);
+  const credentials = createCredentialStore(core, vault);
   const egress = createEgressManager(core, secrets, {
     ...(options.presets ? { presets: options.presets } : {}),
     ...(options.resolve ? { resolve: options.resolve } : {}),
   });
-  const services = createServiceManager(core, [createSshAgentService(core)]);
+  const services = createServiceManager(core, [
+    createSshAgentService(core),
+    createCredentialService(core, credentials),
+  ]);
   const supervisor = createSupervisor(core, logs, [egress, services]);
   const ports = createPortManager(core);
-  const lifecycle = createLifecycle(core, supervisor, logs, ports, secrets, services);
+  const lifecycle = createLifecycle(core, supervisor, logs, ports, secrets, credentials, services);
   const reaper = createReaper(core, lifecycle.expire);
   const execs = createExecs(core, egress.denials);
   const images = createImages(core);
@@ -150,6 +159,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     if (type === "created" || type === "extended") reaper.reschedule();
   });
   await secrets.load();
+  await credentials.load();
   await runtimes.start(runtimesInUse(core, options.stateDir));
   onStep("open.reconciled");
   await logs.sweep();
@@ -157,6 +167,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   onStep("open.swept");
   reaper.reschedule();
   const secretsApi = createSecrets(core, secrets, egress);
+  const credentialsApi = createCredentials(core, credentials, services);
   const resources = undo.release();
 
   // Commands and files are refused where they go inside; the rest is here.
@@ -320,6 +331,20 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
       async remove(id, name, change) {
         open();
         return await secretsApi.remove(id, name, change);
+      },
+    },
+    credentials: {
+      async list(id) {
+        open();
+        return await credentialsApi.list(id);
+      },
+      async put(id, kind, value, change) {
+        open();
+        return await credentialsApi.put(id, kind, value, change);
+      },
+      async remove(id, kind, change) {
+        open();
+        return await credentialsApi.remove(id, kind, change);
       },
     },
     volumes: createVolumes(core, lifecycle.remove),

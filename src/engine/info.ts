@@ -33,6 +33,7 @@ export function sandboxInfo(record: SandboxRecord): SandboxInfo {
     network_mode: spec?.network,
     network: record.network,
     secrets: record.secrets?.length ? record.secrets : undefined,
+    credentials: record.credentials?.length ? record.credentials : undefined,
     ssh_agent: request.ssh_agent,
     isolation: spec?.isolation,
     workdir: spec?.workdir,

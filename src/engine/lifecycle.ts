@@ -22,6 +22,7 @@ import {
   refuseWhenClosing,
   runtimeOf,
 } from "./core.ts";
+import { type CredentialStore, credentialInfos } from "./credentials/store.ts";
 import { auditNetwork } from "./egress/policy-audit.ts";
 import { newSandboxId } from "./ids.ts";
 import type { LogCollector } from "./logs/collector.ts";
@@ -69,6 +70,7 @@ export function createLifecycle(
   logs: LogCollector,
   ports: PortManager,
   secrets: SecretKeeper,
+  credentials: CredentialStore,
   services: ServiceManager,
 ): Lifecycle {
   const { table, mutex, config, clock, log } = core;
@@ -90,6 +92,11 @@ export function createLifecycle(
           if (record.secrets) {
             await secrets.store(record.id, admitted.secrets, []);
             auditSecrets(core, record.id, { action: "create", by, secrets: record.secrets });
+          }
+          if (record.credentials) {
+            await credentials.put(record.id, admitted.credentials);
+            const entry = { type: "credentials", sandbox: record.id, action: "create" } as const;
+            core.audit.write({ ...entry, ...(by ? { by } : {}), credentials: record.credentials });
           }
           return await build(record.id, admitted, signal);
         } catch (cause) {
@@ -278,6 +285,7 @@ export function createLifecycle(
     while (table.get(id) || request.name === id) id = newSandboxId();
     if (request.name !== undefined && table.get(request.name)) throw nameTaken(request.name);
     refuseTaken(admitted.ports, table.all());
+    const told = credentialInfos(admitted.credentials, clock.now());
     const record: SandboxRecord = {
       id,
       name: request.name,
@@ -287,6 +295,7 @@ export function createLifecycle(
       createdAt: clock.now(),
       ...(admitted.network.rules ? { network: admitted.network.rules } : {}),
       ...(admitted.secrets.length > 0 ? { secrets: admitted.secrets.map(withoutValue) } : {}),
+      ...(told.length > 0 ? { credentials: told } : {}),
       ...(admitted.ports.length > 0 ? { ports: admitted.ports } : {}),
     };
     const stored = table.add(record);
@@ -365,6 +374,7 @@ export function createLifecycle(
       });
       await logs.remove(id);
       await secrets.remove(id);
+      await credentials.remove(id);
       table.delete(id);
     } catch (error) {
       log.error({ err: error, sandbox: id }, "a failed create could not be undone");
@@ -384,6 +394,7 @@ export function createLifecycle(
       await runtime.remove(id);
       await logs.remove(id);
       if (record.secrets) await secrets.remove(id);
+      if (record.credentials) await credentials.remove(id);
     } catch (cause) {
       const error = asWarrenError(cause, `sandbox ${id} could not be removed`);
       announce(core, "failed", table.update(id, { state: "error", error: error.message }));
@@ -414,6 +425,7 @@ export function createLifecycle(
       for (const runtime of runtimes) await runtime.remove(id);
       await logs.remove(id);
       await secrets.remove(id);
+      await credentials.remove(id);
       table.forgetSetAside(id);
     });
   }

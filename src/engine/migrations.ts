@@ -33,6 +33,7 @@ const migrations: readonly string[] = [
   "ALTER TABLE sandboxes ADD COLUMN ports TEXT;",
   "ALTER TABLE sandboxes ADD COLUMN learnt TEXT;",
   "ALTER TABLE sandboxes ADD COLUMN secrets TEXT;",
+  "ALTER TABLE sandboxes ADD COLUMN credentials TEXT;",
 ];
 
 /**

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { CredentialInfo } from "../contracts/credentials.ts";
 import { NetworkRule, NetworkRules } from "../contracts/network.ts";
 import { portProtocols } from "../contracts/ports.ts";
 import { CreateSandbox } from "../contracts/sandbox.ts";
@@ -27,7 +28,7 @@ export const SandboxRecord = z.object({
   runtime: z.string(),
   state: z.enum(sandboxStates),
   /** What was asked for. */
-  request: CreateSandbox.omit({ secrets: true }),
+  request: CreateSandbox.omit({ secrets: true, credentials: true }),
   /** What is run; absent until the image is ready. */
   spec: StoredSpec.optional(),
   createdAt: millis,
@@ -46,6 +47,8 @@ export const SandboxRecord = z.object({
   learnt: z.array(NetworkRule).optional(),
   /** Without their values, which are never in a record. */
   secrets: z.array(Secret).optional(),
+  /** Without their values, likewise. */
+  credentials: z.array(CredentialInfo).optional(),
   error: z.string().optional(),
 });
 export type SandboxRecord = z.infer<typeof SandboxRecord>;

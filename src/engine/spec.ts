@@ -9,6 +9,21 @@ export interface GivenByEngine {
   mainAfter?: string | undefined;
 }
 
+/** A spec's variables after the engine's own have changed from `before` to `after`; the request's hold. */
+export function replaceGiven(
+  env: Readonly<Record<string, string>>,
+  {
+    before,
+    after,
+    requested = {},
+  }: Record<"before" | "after", Readonly<Record<string, string>>> & {
+    requested?: Readonly<Record<string, string>> | undefined;
+  },
+): Record<string, string> {
+  const kept = Object.entries(env).filter(([name]) => !Object.hasOwn(before, name));
+  return { ...Object.fromEntries(kept), ...after, ...requested };
+}
+
 /**
  * What a runtime is told: the request, the image's own defaults where it is silent, and ours where both are.
  * The image's command is not among them: an image such as `debian:12` names a shell, which would end at once without

@@ -47,6 +47,7 @@ const columns = [
   "ports",
   "learnt",
   "secrets",
+  "credentials",
 ] as const;
 /**
  * With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its files as
@@ -193,6 +194,7 @@ function toRow(record: SandboxRecord): unknown[] {
     ports: record.ports === undefined ? null : JSON.stringify(record.ports),
     learnt: record.learnt === undefined ? null : JSON.stringify(record.learnt),
     secrets: record.secrets === undefined ? null : JSON.stringify(record.secrets),
+    credentials: record.credentials === undefined ? null : JSON.stringify(record.credentials),
   };
   return columns.map((column) => row[column]);
 }
@@ -206,6 +208,7 @@ function parseRow(row: Row): SandboxRecord | string {
   let ports: unknown;
   let learnt: unknown;
   let secrets: unknown;
+  let credentials: unknown;
   try {
     request = JSON.parse(String(row.request));
     spec = row.spec === null ? undefined : JSON.parse(String(row.spec));
@@ -213,6 +216,7 @@ function parseRow(row: Row): SandboxRecord | string {
     ports = row.ports === null ? undefined : JSON.parse(String(row.ports));
     learnt = row.learnt === null ? undefined : JSON.parse(String(row.learnt));
     secrets = row.secrets === null ? undefined : JSON.parse(String(row.secrets));
+    credentials = row.credentials === null ? undefined : JSON.parse(String(row.credentials));
   } catch (error) {
     return `its configuration is not JSON: ${(error as Error).message}`;
   }
@@ -225,6 +229,7 @@ function parseRow(row: Row): SandboxRecord | string {
     spec,
     ports,
     secrets,
+    credentials,
     createdAt: row.created_at,
     expiresAt: absent(row.expires_at),
     startedAt: absent(row.started_at),

@@ -4,6 +4,7 @@ import { WarrenError } from "../contracts/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import { readJson } from "./body.ts";
 import { toWarrenError } from "./failure.ts";
+import { credentialHandlers } from "./handlers/credentials.ts";
 import { execHandlers } from "./handlers/exec.ts";
 import { fileHandlers } from "./handlers/files.ts";
 import { type Call, type Handler, isReply, type Limits, sent } from "./handlers/handler.ts";
@@ -39,6 +40,7 @@ const handlers: Record<Operation, Handler> = {
   ...logHandlers,
   ...portHandlers,
   ...secretHandlers,
+  ...credentialHandlers,
   ...imageHandlers,
   ...volumeHandlers,
 };

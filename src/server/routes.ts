@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { AnyCredentials, CredentialInfo } from "../contracts/credentials.ts";
 import { ExecRequest, ExecResult, ExecStreamStart } from "../contracts/exec.ts";
 import { FileInfo } from "../contracts/files.ts";
 import { ImageInfo, PullImage } from "../contracts/images.ts";
@@ -258,6 +259,35 @@ export const routes = [
     status: 200,
     response: SandboxInfo,
     errors: [...inside, "secret_not_found", "unsupported"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/credentials",
+    operation: "listCredentials",
+    summary: "Which cloud credentials a sandbox has, and when they end",
+    status: 200,
+    response: z.array(CredentialInfo),
+    errors: ["sandbox_not_found"],
+  },
+  {
+    method: "PUT",
+    path: "/sandboxes/:id/credentials/:kind",
+    operation: "putCredentials",
+    summary:
+      "Gives a sandbox cloud credentials, in the place of those of the kind, for the next one who asks inside",
+    request: AnyCredentials,
+    status: 200,
+    response: SandboxInfo,
+    errors: [...inside, "unsupported", "port_in_use", "no_space"],
+  },
+  {
+    method: "DELETE",
+    path: "/sandboxes/:id/credentials/:kind",
+    operation: "removeCredentials",
+    summary: "Takes cloud credentials away, at once",
+    status: 200,
+    response: SandboxInfo,
+    errors: [...inside, "credentials_not_found"],
   },
   {
     method: "POST",

@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { SandboxApi } from "../contracts/api.ts";
 import type { CreateSandbox } from "../contracts/sandbox.ts";
 import { testApiBinds } from "./api-binds.ts";
+import { testApiCredentials } from "./api-credentials.ts";
 import { testApiExec } from "./api-exec.ts";
 import { testApiExecStream } from "./api-exec-stream.ts";
 import { testApiFiles } from "./api-files.ts";
@@ -93,6 +94,7 @@ export function testApi(
     testApiFiles(context);
     testApiNetwork(context);
     testApiSecrets(context);
+    testApiCredentials(context);
     testApiSshAgent(context);
     testApiPorts(context);
   });

@@ -203,8 +203,12 @@ describe("a published port", () => {
 
   it("is none of the machine's own, whose network the sandbox has", () => {
     const ports = [{ sandbox_port: 22, host_port: 0, protocol: "tcp", address: "127.0.0.1" } as const];
-    expect(() => admitPorts(ports, "host")).toThrow(expect.objectContaining({ code: "forbidden" }));
-    for (const mode of ["none", "filtered", "open"] as const) expect(admitPorts(ports, mode)).toEqual(ports);
+    expect(() => admitPorts(ports, { mode: "host", hasCredentials: false })).toThrow(
+      expect.objectContaining({ code: "forbidden" }),
+    );
+    for (const mode of ["none", "filtered", "open"] as const) {
+      expect(admitPorts(ports, { mode, hasCredentials: true })).toEqual(ports);
+    }
   });
 
   it("is never the sandbox's own way out", async () => {

@@ -109,6 +109,11 @@ export function createHostApi(): HostApi {
       put: async (id) => info(id),
       remove: async (id) => info(id),
     },
+    credentials: {
+      list: async () => [],
+      put: async (id) => info(id),
+      remove: async (id) => info(id),
+    },
     extend: async (id, timeoutS) => ({ ...info(id), expires_at: timeoutS < 0 ? NO_EXPIRY : MTIME }),
     async exec(id, request, options) {
       info(id);

@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import type { Caller } from "../../contracts/api.ts";
+import type { CredentialInfo, CredentialKind } from "../../contracts/credentials.ts";
 import type { NetworkDecision, NetworkRules } from "../../contracts/network.ts";
 import type { Secret } from "../../contracts/secrets.ts";
 import type { SshSignature } from "../../contracts/ssh-agent.ts";
@@ -45,6 +46,16 @@ export type AuditEntry =
       name?: string;
       by?: Caller;
       secrets: readonly Secret[];
+    }
+  /** As above. */
+  | {
+      type: "credentials";
+      sandbox: string;
+      action: "create" | "put" | "remove";
+      /** Which one. */
+      kind?: CredentialKind;
+      by?: Caller;
+      credentials: readonly CredentialInfo[];
     }
   | ({ type: "signature"; sandbox: string } & SshSignature);
 

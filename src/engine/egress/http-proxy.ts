@@ -10,6 +10,7 @@ import {
 import type { Duplex } from "node:stream";
 import { parseHost } from "../../lib/host-name.ts";
 import { flow, splice } from "../../lib/splice.ts";
+import { createPatience } from "../patience.ts";
 import { type Admitted, type Origin, type Refusal, type RequestGuard, refuse } from "./guard.ts";
 import { cleanAnswer, lead } from "./intercept/answer.ts";
 import type { Opened, Upstream } from "./upstream.ts";
@@ -233,39 +234,6 @@ export function createHttpProxy({
       server.closeAllConnections();
       server.close();
       agent.destroy();
-    },
-  };
-}
-
-/**
- * Ends clients that take too long until the head of their next request is here. Node's own timers run for servers that listen,
- * which this one does not.
- */
-function createPatience(keepAliveMs: number) {
-  const waits = new WeakMap<Duplex, { timer: NodeJS.Timeout | undefined; answers: number }>();
-  const begin = (client: Duplex, ms: number) => {
-    const wait = waits.get(client) ?? { timer: undefined, answers: 0 };
-    clearTimeout(wait.timer);
-    wait.timer = setTimeout(() => client.destroy(), ms);
-    if (!waits.has(client)) client.once("close", () => clearTimeout(wait.timer));
-    waits.set(client, wait);
-  };
-  return {
-    begin,
-    onRequest(client: Duplex, response: ServerResponse) {
-      const wait = waits.get(client);
-      if (!wait) return;
-      clearTimeout(wait.timer);
-      wait.answers++;
-      response.once("close", () => {
-        wait.answers--;
-        if (wait.answers === 0 && !client.destroyed && waits.has(client)) begin(client, keepAliveMs);
-      });
-    },
-    /** It speaks another protocol from here on. */
-    forget(client: Duplex) {
-      clearTimeout(waits.get(client)?.timer);
-      waits.delete(client);
     },
   };
 }

@@ -1,5 +1,5 @@
 import { isIP, isIPv6 } from "node:net";
-import { egressPorts } from "../../contracts/constants.ts";
+import { CREDENTIALS_PORT, egressPorts } from "../../contracts/constants.ts";
 import { type ErrorDetails, WarrenError } from "../../contracts/errors.ts";
 import type { PortMappingParsed } from "../../contracts/ports.ts";
 import type { NetworkMode } from "../../contracts/runtime.ts";
@@ -10,10 +10,21 @@ export const MOST_PORTS = 256;
 
 const wildcards: Readonly<Record<string, true>> = { "0.0.0.0": true, "::": true };
 
+/** What of a sandbox leads to what it alone may use. */
+export interface WaysOut {
+  mode: NetworkMode | undefined;
+  hasCredentials: boolean;
+}
+
+export const waysOut = ({ spec, credentials }: Pick<SandboxRecord, "spec" | "credentials">): WaysOut => ({
+  mode: spec?.network,
+  hasCredentials: (credentials?.length ?? 0) > 0,
+});
+
 /** @throws WarrenError `invalid_request` for what can't be published, whoever else publishes what */
-export function admitPorts(ports: readonly PortMappingParsed[], mode: NetworkMode): StoredPort[] {
+export function admitPorts(ports: readonly PortMappingParsed[], ways: WaysOut): StoredPort[] {
   const admitted = ports.map((port) => {
-    refuseWayOut(port.sandbox_port, mode);
+    refuseWayOut(port.sandbox_port, ways);
     return { ...port, address: canonicalAddress(port.address) };
   });
   for (const [i, port] of admitted.entries()) {
@@ -28,7 +39,7 @@ export function admitPorts(ports: readonly PortMappingParsed[], mode: NetworkMod
  * allowed to reach, and with the machine's network all ports of the machine.
  * @throws WarrenError `forbidden`
  */
-export function refuseWayOut(port: number, mode: NetworkMode | undefined): void {
+export function refuseWayOut(port: number, { mode, hasCredentials }: WaysOut): void {
   if (mode === "host") {
     throw new WarrenError(
       "forbidden",
@@ -38,10 +49,13 @@ export function refuseWayOut(port: number, mode: NetworkMode | undefined): void 
       },
     );
   }
-  if (mode !== "filtered" || !egressPorts.includes(port)) return;
+  const isProxy = mode === "filtered" && egressPorts.includes(port);
+  if (!isProxy && !(hasCredentials && port === CREDENTIALS_PORT)) return;
   throw new WarrenError(
     "forbidden",
-    `ports: port ${port} of a sandbox with filtered network is its own way out`,
+    isProxy
+      ? `ports: port ${port} of a sandbox with filtered network is its own way out`
+      : `ports: port ${port} of a sandbox with credentials gives them to whoever asks`,
     {
       hint: "have the server inside listen on another port",
     },

@@ -7,7 +7,7 @@ import { splice } from "../../lib/splice.ts";
 import { announce, asWarrenError, type Core, inRunning, notRunning } from "../core.ts";
 import { publishedPort } from "../info.ts";
 import { isAlive, type SandboxRecord, type StoredPort } from "../record.ts";
-import { admitPorts, describe, MOST_PORTS, refuseTaken, refuseWayOut } from "./admit.ts";
+import { admitPorts, describe, MOST_PORTS, refuseTaken, refuseWayOut, waysOut } from "./admit.ts";
 import { listenTcp, type PortListener } from "./listener.ts";
 import { listenUdp } from "./udp.ts";
 
@@ -63,7 +63,7 @@ export function createPortManager(core: Core): PortManager {
       return mutex.run(id, async () => {
         const record = table.require(id);
         if (record.state === "creating" || record.state === "removing") throw notRunning(record);
-        const [asked] = admitPorts([mapping], record.spec?.network ?? "none");
+        const [asked] = admitPorts([mapping], waysOut(record));
         const { ports = [] } = record;
         if (ports.length >= MOST_PORTS) {
           throw new WarrenError(
@@ -186,7 +186,8 @@ export function createPortManager(core: Core): PortManager {
 
   async function dial(id: string, port: number): Promise<Duplex> {
     const own = doorsOf(id);
-    refuseWayOut(port, table.get(id)?.spec?.network);
+    const record = table.get(id);
+    if (record) refuseWayOut(port, waysOut(record));
     if (own.taken >= config.maxPortConnectionsPerSandbox || taken >= config.maxPortConnections) {
       throw new WarrenError("rate_limited", "there are too many connections to ports of sandboxes", {
         hint: `a sandbox has at most ${config.maxPortConnectionsPerSandbox}; end some, or try again`,

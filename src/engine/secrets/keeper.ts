@@ -8,7 +8,7 @@ import type { InterceptionTls } from "../egress/intercept/interceptor.ts";
 import { createRoots } from "../egress/intercept/roots.ts";
 import type { SandboxRecord } from "../record.ts";
 import { installTrust, trustEnvironment } from "./trust.ts";
-import { createVault, type Entry } from "./vault.ts";
+import type { Entry, Vault } from "./vault.ts";
 
 /** An authority that ends sooner than this is not used any more: sandboxes that live get the new one. */
 const AUTHORITY_LEFT_MS = 30 * 86_400_000;
@@ -37,8 +37,7 @@ export interface SecretKeeper {
   sweep(): Promise<void>;
 }
 
-export function createSecretKeeper(core: Core, stateDir: string): SecretKeeper {
-  const vault = createVault(stateDir, core.onStep);
+export function createSecretKeeper(core: Core, vault: Vault): SecretKeeper {
   const values = new Map<string, ReadonlyMap<string, Entry>>();
   const prepared = new Map<string, Promise<void>>();
   let authority: Promise<Authority> | undefined;

@@ -8,6 +8,7 @@ import { announce, type Core, notRunning } from "../core.ts";
 import { checkSecrets } from "../egress/intercept/bindings.ts";
 import type { EgressManager } from "../egress/manager.ts";
 import { isAlive, type SandboxRecord } from "../record.ts";
+import { replaceGiven } from "../spec.ts";
 import { refuseTakenVariables } from "./admit.ts";
 import { auditSecrets } from "./audit.ts";
 import type { SecretKeeper } from "./keeper.ts";
@@ -27,13 +28,11 @@ export function createSecrets(core: Core, keeper: SecretKeeper, egress: EgressMa
   /** Stores which secrets a sandbox has from here on, and has its proxy and its commands know. */
   const change = async (record: SandboxRecord, secrets: Secret[]): Promise<SandboxInfo> => {
     const { id, spec } = record;
-    const old = Object.keys(keeper.environment(record));
-    const kept = Object.entries(spec?.env ?? {}).filter(([name]) => !old.includes(name));
-    const env = {
-      ...Object.fromEntries(kept),
-      ...keeper.environment({ id, secrets }),
-      ...record.request.env,
-    };
+    const env = replaceGiven(spec?.env ?? {}, {
+      before: keeper.environment(record),
+      after: keeper.environment({ id, secrets }),
+      requested: record.request.env,
+    });
     const updated = core.table.update(id, { secrets, ...(spec ? { spec: { ...spec, env } } : {}) });
     egress.refreshSecrets(updated);
     if (isAlive(updated) && updated.state !== "paused") await keeper.prepare(updated, updated.spec);

@@ -16,7 +16,10 @@ const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
 const cipher = "aes-256-gcm";
 
-/** Values of secrets on disk: a file for each sandbox, encrypted with a key in a file beside them. */
+/**
+ * Values of secrets on disk: a file for each sandbox, encrypted with a key in a file beside them. What a sandbox has of another kind
+ * has a name behind a dot, `ID.KIND`, in the place of its id.
+ */
 export interface Vault {
   /** By the secret's name; undefined when nothing is there, or what is there can't be opened with the key. */
   read(id: string): Promise<ReadonlyMap<string, Entry> | undefined>;
@@ -104,7 +107,7 @@ export function createVault(stateDir: string, onStep: OnStep): Vault {
     },
     async sweep(lives) {
       for (const name of await names()) {
-        const id = /^([a-z0-9]+)\.sealed$/.exec(name)?.[1];
+        const id = /^([a-z0-9]+)(?:\.[a-z]+)?\.sealed$/.exec(name)?.[1];
         if (id !== undefined && !lives(id)) await rm(join(dir, name), { force: true });
       }
     },

@@ -6,7 +6,7 @@ import type { SandboxRecord } from "../record.ts";
 export const SERVICE_DIR = "/run/warren";
 
 /** What decides whether and how a sandbox has a service. */
-export type Served = Pick<SandboxRecord, "id" | "request">;
+export type Served = Pick<SandboxRecord, "id" | "request" | "credentials">;
 
 /** Something of the host that programs inside reach at a place of their own, in whatever network. */
 export interface Service {

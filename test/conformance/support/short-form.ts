@@ -19,6 +19,7 @@ const short = [
   "changes the rules while it runs, and keeps them over stop and start",
   "adds secrets to requests to their hosts, and shows them nowhere",
   "has a sandbox trust the engine where it stands in for the host of a secret",
+  "gives programs inside cloud credentials in any network, replaces them, and shows them nowhere else",
   "lets programs inside sign with an SSH agent in any network, and change nothing of it",
   "publishes ports though there is no network, with half-close, over stop and start",
   "publishes UDP, each client apart from the others",
