@@ -4,7 +4,7 @@
 
 guest_suite=bookworm
 guest_packages=(
-  crun runc skopeo umoci buildah podman uidmap bubblewrap docker-registry
+  crun runc skopeo umoci buildah podman slirp4netns passt uidmap bubblewrap docker-registry
   bash busybox-static bzip2 ca-certificates curl iproute2 kmod libstdc++6 mount openssl passwd perl-base procps tmux
   util-linux xz-utils zstd
   gcc libc6-dev libseccomp-dev make musl-tools # tests compile their hostile programs

@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../../src/testing/wait.ts";
 import { type Lab, makeLab } from "./support/lab.ts";
@@ -9,10 +10,7 @@ let engine: LabEngine;
 beforeAll(async () => {
   lab = await makeLab();
 });
-afterAll(async () => {
-  await lab.end();
-  expect(uplinks()).toEqual([]);
-});
+afterAll(() => lab.end());
 
 interface Uplink {
   pid: number;
@@ -21,8 +19,8 @@ interface Uplink {
   status: string;
 }
 
-/** Keepers and stacks that belong to a cgroup of a sandbox. */
-function uplinks(id = ""): Uplink[] {
+/** Keepers and stacks that belong to a cgroup of this sandbox, or of all sandboxes of an engine. */
+function uplinks(id: string): Uplink[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .flatMap((pid) => {
@@ -58,7 +56,11 @@ describe.each([
   beforeAll(async () => {
     engine = await serveInLab(lab, ["--runtime", "oci", "--uplink", uplink]);
   });
-  afterAll(() => engine.close());
+  afterAll(async () => {
+    const owner = readFileSync(join(engine.stateDir, "owner"), "utf8").trim();
+    await engine.close();
+    expect(uplinks(`warren-${owner}`)).toEqual([]);
+  });
 
   it("has no privilege, counts as the sandbox's, and ends with it", async () => {
     const { api } = engine;
@@ -115,6 +117,16 @@ describe.each([
     expect(await reaches(id, ...usual())).toBe("open shut");
     await engine.api.remove(id);
     expect(uplinks(id)).toEqual([]);
+  });
+
+  it("ends with its keeper, and the sandbox with both, also while no engine looks", async () => {
+    const { id } = await engine.api.create({ network_mode: "open" });
+    await engine.kill();
+    process.kill(keeperOf(id)?.pid ?? 0, "SIGKILL");
+    await eventually("the end", () => uplinks(id).length === 0);
+    await engine.start();
+    expect(await engine.api.get(id)).toMatchObject({ status: "stopped" });
+    await engine.api.remove(id);
   });
 
   it("ends with a sandbox whose first process was killed", async () => {
