@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "cgroups.h"
+#include "filter.h"
 #include "sys.h"
 #include "userns.h"
 #include "wire.h"
@@ -29,8 +30,8 @@ enum {
   EXIT_FD,
   FIRST_FREE_FD = 32,
   READY_MS = 20000,
-  // The stack opens a socket for each connection of the sandbox, which can have 4096 (native/guest/guard.c).
-  OPEN_FILES = 4608,
+  // The stack opens a socket for each connection of the sandbox, which can have 4096 (native/guest/guard.c), and pasta a timer too.
+  OPEN_FILES = 9216,
   MAX_WORDS = 4096, // of what the stack says
   // One that has served for a while is started again as often as it ends.
   MAX_STARTS = 5,
@@ -89,13 +90,15 @@ static bool enter_sandbox(int userns) {
   return setns(userns, CLONE_NEWUSER) == 0 && setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0;
 }
 
+// pasta binds the port that a sandbox sends from, on all of the machine's addresses, and for sharing: whoever bound it last would get
+// what is for others, sandboxes and programs of the machine. So no stack may share one.
 static _Noreturn void exec_stack(const struct keeper *k, pid_t keeper, int ready, int until) {
   static char *env[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
   // What it says beyond MAX_WORDS is lost.
   signal(SIGXFSZ, SIG_IGN);
   int out = k->uplink->flags & UPLINK_READY_AT_STDOUT ? ready : open("/dev/null", O_RDWR | O_CLOEXEC);
   if (out >= 0 && dup2(k->netns, NETNS_FD) >= 0 && dup2(out, 1) == 1 && dup2(k->words, 2) == 2 && dup2(ready, READY_FD) >= 0 &&
-      dup2(until, EXIT_FD) >= 0 && enter_sandbox(k->userns)) {
+      dup2(until, EXIT_FD) >= 0 && enter_sandbox(k->userns) && share_no_ports()) {
     close_from(EXIT_FD + 1);
     // A stack that knows of no EXIT_FD ends by this, which a change of credentials would take away.
     prctl(PR_SET_PDEATHSIG, SIGKILL);

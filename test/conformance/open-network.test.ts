@@ -16,6 +16,7 @@ const ofStack = {
   tests: [
     "reaches the outside by address and by name, and nothing internal",
     "reaches all of these without its guard, so that nothing else keeps it from them",
+    "follows rules that change while it runs, with connections that are open",
     "is not reached by other sandboxes, nor by the engine's machine",
   ],
 };

@@ -85,6 +85,46 @@ describe.each([
     expect(uplinks(id)).toEqual([]);
   });
 
+  it("shares no UDP port of the machine with another sandbox's", async () => {
+    const { api } = engine;
+    const [first, second] = await Promise.all([1, 2].map(() => api.create({ network_mode: "open" })));
+    if (!first || !second) throw new Error("no sandboxes");
+    // From the same port, to the same server. Says what it gets, and sends once more when there is a file.
+    const talk = `use Socket; $| = 1; socket(my $s, AF_INET, SOCK_DGRAM, 0); bind($s, sockaddr_in(40000, INADDR_ANY));
+      my ($word, $host, $file) = @ARGV; my $to = sockaddr_in(${lab.places.port}, inet_aton($host));
+      send($s, $word, 0, $to); print "sent\\n";
+      my $end = time + 30; while ($file && !-e $file && time < $end) { select undef, undef, undef, 0.02 }
+      send($s, "again", 0, $to) if $file;
+      while (1) { vec(my $r = "", fileno $s, 1) = 1; select($r, undef, undef, 1) or last; recv($s, my $got, 99, 0); print "$got\\n" }`;
+    const host = lab.places.outside[0];
+    const cmd = ["perl", "-e", talk, "hold", host, "/tmp/go"];
+    const holding = await api.execStream(first.id, { cmd });
+    let said = "";
+    const listening = (async () => {
+      for await (const { stream, data } of holding.output)
+        if (stream === "stdout") said += Buffer.from(data).toString();
+    })();
+    await eventually("the question", () => said.includes("sent"));
+    const other = await api.exec(second.id, { cmd: ["perl", "-e", talk, "mine", host] });
+    expect(other.stdout).not.toContain("held");
+    await api.files.write(first.id, "/tmp/go", Buffer.from("go"));
+    await listening;
+    expect(said).toContain("held\n");
+    await Promise.all([first, second].map(({ id }) => api.remove(id)));
+  });
+
+  it.skipIf(process.env.WARREN_LONG !== "1")(
+    "carries as many connections as the guard lets through [runs with WARREN_LONG=1]",
+    async () => {
+      const { id } = await engine.api.create({ network_mode: "open" });
+      const dial = `use IO::Socket::IP; my @s; for (1..4200) { my $s = IO::Socket::IP->new(PeerHost => $ARGV[0],
+        PeerPort => ${lab.places.port}, Timeout => 4) or next; push @s, $s } print scalar @s`;
+      const cmd = ["perl", "-e", dial, lab.places.outside[0]];
+      expect((await engine.api.exec(id, { cmd, timeout: 120 })).stdout).toBe("4096");
+    },
+    150_000,
+  );
+
   it("is started again when it was killed, with nothing opened meanwhile", async () => {
     const { id } = await engine.api.create({ network_mode: "open" });
     const before = stackOf(id);

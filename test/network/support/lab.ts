@@ -43,7 +43,10 @@ const address = {
 
 const names = { "outside.test": address.outside4, "inside.test": address.private4 };
 
-/** Answers each connection with a line, talks to others, and answers names. Says "ready". */
+/**
+ * Answers each connection with a line, talks to others, and answers names. By UDP, "hold" is answered when the next datagram has come,
+ * whoever sends it, and others at once. Says "ready".
+ */
 const server = `
 const net = require("node:net"), dgram = require("node:dgram");
 const names = ${JSON.stringify(names)};
@@ -57,7 +60,7 @@ const answer = (query) => {
   return Buffer.concat([head, question, ...(found && type === 1 ? [record] : [])]);
 };
 const ports = process.argv[1].split(",").map(Number);
-let waiting = ports.length + 1 + (process.argv[2] ? 2 : 0);
+let waiting = ports.length + 1 + (process.argv[2] ? 3 : 0);
 const ready = () => { if (--waiting === 0) console.log("ready"); };
 for (const port of ports) net.createServer((c) => c.on("error", () => {}).end("hello\\n")).listen(port, "::", ready);
 const talk = (say) => { let left = 600; const timer = setInterval(() => left-- > 0 ? say() : clearInterval(timer), 100); return timer; };
@@ -73,6 +76,13 @@ if (process.argv[2]) {
   }).bind(${TALKING}, ${JSON.stringify(address.outside4)}, ready);
   const dns = dgram.createSocket("udp4");
   dns.on("message", (query, from) => dns.send(answer(query), from.port, from.address)).bind(53, process.argv[2], ready);
+  const holder = dgram.createSocket("udp4");
+  let held;
+  holder.on("message", (text, from) => {
+    if (held) holder.send("held", held.port, held.address);
+    held = String(text) === "hold" ? from : undefined;
+    if (!held) holder.send(text, from.port, from.address);
+  }).bind(ports[0], "${address.outside4}", ready);
 }
 `;
 
