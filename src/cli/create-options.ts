@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { CreateSandbox } from "../contracts/sandbox.ts";
+import { credentialsRequest, type GivenCredentials, parseCredentials } from "./credentials.ts";
 import { parseMount, parseVolume, storageOf } from "./mounts.ts";
 import { type NetworkOptions, networkRules } from "./network-rules.ts";
 import {
@@ -37,6 +38,7 @@ export interface CreateOptions extends NetworkOptions, SshAgentOptions {
   mount?: string[];
   label?: string[];
   secret?: string[];
+  credentials?: string[];
   publish?: string[];
   runtime?: string;
   isolation?: string;
@@ -109,6 +111,11 @@ export function addCreateOptions(command: Command): Command {
       collect,
     )
     .option(
+      "--credentials <kind=source>",
+      "aws=env|cmd:COMMAND|file:PATH, gcp=cmd:COMMAND|env:VAR|file:PATH[,project=ID][,account=EMAIL]: of a cloud, where its SDKs look for them inside (repeatable)",
+      collect,
+    )
+    .option(
       "--ssh-agent [socket]",
       "have programs inside sign with this machine's SSH agent, and change nothing of it; its socket is that of $SSH_AUTH_SOCK unless named",
     )
@@ -125,7 +132,11 @@ export function addCreateOptions(command: Command): Command {
 }
 
 /** `isLocal`: the engine is on this machine, so that relative paths mean something to it. */
-export function createRequest(options: CreateOptions, isLocal: boolean): CreateSandbox {
+export function createRequest(
+  options: CreateOptions,
+  isLocal: boolean,
+  credentials: readonly GivenCredentials[] = parseCredentials(options.credentials ?? []),
+): CreateSandbox {
   const env = parseEnvironment([...(options.envFile ?? []).flatMap(readEnvFile), ...(options.env ?? [])]);
   const storage = storageRequest(options, isLocal);
   const { allow: hosts, ...secrets } = secretsRequest(options.secret);
@@ -151,6 +162,7 @@ export function createRequest(options: CreateOptions, isLocal: boolean): CreateS
     ...(options.publish === undefined ? {} : { ports: options.publish.map(parsePublish) }),
     ...(rules === undefined ? {} : { network: rules }),
     ...secrets,
+    ...credentialsRequest(credentials),
     ...sshAgentRequest(options, isLocal),
     ...(options.runtime === undefined ? {} : { runtime: options.runtime }),
     ...(options.isolation === undefined ? {} : { isolation: isolationLevel(options.isolation) }),

@@ -80,6 +80,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "see and change what a sandbox may reach, and what it has asked for",
     load: () => import("./commands/network.ts"),
   },
+  credentials: {
+    summary: "give a sandbox cloud credentials, list them and take them back",
+    load: () => import("./commands/credentials.ts"),
+  },
   secret: {
     summary: "give a sandbox secrets that stay outside, list them and take them back",
     load: () => import("./commands/secret.ts"),

@@ -1,14 +1,11 @@
-import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { forgetVariables, hostVariable } from "../app/config.ts";
+import { forgetVariables } from "../app/config.ts";
 import type { CreateSandbox } from "../contracts/sandbox.ts";
 import type { NewSecret } from "../contracts/secrets.ts";
+import { readGivenValue, type ValueSource } from "./given-values.ts";
 import { UsageError } from "./report.ts";
 
 const FORM =
   "write it as NAME=env:VAR, NAME=file:PATH or NAME=cmd:COMMAND, then ,host=HOST and what else it takes";
-/** What a command may print: more than any secret. */
-const MAX_OUTPUT_BYTES = 1024 * 1024;
 
 /** A secret as it was written, with its value; `hosts` may be missing. */
 export type GivenSecret = Omit<NewSecret, "hosts"> & Partial<Pick<NewSecret, "hosts">>;
@@ -31,7 +28,10 @@ function parseSecret(entry: string, variables: string[]): GivenSecret {
     throw new UsageError("this is no secret", FORM);
   const [source = "", ...words] = rest.split(/,(?=(?:host|header|basic|env)=|bearer(?:,|$))/);
   if (kind === "env") variables.push(source);
-  const secret: GivenSecret = { name, value: readValue(name, kind, source) };
+  const secret: GivenSecret = {
+    name,
+    value: readGivenValue(`secret ${name}`, { kind: kind as ValueSource["kind"], from: source }),
+  };
   const hosts: string[] = [];
   for (const word of words) {
     const [, key, value = ""] = /^(\w+)=?(.*)$/s.exec(word) ?? [];
@@ -51,29 +51,6 @@ function parseHeader(name: string, text: string): NonNullable<NewSecret["header"
     throw new UsageError(`secret ${name}: this is no header`, "write it as header=X-Api-Key: {}");
   }
   return { name: text.slice(0, colon).trim(), template };
-}
-
-function readValue(name: string, kind: string, source: string): string {
-  if (kind === "env") {
-    const value = hostVariable(source);
-    if (value !== undefined) return value;
-    throw new UsageError(`secret ${name}: there is no variable ${source}`, `export ${source}=…`);
-  }
-  // Editors and programs end what they write with a line end.
-  if (kind === "file") return readFileSync(source, "utf8").replace(/\r?\n$/, "");
-  const { stdout, status, error } = spawnSync("sh", ["-c", source], {
-    encoding: "utf8",
-    maxBuffer: MAX_OUTPUT_BYTES,
-    // It may ask for a passphrase.
-    stdio: ["inherit", "pipe", "inherit"],
-  });
-  if (error || status !== 0) {
-    throw new UsageError(
-      `secret ${name}: its command failed with exit code ${status ?? "none"}`,
-      "run it by hand",
-    );
-  }
-  return stdout.replace(/\r?\n$/, "");
 }
 
 /** Secrets of a request, and rules that let it reach their hosts: that is what they are for. */

@@ -6,6 +6,9 @@ export const NO_EXPIRY = "0001-01-01T00:00:00Z";
 /** What stands between a sandbox and the host's kernel: nothing but its own checks, or gVisor's kernel in user space. */
 export const isolations = ["container", "gvisor"] as const;
 
+/** Clouds whose credentials a sandbox can have. */
+export const credentialKinds = ["aws", "gcp"] as const;
+
 /** Signals that a client may send, with Linux's numbers (the same on x86-64 and arm64). */
 export const signals = {
   SIGHUP: 1,

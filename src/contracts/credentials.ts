@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { credentialKinds } from "./constants.ts";
 
-export const credentialKinds = ["aws", "gcp"] as const;
 export const CredentialKind = z.enum(credentialKinds);
 export type CredentialKind = z.infer<typeof CredentialKind>;
 

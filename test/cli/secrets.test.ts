@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { readdirSync, statSync, writeFileSync } from "node:fs";
 import type { IncomingHttpHeaders } from "node:http";
 import { createServer } from "node:https";
 import type { AddressInfo } from "node:net";
@@ -8,6 +8,7 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { UsageError } from "../../src/cli/report.ts";
 import { parseSecrets, secretsRequest } from "../../src/cli/secrets.ts";
 import { createAuthority } from "../server/certificates.ts";
+import { everywhere, filesBelow } from "./traces.ts";
 import { openWorkspace } from "./workspace.ts";
 
 describe("--secret", () => {
@@ -96,12 +97,12 @@ describe("secrets of a sandbox", () => {
       await space.ok(["exec", "box", "--", "sh", "-c", "env; cat /proc/*/environ /proc/*/cmdline; true"]),
     ];
     const placeholder = /warren-secret-[0-9a-f]{32}/.exec(shown[3] ?? "")?.[0] ?? "";
-    const everywhere = () => [...shown, ...filesBelow(space.stateDir), ...processes()].join("\n");
+    const all = () => [...shown, ...everywhere(space.stateDir)].join("\n");
     // The search finds what is there: what stands for the secret is in the engine's database.
     expect(filesBelow(space.stateDir).join()).toContain(placeholder);
     for (const value of [first, second]) {
-      expect(everywhere()).not.toContain(value);
-      expect(everywhere()).not.toContain(Buffer.from(value).toString("base64").slice(0, -4));
+      expect(all()).not.toContain(value);
+      expect(all()).not.toContain(Buffer.from(value).toString("base64").slice(0, -4));
     }
     for (const name of readdirSync(join(space.stateDir, "secrets"))) {
       expect(statSync(join(space.stateDir, "secrets", name)).mode & 0o077, name).toBe(0);
@@ -119,34 +120,12 @@ describe("secrets of a sandbox", () => {
     expect(await space.ok(["secret", "ls", "box"])).not.toContain("Bearer");
     await space.ok(ask);
     expect(seen.at(-1)).not.toHaveProperty("authorization");
-    for (const value of [first, second, third]) expect(everywhere()).not.toContain(value);
+    for (const value of [first, second, third]) expect(all()).not.toContain(value);
     await space.ok(["rm", "box"]);
     expect(readdirSync(join(space.stateDir, "secrets")).sort()).toEqual(["authority.pem", "key"]);
     server.close();
   });
 });
-
-/** Contents of all files, as far as they are files. */
-function filesBelow(dir: string): string[] {
-  return readdirSync(dir, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => readFileSync(join(entry.parentPath, entry.name), "latin1"));
-}
-
-/** Arguments and environments of all processes of this machine. */
-function processes(): string[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .flatMap((pid) =>
-      ["environ", "cmdline"].map((what) => {
-        try {
-          return readFileSync(`/proc/${pid}/${what}`, "latin1");
-        } catch {
-          return ""; // gone
-        }
-      }),
-    );
-}
 
 /** A connection to an engine that is just dying may fail. */
 async function untilAnswered<T extends { code: number | null }>(ask: () => Promise<T>): Promise<T> {

@@ -6,6 +6,8 @@ import { WarrenError } from "../../contracts/errors.ts";
 import type { CreateSandbox } from "../../contracts/sandbox.ts";
 import { connectionNotice } from "../connection-notice.ts";
 import { addCreateOptions, type CreateOptions, createRequest } from "../create-options.ts";
+import { renewCredentials } from "../credential-renewal.ts";
+import { type GivenCredentials, parseCredentials } from "../credentials.ts";
 import { exitCode, runAttached, terminalType } from "../exec-session.ts";
 import { addGlobalOptions, type CliContext, connectApi, isLocal } from "../globals.ts";
 import { sayBlocked, sayLearnt } from "../network-report.ts";
@@ -48,10 +50,11 @@ export function define(command: Command, context: CliContext): void {
       "Warren itself.",
   );
   addGlobalOptions(command).action(async (cmd: string[], options: RunOptions) => {
-    const request = createRequest(options, isLocal(command));
+    const credentials = parseCredentials(options.credentials ?? []);
+    const request = createRequest(options, isLocal(command), credentials);
     if (options.detach) return await runDetached(command, context, { ...request, cmd }, options);
     if (options.rm && options.keep) throw new UsageError("--rm and --keep exclude each other");
-    process.exitCode = await run(command, context, request, cmd, options);
+    process.exitCode = await run(command, context, request, cmd, { ...options, given: credentials });
   });
 }
 
@@ -79,7 +82,7 @@ async function run(
   context: CliContext,
   request: CreateSandbox,
   cmd: string[],
-  options: RunOptions,
+  options: RunOptions & { given: readonly GivenCredentials[] },
 ): Promise<number> {
   const { keep = false } = options;
   const tty = options.tty ?? (isatty(0) && isatty(1));
@@ -92,6 +95,14 @@ async function run(
   const { id } = sandbox;
   try {
     using _lease = keep ? null : holdLease(api, id);
+    // A terminal in raw mode needs a way down, and one back to the first column.
+    const [before, after] = tty ? ["\r\n", "\r"] : ["", ""];
+    using _renewal = renewCredentials(
+      api,
+      id,
+      options.given,
+      (why) => void say(`${before}warren: ${safe(why)}${after}`),
+    );
     const code = signalled.code();
     if (code !== undefined) return code;
     signalled.leaveToCommand();

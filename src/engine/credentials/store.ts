@@ -1,11 +1,11 @@
 import { randomBytes } from "node:crypto";
+import { credentialKinds } from "../../contracts/constants.ts";
 import {
   type AnyCredentials,
   type AwsCredentials,
   type CredentialInfo,
   type CredentialKind,
   type Credentials,
-  credentialKinds,
   credentialSchemas,
   type GcpCredentials,
 } from "../../contracts/credentials.ts";
