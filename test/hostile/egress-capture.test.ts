@@ -1,11 +1,18 @@
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import type { AddressInfo, Server } from "node:net";
 import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openEngine } from "../../src/engine/engine.ts";
+import { silentLogger } from "../../src/lib/log.ts";
 import { run } from "../../src/lib/run.ts";
+import { openPodmanRuntime } from "../../src/runtimes/podman/runtime.ts";
+import { makeUser } from "../rootless/support/user.ts";
+import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
 import { type Lab, openLab, outcomesOf } from "./support/lab.ts";
 import { startSniffer } from "./support/sniffer.ts";
 
@@ -102,6 +109,58 @@ describe.each(["none", "filtered"] as const)(
       TEST_TIMEOUT_MS,
     );
   },
+);
+
+/** One of each kind, for runtimes whose sandboxes have their namespaces from elsewhere: a container engine, or an ordinary user. */
+const short =
+  "tcp 443|tcp ipv6|udp 443|udp ipv6|udp broadcast|dns udp to 203.*|dns udp ipv6|looking a name up|connecting to a name|" +
+  "icmp raw|icmp datagram|ip raw|packet socket|sctp|proxy absolute|proxy connect";
+
+it(
+  "neither does one of Podman, nor of an ordinary user",
+  async () => {
+    const marker = newMarker();
+    const tries = { none: "0", filtered: "3128" } as const;
+    const attack = (mode: keyof typeof tries) => ["perl", "-e", script, marker, tries[mode], short];
+    const stateDir = mkdtempSync(join(tmpdir(), "wpod-"));
+    using user = makeUser();
+    const storage = makeStorage();
+    const podman = await openEngine({
+      stateDir,
+      runtimes: { podman: await openPodmanRuntime({ stateDir, ownerId: "t1", log: silentLogger }) },
+      defaultRuntime: "podman",
+      log: silentLogger,
+    });
+    try {
+      await using sniffer = await startSniffer(lab.program("sniffer"), needlesOf(marker));
+      const ofPodman = async (mode: keyof typeof tries) => {
+        const { id } = await podman.create({ image: testImage, network_mode: mode, timeout: 600 });
+        return await podman.exec(id, { cmd: attack(mode), timeout: ATTACK_TIMEOUT_S });
+      };
+      const ofUser = async (mode: keyof typeof tries) => {
+        const options = ["--unlimited", "--network", mode, "--"];
+        return await user.run([process.execPath, "dist/cli/main.js", "run", ...options, ...attack(mode)]);
+      };
+      const results = await Promise.all(
+        (["none", "filtered"] as const).flatMap((mode) =>
+          [ofPodman, ofUser].map(async (way) => ({ mode, outcomes: outcomesOf(await way(mode)) })),
+        ),
+      );
+      expect(await sniffer.finish()).toEqual({ packets: [], lost: 0 });
+      for (const { mode, outcomes } of results) {
+        expect(outcomes.size).toBe(16);
+        expect([...outcomes].filter(([, outcome]) => /hello|200 OK|connected$/.test(outcome))).toEqual([]);
+        // It was tried: where there is a way out, this one was heard.
+        if (mode === "filtered") expect(outcomes.get("proxy absolute")).toMatch(/^403/);
+      }
+    } finally {
+      for (const { id } of await podman.list()) await podman.remove(id);
+      await podman.close();
+      rmSync(stateDir, { recursive: true, force: true });
+      storage.remove();
+    }
+  },
+  TEST_TIMEOUT_MS,
 );
 
 it(

@@ -1,15 +1,15 @@
 # Tries every way out of a network namespace, and says what came of each: `name<TAB>outcome`. Arguments: a string that is in
-# whatever is sent, and the port of a proxy on 127.0.0.1 (0: none).
+# whatever is sent, the port of a proxy on 127.0.0.1 (0: none), and an expression for the names of those to try (none: all).
 use strict; use warnings; no warnings "parenthesis"; use Socket qw(:all); use IO::Socket::IP;
-my ($marker, $proxy) = @ARGV;
+my ($marker, $proxy, $only) = @ARGV;
 my ($v4, $server, $v6) = ("203.0.113.80", "203.0.113.53", "2001:db8:dead::80");
 my $number = unpack "N", inet_aton($v4);
 $| = 1;
 
 my @begun; # all at once: many wait for an answer that never comes
-sub attempt { my ($name, $body) = @_;
+sub attempt { my ($name, $body) = @_; return if defined $only && $name !~ /^(?:$only)$/;
   pipe(my $in, my $out) or die; my $pid = fork;
-  if ($pid == 0) { alarm 4; my $said = eval { $body->() }; $said = $@ ? "failed: $@" : ($said // "nothing"); $said =~ s/[^ -~]/?/g; print $out substr($said, 0, 200); close $out; require POSIX; POSIX::_exit(0) }
+  if ($pid == 0) { alarm(defined $only ? 2 : 4); my $said = eval { $body->() }; $said = $@ ? "failed: $@" : ($said // "nothing"); $said =~ s/[^ -~]/?/g; print $out substr($said, 0, 200); close $out; require POSIX; POSIX::_exit(0) }
   close $out; push @begun, [$name, $in, $pid]; }
 END { for (@begun) { my ($name, $in, $pid) = @$_; my $said = join "", <$in>; waitpid $pid, 0; print "$name\t", length $said ? $said : "silence", "\n"; } $? = 0 }
 

@@ -9,6 +9,7 @@ import { silentLogger } from "../../../src/lib/log.ts";
 import { type RunResult, run } from "../../../src/lib/run.ts";
 import { removeState } from "../../../src/runtimes/oci/remove-state.ts";
 import { openOciRuntime } from "../../../src/runtimes/oci/runtime.ts";
+import type { RunResult as UserRunResult } from "../../rootless/support/user.ts";
 import { leftovers } from "./leftovers.ts";
 import { buildPrograms } from "./programs.ts";
 
@@ -109,15 +110,18 @@ async function makeImage(root: string, programs: string): Promise<void> {
   await cp(programs, join(root, ATTACKS), { recursive: true });
 }
 
+/** How an attack program ended: inside, on the host, or through the command line. */
+type Ended = ExecResult | RunResult | UserRunResult;
+
 /** Standard output of an attack that ended with code 0. */
-export function outputOf(result: ExecResult | RunResult): string {
+export function outputOf(result: Ended): string {
   const code = "exit_code" in result ? result.exit_code : result.code;
   if (code !== 0) throw new Error(`the attack program failed with ${code}: ${result.stderr.toString()}`);
   return result.stdout.toString();
 }
 
 /** `name outcome` lines of programs that use probe.h. An outcome is `ok`, `E<errno>`, `signal<number>` or a word. */
-export function outcomesOf(result: ExecResult | RunResult): Map<string, string> {
+export function outcomesOf(result: Ended): Map<string, string> {
   const lines = outputOf(result).split("\n").filter(Boolean);
   return new Map(
     lines.map((line) => {
