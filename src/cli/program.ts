@@ -111,8 +111,9 @@ export async function runCli(context: CliContext): Promise<number> {
   };
   process.on("uncaughtException", fatal).on("unhandledRejection", fatal);
   const output = { out: "", err: "" };
+  let program: Command | undefined;
   try {
-    const program = await buildProgram(context, name === undefined ? "listed" : [name]);
+    program = await buildProgram(context, name === undefined ? "listed" : [name]);
     captureOutput(program, output);
     if (args.length === 0) {
       await writeFully(2, program.helpInformation());
@@ -132,7 +133,10 @@ export async function runCli(context: CliContext): Promise<number> {
       await writeFully(2, output.err);
       return EXIT_USAGE;
     }
-    return report(error instanceof CommanderError ? usageError(error, name) : error, failureCode);
+    return report(
+      error instanceof CommanderError ? usageError(error, commandWords(program, name, args)) : error,
+      failureCode,
+    );
   }
 }
 
@@ -188,6 +192,18 @@ function captureOutput(program: Command, output: { out: string; err: string }): 
     command.commands.forEach(capture);
   };
   capture(program);
+}
+
+/** `network allow`: the command with its subcommand, where one was named. */
+function commandWords(
+  program: Command | undefined,
+  name: string | undefined,
+  args: readonly string[],
+): string | undefined {
+  if (name === undefined) return undefined;
+  const next = args[args.indexOf(name) + 1];
+  const command = program?.commands.find((one) => one.name() === name);
+  return command?.commands.some((one) => one.name() === next) ? `${name} ${next}` : name;
 }
 
 function usageError(error: CommanderError, name: string | undefined): UsageError {

@@ -103,6 +103,26 @@ describe("warren port", () => {
     expect([missing.code, missing.stderr]).toEqual([1, expect.stringContaining("is not published")]);
   });
 
+  it("says where a port is reached that was chosen for a command, and what to write instead of what makes no sense", async () => {
+    const { stderr } = await box.warren(["run", "-p", "8000", "-p", "53/udp", "--", "true"]);
+    expect(stderr).toMatch(
+      /^port 8000\/tcp is reached at 127\.0\.0\.1:\d+\nport 53\/udp is reached at 127\.0\.0\.1:\d+\n$/,
+    );
+    for (const [args, hint] of [
+      [["preview", "web", "8080:80"], "name it alone, such as 80 or 53/udp, published or not"],
+      [["port", "rm", "web", "http"], "name it alone, such as 80 or 53/udp, published or not"],
+      [["preview", "web", "80", "--expires", "31d"], "write --expires 30d, or less"],
+      [["preview", "web", "80", "--expires", "never"], "write --expires 30d, or less"],
+      [["port", "add", "web"], "warren port add --help lists its options"],
+      [["preview", "web"], "warren preview --help lists its options"],
+    ] as const) {
+      expect(await box.warren([...args])).toMatchObject({
+        code: 2,
+        stderr: expect.stringMatching(new RegExp(`^error: .*\\nhint:  ${hint}\\n$`)),
+      });
+    }
+  });
+
   it("leaves no listener when the engine is killed, and the next one has its ports and links again", async () => {
     await box.ok(["create", "--name", "lasting", "-p", "8000"]);
     await box.ok([

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import type { PublishedPort } from "../../contracts/ports.ts";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
 import { print } from "../output.ts";
-import { parsePort, parsePublish } from "../publish.ts";
+import { hostSide, parsePort, parsePublish } from "../publish.ts";
 import { json, safe, table } from "../render.ts";
 import { define as definePreview } from "./preview.ts";
 
@@ -68,9 +68,4 @@ function portTable(ports: readonly PublishedPort[]): string {
       port.error ?? "",
     ]),
   );
-}
-
-/** `127.0.0.1:8080`; port 0 is one that is chosen when the sandbox starts. */
-function hostSide({ address, host_port: port }: PublishedPort): string {
-  return `${address.includes(":") ? `[${address}]` : address}:${port}`;
 }

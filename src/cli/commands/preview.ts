@@ -6,6 +6,8 @@ import { parsePort } from "../publish.ts";
 import { json, safe } from "../render.ts";
 import { UsageError } from "../report.ts";
 
+const MOST_SECONDS = 30 * 24 * 3600;
+
 interface PreviewOptions {
   expires: string;
   json?: boolean;
@@ -23,6 +25,8 @@ export function define(command: Command, context: CliContext): void {
     if (protocol !== "tcp")
       throw new UsageError("HTTP is not spoken over UDP here", "name the port alone, such as 3000");
     const expires_in = expirySeconds(options.expires);
+    if (expires_in < 1 || expires_in > MOST_SECONDS)
+      throw new UsageError("a link is good for at most 30 days", "write --expires 30d, or less");
     const api = await connectApi(command, context);
     const link = await api.preview(id, sandboxPort, { expires_in });
     await print(options.json ? json(link) : safe(link.url));

@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import type { SandboxApi } from "../../contracts/api.ts";
 import { signals } from "../../contracts/constants.ts";
 import { WarrenError } from "../../contracts/errors.ts";
-import type { CreateSandbox } from "../../contracts/sandbox.ts";
+import type { CreateSandbox, SandboxInfo } from "../../contracts/sandbox.ts";
 import { connectionNotice } from "../connection-notice.ts";
 import { addCreateOptions, type CreateOptions, createRequest } from "../create-options.ts";
 import { renewCredentials } from "../credential-renewal.ts";
@@ -13,6 +13,7 @@ import { addGlobalOptions, type CliContext, connectApi, isLocal } from "../globa
 import { sayBlocked, sayLearnt } from "../network-report.ts";
 import { seconds } from "../options.ts";
 import { print, say } from "../output.ts";
+import { hostSide } from "../publish.ts";
 import { safe } from "../render.ts";
 import { explain, UsageError } from "../report.ts";
 
@@ -105,6 +106,7 @@ async function run(
     );
     const code = signalled.code();
     if (code !== undefined) return code;
+    await sayChosenPorts(sandbox, request);
     signalled.leaveToCommand();
     const exit = await runAttached(
       api,
@@ -127,6 +129,14 @@ async function run(
     }
     if (keep) await say(`sandbox ${safe(id)} is kept`);
     else await remove(api, id);
+  }
+}
+
+/** Where ports are reached for which no host port was named. */
+async function sayChosenPorts({ ports }: SandboxInfo, request: CreateSandbox): Promise<void> {
+  for (const { sandbox_port, protocol, ...host } of ports ?? []) {
+    const isNamed = request.ports?.some((one) => one.host_port === host.host_port);
+    if (!isNamed) await say(safe(`port ${sandbox_port}/${protocol} is reached at ${hostSide(host)}`));
   }
 }
 

@@ -88,6 +88,7 @@ function inNetwork(target: { list: BlockList; family: "ipv4" | "ipv6" }, address
 function split(text: string, whole: string): { target: string; port: string | undefined } {
   const bracketed = /^(\[[^\]]*\])(?::(.*))?$/.exec(text);
   if (bracketed) return { target: bracketed[1] ?? "", port: bracketed[2] };
+  if (text.includes("://")) throw invalid(whole, "it is a URL, and rules are about hosts");
   const parts = text.split(":");
   // More than one colon without brackets is an IPv6 address or network, all of it.
   if (parts.length > 2) return { target: text, port: undefined };

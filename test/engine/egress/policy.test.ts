@@ -126,6 +126,10 @@ describe("rules", () => {
       "invalid_request",
     );
   });
+
+  it("says so where one is a URL", () => {
+    expect(() => parseRule("https://example.com/x")).toThrow(/it is a URL/);
+  });
 });
 
 describe("a policy", () => {
