@@ -8,10 +8,21 @@ import {
   STATUS_CODES,
 } from "node:http";
 import type { Duplex } from "node:stream";
-import { parseHost } from "../../lib/host-name.ts";
 import { flow, splice } from "../../lib/splice.ts";
 import { createPatience } from "../patience.ts";
-import { type Admitted, type Origin, type Refusal, type RequestGuard, refuse } from "./guard.ts";
+import { type Admitted, type Refusal, type RequestGuard, refuse } from "./guard.ts";
+import {
+  endToEnd,
+  harmless,
+  headOf,
+  isChunked,
+  isFinal,
+  isLast,
+  pairs,
+  reasonOf,
+  redacted,
+} from "./http-heads.ts";
+import { connectTarget, type Destination, originOf, type Target, targetOf } from "./http-target.ts";
 import { cleanAnswer, lead } from "./intercept/answer.ts";
 import type { Opened, Upstream } from "./upstream.ts";
 
@@ -20,14 +31,6 @@ const MAX_HEADER_BYTES = 32_768;
 /** Until a client has sent a request's head: what trickles in slower is no request. */
 const HEAD_TIMEOUT_MS = 30_000;
 const KEEP_ALIVE_MS = 60_000;
-
-/** Where a client's requests go, when that was settled before its first one. */
-export interface Destination {
-  host: string;
-  port: number;
-  /** Of a client whose TLS ended here: the way to that server. */
-  agent?: Agent;
-}
 
 export interface HttpProxy {
   /** Serves a client that begins with a request; with `fixed`, as if it were that server. */
@@ -75,15 +78,9 @@ export function createHttpProxy({
 
   const patience = createPatience(keepAliveMs);
 
-  const targetOf = (request: IncomingMessage): Target | Refusal => {
-    if (countOf(request, "host") > 1) return refuse(400, "a request has one Host");
-    const fixed = destinations.get(request.socket);
-    return fixed ? originTarget(request, fixed) : absoluteTarget(request);
-  };
-
   /** Where it goes, and as what. */
   const admit = (request: IncomingMessage): { target: Target; admitted: Admitted } | Refusal => {
-    const target = targetOf(request);
+    const target = targetOf(request, destinations.get(request.socket));
     if ("status" in target) return target;
     const admitted = guard.admit(originOf(target), request.url ?? "", endToEnd(request.rawHeaders, ["host"]));
     return "status" in admitted ? admitted : { target, admitted };
@@ -151,14 +148,10 @@ export function createHttpProxy({
     patience.forget(client);
     client.on("error", () => {});
     if (head.length > 0) client.unshift(head);
-    const authority = parseAuthority(request.url ?? "");
-    if (!authority?.port || destinations.has(client)) {
-      return endWith(client, refuse(400, "CONNECT needs host:port"));
-    }
-    const { host, port } = authority;
-    if (countOf(request, "host") > 1 || !agreesWith(request, authority, port)) {
-      return endWith(client, refuse(400, "Host is not what CONNECT asks for"));
-    }
+    if (destinations.has(client)) return endWith(client, refuse(400, "this connection leads to one server"));
+    const target = connectTarget(request);
+    if ("status" in target) return endWith(client, target);
+    const { host, port } = target;
     void upstream.open(host, port).then((opened) => {
       if (opened.outcome !== "open") return endWith(client, refusalFor(opened));
       if (client.destroyed) return opened.socket.destroy();
@@ -238,13 +231,6 @@ export function createHttpProxy({
   };
 }
 
-interface Target extends Destination {
-  /** Origin form. */
-  path: string;
-  /** Of the Host field. */
-  authority: string;
-}
-
 /** What an agent says of a connection that there can't be. */
 export class RefusedError extends Error {
   readonly refusal: Refusal;
@@ -278,99 +264,6 @@ class UpstreamAgent extends Agent {
   }
 }
 
-function absoluteTarget(request: IncomingMessage): Target | Refusal {
-  const match = /^http:\/\/([^/?#]*)(.*)$/i.exec(request.url ?? "");
-  if (!match) {
-    return /^https:/i.test(request.url ?? "")
-      ? refuse(400, "https goes through CONNECT")
-      : refuse(400, "a proxy is asked for whole URLs");
-  }
-  const [, text = "", rest = ""] = match;
-  const authority = parseAuthority(text);
-  // User and password before the host are a way to hide where a request goes.
-  if (!authority) return refuse(400, "the URL has no host that can be read");
-  const { host, port = 80 } = authority;
-  if (!agreesWith(request, authority, 80)) {
-    return refuse(400, "Host is not the host of the URL");
-  }
-  return { host, port, authority: text, path: rest.startsWith("/") ? rest : `/${rest}` };
-}
-
-function originTarget(request: IncomingMessage, fixed: Destination): Target | Refusal {
-  const path = request.url ?? "";
-  if (!path.startsWith("/") && path !== "*") return refuse(400, "this connection leads to one server");
-  const authority = request.headers.host ?? "";
-  if (!sameAuthority(authority, fixed, fixed.agent ? 443 : 80))
-    return refuse(403, "Host is not what this connection was made for");
-  return { ...fixed, path, authority };
-}
-
-/** `host`, `host:port`, `[v6]:port`. */
-function parseAuthority(text: string): { host: string; port?: number } | undefined {
-  const match = /^(\[[0-9a-fA-F:.]+\]|[^:@/?#[\]\s]+)(?::(\d{1,5}))?$/.exec(text);
-  const host = match?.[1];
-  if (host === undefined || !parseHost(host)) return undefined;
-  if (match?.[2] === undefined) return { host };
-  const port = Number(match[2]);
-  return port >= 1 && port <= 65_535 ? { host, port } : undefined;
-}
-
-/** Whether Host says nothing else. Only HTTP/1.0 may leave it out, which Python's clients speak to proxies. */
-function agreesWith(
-  { headers, httpVersion }: IncomingMessage,
-  authority: { host: string; port?: number },
-  defaultPort: number,
-): boolean {
-  if (headers.host === undefined) return httpVersion === "1.0";
-  return sameAuthority(headers.host, authority, defaultPort);
-}
-
-export function sameAuthority(
-  text: string | undefined,
-  { host, port }: { host: string; port?: number },
-  defaultPort: number,
-): boolean {
-  const other = parseAuthority(text ?? "");
-  if (!other) return false;
-  const same = JSON.stringify(parseHost(other.host)) === JSON.stringify(parseHost(host));
-  return same && (other.port ?? defaultPort) === (port ?? defaultPort);
-}
-
-function originOf({ host, port, agent }: Destination): Origin {
-  return { host, port, isSecure: agent !== undefined };
-}
-
-/** The server ends the connection after this answer. */
-function isLast({ headers, httpVersion }: IncomingMessage): boolean {
-  return httpVersion === "1.0" || /\bclose\b/i.test(headers.connection ?? "");
-}
-
-/** Of an answer that ends a request (RFC 9110, 15). Codes beyond its classes are in use. */
-function isFinal(status: number): boolean {
-  return status >= 200 && status <= 999;
-}
-
-function reasonOf({ statusMessage = "" }: IncomingMessage): string {
-  return harmless(statusMessage);
-}
-
-/** Without control characters, which Node's parser lets by in some places, and its writer throws at. */
-function harmless(text: string): string {
-  return text.replace(/[^\t\x20-\x7e\x80-\xff]/g, "?");
-}
-
-function isChunked(name = ""): boolean {
-  return name.toLowerCase() === "transfer-encoding";
-}
-
-function redacted({ redaction }: Admitted, text = ""): string {
-  return redaction?.text(text) ?? text;
-}
-
-function pairs(raw: readonly string[]): [string, string][] {
-  return raw.flatMap((name, i) => (i % 2 === 0 ? [[name, raw[i + 1] ?? ""] as [string, string]] : []));
-}
-
 function outgoingOptions(
   request: IncomingMessage,
   { target, admitted }: { target: Target; admitted: Admitted },
@@ -387,45 +280,6 @@ function outgoingOptions(
     maxHeaderSize: MAX_HEADER_BYTES,
     headers: ["host", target.authority, ...admitted.fields],
   };
-}
-
-/** RFC 9110, 7.6.1, and what only a proxy is told. */
-const hopByHop = [
-  "connection",
-  "keep-alive",
-  "proxy-authenticate",
-  "proxy-authorization",
-  "proxy-connection",
-  "te",
-  "upgrade",
-];
-
-/** Names and values in turn, without those that are for the next hop only. */
-function endToEnd(raw: readonly string[], more: readonly string[] = []): string[] {
-  const dropped = new Set([...hopByHop, ...more]);
-  for (let i = 0; i < raw.length; i += 2) {
-    if (raw[i]?.toLowerCase() !== "connection") continue;
-    for (const name of (raw[i + 1] ?? "").split(",")) dropped.add(name.trim().toLowerCase());
-  }
-  // How a body ends is not for a sender's Connection field to take away.
-  for (const kept of ["content-length", "transfer-encoding"]) dropped.delete(kept);
-  return raw.filter((_text, i) => !dropped.has((raw[i - (i % 2)] ?? "").toLowerCase()));
-}
-
-function countOf(request: IncomingMessage, name: string): number {
-  return request.rawHeaders.filter((text, i) => i % 2 === 0 && text.toLowerCase() === name).length;
-}
-
-function headOf(
-  incoming: IncomingMessage,
-  rest: readonly string[],
-  more: readonly string[],
-  admitted: Admitted,
-): string {
-  const fields = [...rest.map((text) => redacted(admitted, text)), ...more].map(harmless);
-  const lines = [`HTTP/1.1 ${incoming.statusCode} ${redacted(admitted, reasonOf(incoming))}`];
-  for (let i = 0; i < fields.length; i += 2) lines.push(`${fields[i]}: ${fields[i + 1]}`);
-  return `${lines.join("\r\n")}\r\n\r\n`;
 }
 
 function refusalFor(opened: Exclude<Opened, { outcome: "open" }>): Refusal {

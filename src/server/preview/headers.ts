@@ -1,22 +1,12 @@
 import type { IncomingMessage } from "node:http";
+import { hopByHop } from "../../lib/hop-by-hop.ts";
 import type { ApiKeys } from "../auth.ts";
 import { KEY_PROTOCOL } from "../auth.ts";
 import { cookies } from "./access.ts";
 import { type PreviewTarget, TOKEN_PARAMETER } from "./target.ts";
 
-/** Of one connection, not of a message (RFC 9110, 7.6.1), and what speaks to a proxy. */
-const hopByHop = [
-  "connection",
-  "keep-alive",
-  "proxy-authenticate",
-  "proxy-authorization",
-  "proxy-connection",
-  "te",
-  "trailer",
-  "transfer-encoding",
-  "upgrade",
-  "http2-settings",
-];
+/** Whole messages are passed on, so that their pieces are this connection's too. */
+const ofConnection = [...hopByHop, "trailer", "transfer-encoding", "http2-settings"];
 
 /** What we say of the client, and nobody else does. */
 const forwarding = /^(forwarded|x-forwarded-.*|x-real-ip|x-warren-.*)$/;
@@ -124,7 +114,7 @@ function isOurs(cookie: string): boolean {
 
 function droppedBy(connection: string | undefined): Set<string> {
   const named = (connection ?? "").split(",").map((name) => name.trim().toLowerCase());
-  return new Set([...hopByHop, ...named]);
+  return new Set([...ofConnection, ...named]);
 }
 
 function listOf(raw: readonly string[]): HeaderList {

@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { WarrenError } from "../../../src/contracts/errors.ts";
 import { internalKind } from "../../../src/engine/egress/addresses.ts";
 import { readHello } from "../../../src/engine/egress/client-hello.ts";
-import { sameAuthority } from "../../../src/engine/egress/http-proxy.ts";
+import { sameAuthority } from "../../../src/engine/egress/http-target.ts";
 import { compilePolicy } from "../../../src/engine/egress/policy.ts";
 import { parseRule } from "../../../src/engine/egress/rules.ts";
 import { readSocksRequest } from "../../../src/engine/egress/socks.ts";

@@ -19,7 +19,7 @@ import {
   type RequestGuard,
   refuse,
 } from "../guard.ts";
-import { sameAuthority } from "../http-proxy.ts";
+import { sameAuthority } from "../http-target.ts";
 import { cleanAnswer, lead } from "./answer.ts";
 
 /** Bytes that each side may be ahead of the other, of one stream and of all: 64 KiB, the default, is little over distances. */
