@@ -1,26 +1,12 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { silentLogger } from "../../src/lib/log.ts";
 import { openPodmanRuntime } from "../../src/runtimes/podman/runtime.ts";
 import { testRuntime } from "../../src/testing/index.ts";
-import { makeStorage, testImage } from "../runtimes/podman/support/storage.ts";
+import { testImage } from "../runtimes/podman/support/storage.ts";
+import { onPodman } from "./support/podman.ts";
 
 testRuntime(
   "podman",
-  async () => {
-    const storage = makeStorage();
-    const stateDir = mkdtempSync(join(tmpdir(), "wpod-"));
-    const runtime = await openPodmanRuntime({ stateDir, ownerId: "t1", log: silentLogger });
-    return {
-      runtime,
-      close: async () => {
-        await runtime.close();
-        rmSync(stateDir, { recursive: true, force: true });
-        storage.remove();
-      },
-    };
-  },
+  () => onPodman((stateDir) => openPodmanRuntime({ stateDir, ownerId: "t1", log: silentLogger })),
   {
     image: testImage,
     lacks: ["directory"],
