@@ -136,6 +136,26 @@ export interface Cgroups extends GroupFiles {
   removeParent(): Promise<void>;
 }
 
+/** Which file of which controller says what. */
+const sourcesV1 = {
+  cpu: { controller: "cpuacct", name: "cpuacct.usage", nanoseconds: (text: string) => Number(text) || 0 },
+  memory: {
+    usage: "memory.usage_in_bytes",
+    limit: "memory.limit_in_bytes",
+    droppable: "total_inactive_file",
+  },
+  io: { controller: "blkio", name: "blkio.throttle.io_service_bytes_recursive", parse: parseBlkio },
+};
+const sourcesV2: typeof sourcesV1 = {
+  cpu: {
+    controller: "cpu",
+    name: "cpu.stat",
+    nanoseconds: (text) => (parseTable(text).get("usage_usec") ?? 0) * 1000,
+  },
+  memory: { usage: "memory.current", limit: "memory.max", droppable: "inactive_file" },
+  io: { controller: "io", name: "io.stat", parse: parseIoStat },
+};
+
 /** `pathOf`: where a sandbox's group is in each hierarchy, below the mount point. */
 export function createGroupFiles(host: CgroupHost, pathOf: (id: string) => string): GroupFiles {
   const file = (controller: string, id: string, name: string) =>
@@ -150,9 +170,6 @@ export function createGroupFiles(host: CgroupHost, pathOf: (id: string) => strin
     // v1 says "no limit" as the largest multiple of the page size, v2 as `max`.
     return Number.isFinite(value) && value < 2 ** 62 ? value : 0;
   };
-  const table = async (controller: string, id: string, name: string) =>
-    parseTable((await readText(file(controller, id, name))) ?? "");
-
   /** Of commands, where they have one of their own. */
   const memoryLimit = async (id: string, name: string) => {
     const ofPayload = `${host.version === 2 ? "payload/limited" : "limited"}/${name}`;
@@ -166,38 +183,23 @@ export function createGroupFiles(host: CgroupHost, pathOf: (id: string) => strin
     return ofPayload === undefined ? await number("pids", id, "pids.current") : 1 + Number(ofPayload);
   };
 
-  const statsV1 = async (id: string) => {
-    const [cpu, usage, limit, memory, pids, io] = await Promise.all([
-      number("cpuacct", id, "cpuacct.usage"),
-      number("memory", id, "memory.usage_in_bytes"),
-      memoryLimit(id, "memory.limit_in_bytes"),
-      table("memory", id, "memory.stat"),
+  const sources = host.version === 2 ? sourcesV2 : sourcesV1;
+  const numbers = async (id: string) => {
+    const { cpu, memory, io } = sources;
+    const [cpuText, usage, limit, stat, pids, ioText] = await Promise.all([
+      readText(file(cpu.controller, id, cpu.name)),
+      number("memory", id, memory.usage),
+      memoryLimit(id, memory.limit),
+      readText(file("memory", id, "memory.stat")),
       pidCount(id),
-      readText(file("blkio", id, "blkio.throttle.io_service_bytes_recursive")),
+      readText(file(io.controller, id, io.name)),
     ]);
     return {
-      cpuTotalNs: cpu,
-      memory_usage: Math.max(0, usage - (memory.get("total_inactive_file") ?? 0)),
+      cpuTotalNs: cpu.nanoseconds(cpuText ?? ""),
+      memory_usage: Math.max(0, usage - (parseTable(stat ?? "").get(memory.droppable) ?? 0)),
       memory_limit: limit,
       pid_count: pids,
-      ...parseBlkio(io ?? ""),
-    };
-  };
-  const statsV2 = async (id: string) => {
-    const [cpu, usage, limit, memory, pids, io] = await Promise.all([
-      table("cpu", id, "cpu.stat"),
-      number("memory", id, "memory.current"),
-      memoryLimit(id, "memory.max"),
-      table("memory", id, "memory.stat"),
-      pidCount(id),
-      readText(file("io", id, "io.stat")),
-    ]);
-    return {
-      cpuTotalNs: (cpu.get("usage_usec") ?? 0) * 1000,
-      memory_usage: Math.max(0, usage - (memory.get("inactive_file") ?? 0)),
-      memory_limit: limit,
-      pid_count: pids,
-      ...parseIoStat(io ?? ""),
+      ...io.parse(ioText ?? ""),
     };
   };
 
@@ -217,10 +219,7 @@ export function createGroupFiles(host: CgroupHost, pathOf: (id: string) => strin
 
   return {
     file,
-    async stats(id) {
-      const numbers = host.version === 2 ? await statsV2(id) : await statsV1(id);
-      return { ...numbers, oomKills: oomKills(id) ?? 0 };
-    },
+    stats: async (id) => ({ ...(await numbers(id)), oomKills: oomKills(id) ?? 0 }),
     oomKills,
   };
 }
