@@ -128,6 +128,10 @@ async function buildCli() {
     copyFileSync(at("src/cli/loader.cjs"), join(draft, "main.js"));
     chmodSync(join(draft, "main.js"), 0o755);
     writeCodeCache(join(draft, "cli.js"), join(draft, "cli.cache"));
+    // What users call: the front runs main.js beside it. Where it can't be built, main.js itself.
+    const front = at("native/build/warren");
+    copyFileSync(existsSync(front) ? front : join(draft, "main.js"), join(draft, "warren"));
+    chmodSync(join(draft, "warren"), 0o755);
     replaceDirectory(draft, join(dist, "cli"));
   } finally {
     rmSync(draft, { recursive: true, force: true });

@@ -70,7 +70,7 @@ install_node_modules() {
 # Builds native programs and TypeScript when a source is newer than the last build.
 build_all() {
   local stamp=dist/.built
-  if [ -e $stamp ] && [ -x native/build/warren-guest ] && [ -x native/build/warren-launcher ] &&
+  if [ -e $stamp ] && [ -x native/build/warren-guest ] && [ -x native/build/warren-launcher ] && [ -x native/build/warren ] &&
     [ -z "$(find src native scripts/build.mjs package.json tsconfig.json tsconfig.build.json -newer $stamp -type f -not -path '*/build/*' -print -quit)" ]; then
     return 0
   fi

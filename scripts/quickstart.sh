@@ -11,7 +11,7 @@ mend_hybrid_cgroups
 install_node_modules
 build_all
 
-warren=(node dist/cli/main.js)
+warren=(dist/cli/warren)
 step "what this machine can do"
 "${warren[@]}" doctor
 

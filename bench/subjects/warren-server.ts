@@ -7,7 +7,10 @@ import type { Backing, OpenBacking } from "./backing.ts";
 
 // From bench/subjects/ as from dist/bench/.
 const root = new URL("../../", import.meta.url);
+/** The CLI itself, for Node. */
 export const CLI = fileURLToPath(new URL("dist/cli/main.js", root));
+/** What users call. */
+export const FRONT = fileURLToPath(new URL("dist/cli/warren", root));
 const MONITOR = new URL("bench/event-loop-monitor.mjs", root).href;
 
 /** How long the engine's event loop was held up, in milliseconds, and the memory of its process. */

@@ -9,6 +9,8 @@ type Define = (command: Command, context: CliContext) => void;
 
 interface CommandEntry {
   summary: string;
+  /** Not for people: not listed. */
+  hidden?: true;
   load(): Promise<{ define: Define }>;
   /** Exit code of Warren's own failures; default 1. */
   failureCode?: number;
@@ -40,6 +42,12 @@ export const commands: Record<string, CommandEntry> = {
   exec: {
     summary: "run a command in a sandbox",
     load: () => import("./commands/exec.ts"),
+    failureCode: EXIT_RUN_FAILURE,
+  },
+  "exec-end": {
+    summary: "say how a command ended that the front ran",
+    hidden: true,
+    load: () => import("./commands/exec-end.ts"),
     failureCode: EXIT_RUN_FAILURE,
   },
   start: { summary: "start stopped sandboxes", load: () => import("./commands/start.ts") },
@@ -154,9 +162,9 @@ export async function buildProgram(
   if (wanted === "listed" || context.args.includes("--version")) {
     program.version(`warren ${buildInfo().version}`, "--version", "print the version of the CLI");
   }
-  for (const [name, { summary, load }] of Object.entries(commands)) {
+  for (const [name, { summary, hidden = false, load }] of Object.entries(commands)) {
     if (wanted !== "listed" && !wanted.includes(name)) continue;
-    const command = program.command(name).description(summary);
+    const command = program.command(name, { hidden }).description(summary);
     if (wanted === "listed") continue;
     const { define } = await load();
     define(command, context);

@@ -3,7 +3,8 @@ import { buildProgram, commands } from "./program.ts";
 
 /** The help of every command as Markdown, for docs/cli.md. */
 export async function commandReference(): Promise<string> {
-  const program = await buildProgram({ mainFile: "warren", args: ["--version"] }, Object.keys(commands));
+  const listed = Object.keys(commands).filter((name) => !commands[name]?.hidden);
+  const program = await buildProgram({ mainFile: "warren", args: ["--version"] }, listed);
   return all("warren", program)
     .map(([title, command]) => section(title, command))
     .join("\n");

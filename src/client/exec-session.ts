@@ -249,7 +249,8 @@ class ExecStream implements ExecSession {
   }
 }
 
-function parseExit(frame: Record<string, unknown>): ExecExit {
+/** Of an `exit` frame. */
+export function parseExit(frame: Record<string, unknown>): ExecExit {
   const exit: ExecExit = { exit_code: Number(frame.data) };
   if (typeof frame.signal === "string") exit.signal = frame.signal;
   if (typeof frame.timed_out === "boolean") exit.timed_out = frame.timed_out;

@@ -1,20 +1,13 @@
-import { spawn } from "node:child_process";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { endProcess, mainFile, openWorkspace, run, until, type Workspace } from "./workspace.ts";
+import { endProcess, openWorkspace, until, type Workspace } from "./workspace.ts";
 
 let box: Workspace;
 beforeAll(() => {
   box = openWorkspace();
 });
 afterAll(() => box[Symbol.asyncDispose]());
-
-const quote = (text: string) => `'${text}'`;
-/** A line for `sh -c` that runs this CLI: only words of our own, no data. */
-const shell = (line: string) =>
-  run("sh", ["-c", line.replaceAll("warren ", `${quote(process.execPath)} ${quote(mainFile)} `)], box.env);
 
 describe("a life", () => {
   it("creates, lists, inspects, runs in, stops, starts, extends and removes", async () => {
@@ -101,126 +94,6 @@ describe("the main command", () => {
     expect(await box.ok(["kill", "plain"])).toMatch(/^\S+\n$/);
     expect(await box.ok(["wait", "plain"])).toBe("unknown\n");
     await box.ok(["rm", "plain"]);
-  });
-});
-
-describe("exec", () => {
-  beforeAll(() => box.ok(["create", "--name", "ex"]));
-  afterAll(() => box.ok(["rm", "-f", "ex"]));
-
-  it("ends with the command's exit code", async () => {
-    expect((await box.warren(["exec", "ex", "sh", "-c", "exit 7"])).code).toBe(7);
-    expect((await box.warren(["exec", "ex", "--", "sh", "-c", "kill -9 $$"])).code).toBe(137);
-    expect((await box.warren(["exec", "ex", "no-such-program"])).code).toBe(127);
-    expect((await box.warren(["exec", "ex", "/etc"])).code).toBe(126);
-    const unknown = await box.warren(["exec", "absent", "true"]);
-    expect(unknown).toMatchObject({ code: 125, stderr: expect.stringMatching(/^error: /) });
-  });
-
-  it("keeps stdout and stderr apart and every byte as it is", async () => {
-    const { stdout, stderr } = await box.warren([
-      "exec",
-      "ex",
-      "sh",
-      "-c",
-      "printf '\\377\\000\\033[31m'; echo no >&2",
-    ]);
-    expect(stdout).toEqual(Buffer.from([0xff, 0, 0x1b, 0x5b, 0x33, 0x31, 0x6d]));
-    expect(stderr).toBe("no\n");
-  });
-
-  it("passes stdin on with -i, to its end, and leaves it alone without", async () => {
-    const input = Buffer.alloc(3 * 1024 * 1024, "0123456789abcdef");
-    const echoed = await box.warren(["exec", "-i", "ex", "cat"], { input });
-    expect(echoed.stdout.equals(input)).toBe(true);
-    expect((await box.warren(["exec", "ex", "cat"], { input: "unread" })).stdout.toString()).toBe("");
-    const loop = await shell("printf 'a\\nb\\n' | while read line; do warren exec ex echo $line; done");
-    expect(loop.stdout.toString()).toBe("a\nb\n");
-  });
-
-  it("does not wait for stdin when the command has ended", async () => {
-    const child = spawn(process.execPath, [mainFile, "exec", "-i", "ex", "sh", "-c", "exit 3"], {
-      env: box.env,
-      stdio: ["pipe", "ignore", "ignore"],
-    });
-    const code = await new Promise((resolve) => child.once("exit", resolve));
-    child.stdin?.destroy();
-    expect(code).toBe(3);
-  });
-
-  it("takes environment, directory and user", async () => {
-    writeFileSync(join(box.dir, "env"), "# file\nA=file\nB=file\n");
-    const { stdout } = await box.warren(
-      [
-        "exec",
-        "--env-file",
-        join(box.dir, "env"),
-        "-e",
-        "B=flag",
-        "-e",
-        "OWN",
-        "-w",
-        "/usr",
-        "ex",
-        "sh",
-        "-c",
-        'echo "$A $B $OWN $PWD"',
-      ],
-      { env: { OWN: "mine" } },
-    );
-    expect(stdout.toString()).toBe("file flag mine /usr\n");
-  });
-
-  it("ends a command that takes too long with 124 and a word", async () => {
-    const { code, stderr, stdout } = await box.warren([
-      "exec",
-      "--timeout",
-      "0.5s",
-      "ex",
-      "sh",
-      "-c",
-      "echo begun; sleep 60",
-    ]);
-    expect({ code, out: stdout.toString() }).toEqual({ code: 124, out: "begun\n" });
-    expect(stderr).toContain("0.5s");
-  });
-
-  it("is quiet when the reader of its output goes", async () => {
-    const { stdout, stderr } = await shell("warren exec ex yes | head -n 2");
-    expect(stdout.toString()).toBe("y\ny\n");
-    expect(stderr).toBe("");
-    const help = await shell("warren --help | true; warren ls | true");
-    expect(help.stderr).toBe("");
-  });
-
-  it("does not read a command's output faster than it is taken", async () => {
-    const { stdout } = await shell("warren exec ex head -c 50000000 /dev/zero | (sleep 1; wc -c)");
-    expect(stdout.toString().trim()).toBe("50000000");
-  });
-
-  it("hands signals to the command, and the second SIGINT ends it", async () => {
-    const start = async (script: string) => {
-      const child = spawn(process.execPath, [mainFile, "exec", "ex", "sh", "-c", script], { env: box.env });
-      let output = "";
-      child.stdout.on("data", (chunk: Buffer) => {
-        output += chunk.toString();
-      });
-      const exit = new Promise<[number | null, string | null]>((resolve) => {
-        child.once("exit", (code, signal) => resolve([code, signal]));
-      });
-      await until(() => output.includes("ready"), "the command runs");
-      return { child, exit, output: () => output };
-    };
-    const polite = await start("trap 'echo got TERM; exit 5' TERM; echo ready; while :; do sleep 0.1; done");
-    polite.child.kill("SIGTERM");
-    expect(await polite.exit).toEqual([5, null]);
-    expect(polite.output()).toContain("got TERM");
-
-    const deaf = await start("trap 'echo got INT' INT; echo ready $$; while :; do sleep 0.1; done");
-    deaf.child.kill("SIGINT");
-    await until(() => deaf.output().includes("got INT"), "the first SIGINT arrives");
-    deaf.child.kill("SIGINT");
-    expect(await deaf.exit).toEqual([130, null]);
   });
 });
 

@@ -4,7 +4,10 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
+/** The CLI itself, for Node. */
 export const mainFile = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
+/** What users call. */
+export const frontFile = fileURLToPath(new URL("../../dist/cli/warren", import.meta.url));
 
 export interface Finished {
   /** Exit code; 128+n is never made up: a signal is null here. */
@@ -33,7 +36,11 @@ export interface Workspace extends AsyncDisposable {
   enginePid(): number | undefined;
 }
 
-export function openWorkspace(extra: Record<string, string> = {}): Workspace {
+/** `program`: what is run in place of what users call. */
+export function openWorkspace(
+  extra: Record<string, string> = {},
+  [command = frontFile, ...first]: readonly string[] = [],
+): Workspace {
   // Not below $TMPDIR: a Unix socket's path may take 107 bytes.
   const dir = mkdtempSync("/tmp/warren-cli-");
   const stateDir = join(dir, "state");
@@ -49,7 +56,7 @@ export function openWorkspace(extra: Record<string, string> = {}): Workspace {
     stateDir,
     env,
     warren: (args, options = {}) =>
-      run(process.execPath, [mainFile, ...args], { ...env, ...options.env }, options.input),
+      run(command, [...first, ...args], { ...env, ...options.env }, options.input),
     async ok(args, options) {
       const { code, stdout, stderr } = await workspace.warren(args, options);
       if (code !== 0) throw new Error(`warren ${args.join(" ")} ended with ${code}: ${stderr}`);
