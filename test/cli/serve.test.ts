@@ -121,6 +121,13 @@ describe("warren serve", () => {
         expect(await box.ok([...at, "--ca-file", authority.caFile, "exec", "kept", "echo", "hi"])).toBe(
           "hi\n",
         );
+        // Its certificate is of no host names for ports.
+        expect(
+          await box.warren([...at, "--ca-file", authority.caFile, "preview", "kept", "80"]),
+        ).toMatchObject({
+          code: 0,
+          stderr: expect.stringMatching(/^note: by path .*without its styles.*--preview-domain.*\n$/),
+        });
         for (const variable of ["WARREN_CA_FILE", "NODE_EXTRA_CA_CERTS"]) {
           expect(
             await box.ok([...at, "exec", "kept", "echo", variable], {

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { addGlobalOptions, type CliContext, connectApi } from "../globals.ts";
 import { expirySeconds } from "../options.ts";
-import { print } from "../output.ts";
+import { print, say } from "../output.ts";
 import { parsePort } from "../publish.ts";
 import { json, safe } from "../render.ts";
 import { UsageError } from "../report.ts";
@@ -30,5 +30,10 @@ export function define(command: Command, context: CliContext): void {
     const api = await connectApi(command, context);
     const link = await api.preview(id, sandboxPort, { expires_in });
     await print(options.json ? json(link) : safe(link.url));
+    if (new URL(link.url).pathname !== "/") {
+      await say(
+        "note: by path a page shows without its styles, scripts and images; a server with --preview-domain has names for ports",
+      );
+    }
   });
 }
