@@ -2,6 +2,8 @@ import { NotReached } from "../client/failures.ts";
 import type { ServerApi } from "../contracts/api.ts";
 import { WarrenError } from "../contracts/errors.ts";
 
+type Call = (...args: unknown[]) => unknown;
+
 /**
  * An API whose engine may just be closing: a call that it did not take, which is sure to have done nothing, is made once
  * more, to the API that `next` gives. A call whose connection broke half way is not: it may have been done. `isLeaving`:
@@ -12,7 +14,7 @@ export function askAgain(api: ServerApi, next: (isLeaving: boolean) => Promise<S
 
   const current = async () => (following ? await following : api);
 
-  async function ask<T>(call: (api: ServerApi) => Promise<T>): Promise<T> {
+  async function ask(call: (api: ServerApi) => unknown): Promise<unknown> {
     try {
       return await call(await current());
     } catch (error) {
@@ -24,59 +26,30 @@ export function askAgain(api: ServerApi, next: (isLeaving: boolean) => Promise<S
     }
   }
 
+  /** The calls of one part. `once`: their bytes may come from where they can't be had twice. `streams` are read as they are. */
+  function part<T extends object>(
+    of: (api: ServerApi) => T,
+    { once = [], streams = [] }: { once?: readonly (keyof T)[]; streams?: readonly (keyof T)[] } = {},
+  ): T {
+    const call = (at: ServerApi, name: string, args: unknown[]) =>
+      (of(at) as Record<string, Call>)[name]?.(...args);
+    const wrapped = Object.entries(of(api)).map(([name, own]) => {
+      if (typeof own !== "function" || streams.includes(name as keyof T)) return [name, own];
+      return once.includes(name as keyof T)
+        ? [name, async (...args: unknown[]) => await call(await current(), name, args)]
+        : [name, (...args: unknown[]) => ask((at) => call(at, name, args))];
+    });
+    return Object.fromEntries(wrapped);
+  }
+
   return {
-    ...api,
-    health: () => ask((at) => at.health()),
-    version: () => ask((at) => at.version()),
-    create: (request, options) => ask((at) => at.create(request, options)),
-    get: (id) => ask((at) => at.get(id)),
-    list: (filter) => ask((at) => at.list(filter)),
-    start: (id) => ask((at) => at.start(id)),
-    stop: (id, options) => ask((at) => at.stop(id, options)),
-    wait: (id, options) => ask((at) => at.wait(id, options)),
-    pause: (id) => ask((at) => at.pause(id)),
-    resume: (id) => ask((at) => at.resume(id)),
-    update: (id, changes) => ask((at) => at.update(id, changes)),
-    remove: (id) => ask((at) => at.remove(id)),
-    extend: (id, timeoutS) => ask((at) => at.extend(id, timeoutS)),
-    exec: (id, request, options) => ask((at) => at.exec(id, request, options)),
-    execStream: (id, request, options) => ask((at) => at.execStream(id, request, options)),
-    stats: (id) => ask((at) => at.stats(id)),
-    systemStats: () => ask((at) => at.systemStats()),
-    prune: (options) => ask((at) => at.prune(options)),
-    images: {
-      list: (filter) => ask((at) => at.images.list(filter)),
-      get: (reference, options) => ask((at) => at.images.get(reference, options)),
-      pull: (request, options) => ask((at) => at.images.pull(request, options)),
-      // Its bytes may come from where they can't be had twice.
-      build: async (request, context, options) =>
-        await (await current()).images.build(request, context, options),
-      remove: (reference, options) => ask((at) => at.images.remove(reference, options)),
-    },
-    preview: (id, port, request) => ask((at) => at.preview(id, port, request)),
-    ports: {
-      list: (id) => ask((at) => at.ports.list(id)),
-      add: (id, port) => ask((at) => at.ports.add(id, port)),
-      remove: (id, choice) => ask((at) => at.ports.remove(id, choice)),
-    },
-    volumes: {
-      create: (request) => ask((at) => at.volumes.create(request)),
-      get: (name, options) => ask((at) => at.volumes.get(name, options)),
-      list: (filter) => ask((at) => at.volumes.list(filter)),
-      remove: (name, options) => ask((at) => at.volumes.remove(name, options)),
-      usage: (filter) => ask((at) => at.volumes.usage(filter)),
-    },
-    files: {
-      ...api.files,
-      // Its bytes may come from where they can't be had twice.
-      write: async (id, path, body, options) => await (await current()).files.write(id, path, body, options),
-      read: (id, path, options) => ask((at) => at.files.read(id, path, options)),
-      remove: (id, path) => ask((at) => at.files.remove(id, path)),
-      list: (id, path) => ask((at) => at.files.list(id, path)),
-      stat: (id, path) => ask((at) => at.files.stat(id, path)),
-      mkdir: (id, path) => ask((at) => at.files.mkdir(id, path)),
-      rename: (id, from, to) => ask((at) => at.files.rename(id, from, to)),
-      chmod: (id, path, mode) => ask((at) => at.files.chmod(id, path, mode)),
-    },
+    ...part((at) => at, { streams: ["logs", "events"] }),
+    files: part((at) => at.files, { once: ["write"], streams: ["watch"] }),
+    images: part((at) => at.images, { once: ["build"] }),
+    network: part((at) => at.network),
+    ports: part((at) => at.ports),
+    secrets: part((at) => at.secrets),
+    credentials: part((at) => at.credentials),
+    volumes: part((at) => at.volumes),
   };
 }

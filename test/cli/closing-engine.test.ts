@@ -44,6 +44,20 @@ describe("a command that meets an engine which is just closing", () => {
     expect(JSON.parse(await workspace.ok(["ls", "--json"]))).toHaveLength(1);
   });
 
+  it.each([
+    ["secret", "ls", "absent"],
+    ["network", "show", "absent"],
+    ["port", "ls", "absent"],
+  ])("is given to the next one, whatever it is about: %s", async (...args) => {
+    await using workspace = openWorkspace();
+    const server = createHttpServer((_request, response) => {
+      response.writeHead(503, { "content-type": "application/json", connection: "close" });
+      response.end(SHUTTING_DOWN, () => closing.leave());
+    });
+    const closing = await inPlaceOfEngine(workspace, server);
+    expect((await workspace.warren(args)).stderr).toContain("there is no sandbox");
+  });
+
   it("is given to the next one, when it could not even connect", async () => {
     await using workspace = openWorkspace();
     // The first connection is the question whether anybody is there.

@@ -108,8 +108,8 @@ it("ends a connection that the host does not want at once, and one to its own po
     guest.client.accept(test.signal).then(({ socket }) => socket.destroy()),
     inside<number>(guest, closing, ["192.0.2.1", 443]),
   ]);
-  expect(milliseconds).toBeLessThan(1000);
-  expect(await inside<number>(guest, closing, ["127.0.0.1", 3129])).toBeLessThan(1000);
+  expect(milliseconds).toBeLessThan(5000);
+  expect(await inside<number>(guest, closing, ["127.0.0.1", 3129])).toBeLessThan(5000);
 });
 
 it("answers nothing but names: other datagrams are refused, and pings are lost", async () => {
