@@ -1,7 +1,9 @@
+import { WarrenError } from "../contracts/errors.ts";
 import type { Runtime, RuntimeSandbox } from "../contracts/runtime.ts";
 import { announce, asWarrenError, type Core } from "./core.ts";
 import type { PortManager } from "./ports/manager.ts";
 import type { SandboxRecord } from "./record.ts";
+import { isUnavailable } from "./runtimes.ts";
 import type { SandboxState } from "./states.ts";
 import type { Supervisor } from "./supervisor.ts";
 
@@ -137,7 +139,12 @@ async function adopt(
   const state = seen.state === "paused" ? "paused" : "running";
   const adopted = core.table.update(id, { state, pid: seen.pid, startedAt, error: undefined });
   await keepLimits(core, runtime, adopted);
-  await keepReach(core, runtime, adopted);
+  if (!(await keepReach(core, runtime, adopted))) {
+    // What was forbidden must not go on because it could not be.
+    const error = "its network rules could not be put in force";
+    announce(core, "stopped", await supervisor.stop(adopted, 0, { error }));
+    return;
+  }
   await ports.open(id);
   supervisor.watch(adopted);
   if (record.state === "error") announce(core, "started", adopted);
@@ -154,16 +161,20 @@ async function keepLimits(core: Core, runtime: Runtime, { id, spec }: SandboxRec
   }
 }
 
-/** As of limits; and this machine may be in other networks by now. */
-async function keepReach(core: Core, runtime: Runtime, { id, spec }: SandboxRecord): Promise<void> {
-  if (spec?.network !== "open" || !spec.reach) return;
+/** As of limits; and this machine may be in other networks by now. False: other rules may be in force than are stored. */
+async function keepReach(core: Core, runtime: Runtime, { id, spec }: SandboxRecord): Promise<boolean> {
+  if (spec?.network !== "open" || !spec.reach) return true;
   try {
     await runtime.updateReach(id, spec.reach);
+    return true;
   } catch (error) {
+    if (isUnavailable(error)) throw error;
     core.log.warn(
       { err: error, sandbox: id },
       "the stored network rules of a sandbox could not be put in force",
     );
+    // Of one whose rules can't change, none ever has.
+    return error instanceof WarrenError && error.code === "unsupported";
   }
 }
 

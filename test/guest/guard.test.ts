@@ -1,6 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { nativeProgram } from "../../src/lib/native.ts";
 import { changeGuard } from "../../src/runtimes/common/change-guard.ts";
 import { type ProcessId, processId } from "../../src/runtimes/common/guest-process.ts";
 import { run, startGuest, type TestGuest } from "./harness.ts";
@@ -181,8 +182,8 @@ describe("what it lets out can be changed from outside", () => {
   it("not from inside", async () => {
     await using guest = await guarded("-10.0.0.0/8");
     const { pid, startTime } = known(guest);
-    const argv = [guest.process.spawnargs.find((arg) => arg.endsWith("warren-guest")) ?? ""];
-    argv.push("--change-guard", String(pid), String(startTime), "+10.0.0.0/8");
+    const change = ["--change-guard", String(pid), String(startTime), "+10.0.0.0/8"];
+    const argv = [nativeProgram("warren-guest"), ...change];
     expect((await run(guest, { argv, env })).exit_code).toBe(1);
     // In a user namespace of its own it has every right, but none over this one's network.
     expect(

@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import Database from "libsql";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { type Lab, makeLab } from "./support/lab.ts";
 import { type LabEngine, serveInLab } from "./support/serve.ts";
@@ -66,6 +67,21 @@ it("come one after the other, whoever asks for them at the same time", async () 
   expect(await reaches(id, outside[0], named)).toBe("open shut");
   await Promise.all([api.network.change(id, { allow: [named] }), api.stop(id), api.start(id)]);
   expect(await reaches(id, outside[0], named)).toBe("open open");
+});
+
+it("are in force or the sandbox is stopped, when the next engine can't have them in force", async () => {
+  const { api } = engine;
+  const { id } = await api.create({ network_mode: "open" });
+  await engine.kill();
+  const database = new Database(join(engine.stateDir, "engine.db"));
+  const broken = `UPDATE sandboxes SET spec = json_set(spec, '$.reach.rules', json('["x"]')) WHERE id = ?`;
+  expect(database.prepare(broken).run(id).changes).toBe(1);
+  database.close();
+  await engine.start();
+  expect(await api.get(id)).toMatchObject({ status: "stopped", error: expect.stringContaining("rules") });
+  await api.network.set(id, {});
+  await api.start(id);
+  expect(await reaches(id, lab.places.outside[0], lab.places.named)).toBe("open shut");
 });
 
 it("are in force again after the engine was killed, and follow this machine into other networks", async () => {
