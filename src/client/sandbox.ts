@@ -1,4 +1,5 @@
 import type { SandboxApi, ServerApi, WaitOptions, WaitResult } from "../contracts/api.ts";
+import type { AnyCredentials, CredentialKind } from "../contracts/credentials.ts";
 import { WarrenError } from "../contracts/errors.ts";
 import type { LogOptions, LogStream } from "../contracts/logs.ts";
 import type { PortChoice, PortMapping, PreviewLink, PublishedPort } from "../contracts/ports.ts";
@@ -61,6 +62,10 @@ export interface CreateOptions extends HandleOptions {
   networkPolicy?: CreateSandbox["network_policy"];
   /** Added by the engine to requests to their hosts; inside there is only a placeholder of each. */
   secrets?: CreateSandbox["secrets"];
+  /** Of clouds, where their SDKs look for them inside. */
+  credentials?: CreateSandbox["credentials"];
+  /** Of the engine's machine: programs inside may have it sign, and not change it. */
+  sshAgent?: CreateSandbox["ssh_agent"];
   ports?: CreateSandbox["ports"];
   labels?: Record<string, string>;
   storage?: CreateSandbox["storage"];
@@ -232,6 +237,17 @@ export class SandboxHandle implements AsyncDisposable {
     return this.#info;
   }
 
+  /** Cloud credentials in the place of those of the kind, for the next one who asks inside. */
+  async setCredentials(kind: CredentialKind, credentials: AnyCredentials): Promise<SandboxInfo> {
+    this.#info = await this.#api.credentials.put(this.id, kind, credentials);
+    return this.#info;
+  }
+
+  async removeCredentials(kind: CredentialKind): Promise<SandboxInfo> {
+    this.#info = await this.#api.credentials.remove(this.id, kind);
+    return this.#info;
+  }
+
   /** Stops and forgets the sandbox with everything in it. */
   remove(): Promise<void> {
     return this.#api.remove(this.id);
@@ -251,7 +267,18 @@ export class SandboxHandle implements AsyncDisposable {
 const NANO_CPUS = 1e9;
 
 function createRequest(options: Omit<CreateOptions, "keep" | "signal">): CreateSandbox {
-  const { timeoutS, cpus, memory, disk, pidLimit, readonlyFs, networkMode, networkPolicy, ...same } = options;
+  const {
+    timeoutS,
+    cpus,
+    memory,
+    disk,
+    pidLimit,
+    readonlyFs,
+    networkMode,
+    networkPolicy,
+    sshAgent,
+    ...same
+  } = options;
   const request: CreateSandbox = {
     ...same,
     timeout: timeoutS,
@@ -262,6 +289,7 @@ function createRequest(options: Omit<CreateOptions, "keep" | "signal">): CreateS
     readonly_fs: readonlyFs,
     network_mode: networkMode,
     network_policy: networkPolicy,
+    ssh_agent: sshAgent,
   };
   return Object.fromEntries(
     Object.entries(request).filter(([, value]) => value !== undefined),

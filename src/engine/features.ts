@@ -39,4 +39,6 @@ const features: readonly string[] = [
   "file_chmod",
   "file_watch",
   "file_range",
+  "ssh_agent",
+  "credentials",
 ];

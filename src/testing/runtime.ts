@@ -20,6 +20,7 @@ import { testInside } from "./runtime-inside.ts";
 import { testLimits } from "./runtime-limits.ts";
 import { testMounts } from "./runtime-mounts.ts";
 import { testNetwork } from "./runtime-network.ts";
+import { testServices } from "./runtime-services.ts";
 import { defineSuite, type SuiteOptions } from "./suite.ts";
 import { eventually, within } from "./wait.ts";
 
@@ -90,6 +91,7 @@ export function testRuntime(
     testLimits(context);
     testMounts(context);
     testNetwork(context);
+    testServices(context);
     testImageStore(context);
   });
 }

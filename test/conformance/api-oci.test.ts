@@ -82,6 +82,8 @@ if (!noGvisor && process.env.WARREN_LONG === "1") {
         tests: [
           "adds secrets to requests to their hosts, and shows them nowhere",
           "has a sandbox trust the engine where it stands in for the host of a secret",
+          "gives programs inside cloud credentials in any network, replaces them, and shows them nowhere else",
+          "lets programs inside sign with an SSH agent in any network, and change nothing of it",
         ],
       },
     },

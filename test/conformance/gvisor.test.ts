@@ -29,6 +29,7 @@ const short = [
   "keeps read-only what is mounted so",
   "does not follow a link of the image to the host",
   "mounts what lies in another mount over it",
+  "brings programs to services of the host, at a socket and a port, in every network",
 ];
 
 if (noGvisor) it.skip(`the runtime suite with gVisor [not possible here: ${noGvisor}]`, () => {});

@@ -13,7 +13,12 @@ const KEEP_ALIVE_MS = 60_000;
 export function createEndpoint(answer: (asked: Asked) => Answer) {
   const patience = createPatience(KEEP_ALIVE_MS);
   const server = createServer(
-    { maxHeaderSize: MAX_HEADER_BYTES, insecureHTTPParser: false, requireHostHeader: true },
+    {
+      maxHeaderSize: MAX_HEADER_BYTES,
+      insecureHTTPParser: false,
+      requireHostHeader: true,
+      keepAliveTimeout: KEEP_ALIVE_MS,
+    },
     (request, response) => {
       patience.onRequest(request.socket, response);
       respond(request, response, answer);
@@ -27,7 +32,6 @@ export function createEndpoint(answer: (asked: Asked) => Answer) {
       server.emit("connection", program);
       await once(program, "close");
     },
-    close: () => server.closeAllConnections(),
   };
 }
 

@@ -90,7 +90,7 @@ export function createServiceManager(core: Core, services: readonly Service[]): 
     const guest = guestOf(core, record);
     stop.signal.addEventListener("abort", () => {
       for (const program of programs) program.destroy();
-      opened.close();
+      opened.close?.();
     });
     for (let i = 0; i < WAITING; i++) {
       void acceptAll((until) => guest.acceptService(service.number, until), take, stop.signal);

@@ -26,5 +26,6 @@ export interface Service {
 export interface OpenService {
   /** Serves a program inside; when it settles, however it does, the connection is over. */
   serve(program: Duplex): Promise<void>;
-  close(): void;
+  /** Nobody is served any more. */
+  close?(): void;
 }
