@@ -2,9 +2,11 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { expect, it } from "vitest";
 import { openEngine } from "../../../src/engine/engine.ts";
 import { silentLogger } from "../../../src/lib/log.ts";
 import { openPodmanRuntime } from "../../../src/runtimes/podman/runtime.ts";
+import { buildContext, tinyImage } from "../../../src/testing/build-context.ts";
 import { type OpenNetworkPlaces, testOpenNetwork } from "../../../src/testing/index.ts";
 import { openTestRuntime } from "../../runtimes/oci/support/open.ts";
 import { makeStorage, testImage } from "../../runtimes/podman/support/storage.ts";
@@ -55,6 +57,29 @@ for (const [program, uplink] of [
     { defaults: hasCgroups ? {} : { unlimited: true }, lacks: hasCgroups ? [] : ["pause"] },
   );
 }
+
+it("gives a build of an ordinary user open network, without what is internal", {
+  timeout: 120_000,
+}, async () => {
+  const test = await openTestRuntime("crun");
+  try {
+    const hosts = [places.outside[1], places.named];
+    const dials = hosts.map(
+      (host) => `busybox nc -w 2 ${host} ${places.port} </dev/null || busybox echo shut`,
+    );
+    const said: string[] = [];
+    await test.runtime.images.store?.build({
+      tag: "wtest-rootless/network:1",
+      context: buildContext({ dockerfile: `${tinyImage}RUN ${dials.join("; ")}\n` }),
+      network: "open",
+      reach: { rules: [], internal: ["10.0.0.0/8"] },
+      onProgress: (progress) => void ("line" in progress && said.push(progress.line)),
+    });
+    expect(said.filter((line) => line === "hello" || line === "shut")).toEqual(["hello", "shut"]);
+  } finally {
+    await test.close();
+  }
+});
 
 testOpenNetwork(
   "rootless podman",

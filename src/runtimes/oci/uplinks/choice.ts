@@ -39,7 +39,10 @@ export function createUplinkChoice(options: UplinkChoiceOptions): UplinkChoice {
   const tryAll = async (): Promise<Trial[]> => {
     const done: Trial[] = [];
     for (const uplink of candidates) {
-      const missing = uplink.missing({ isRootless }) ?? (await failureOf(uplink.name, () => attempt(uplink)));
+      const missing =
+        uplink.missing({ isRootless }) ??
+        (wanted ? undefined : await uplink.unfit?.()) ??
+        (await failureOf(uplink.name, () => attempt(uplink)));
       done.push({ uplink, ...(missing ? { missing } : {}) });
       if (!missing) break;
     }

@@ -1,5 +1,6 @@
 import { isIPv4 } from "node:net";
 import { readSmall } from "../../../lib/files.ts";
+import { run } from "../../../lib/run.ts";
 import { SLIRP_NAME_SERVER } from "../../common/open-network.ts";
 import { findProgramNow } from "../programs.ts";
 import { interfaceWithIPv6, network } from "./sandbox-network.ts";
@@ -15,6 +16,16 @@ export const pasta: Uplink = {
   missing(host) {
     if (findProgramNow("pasta")) return tunMissing(host);
     return { why: "pasta is not installed", fix: "apt-get install passt" };
+  },
+  async unfit() {
+    const path = findProgramNow("pasta") ?? "";
+    const said = await run(path, ["--version"], { timeoutMs: 10_000 }).catch(() => undefined);
+    const date = dateOfVersion(said?.stdout.toString("utf8") ?? "");
+    if (date !== undefined && date >= OLDEST_FIT) return undefined;
+    return {
+      why: `pasta ${date === undefined ? "tells no version" : `is of ${date}`}, and before ${OLDEST_FIT} it may hang, or repeat what a server says`,
+      fix: "apt-get install slirp4netns",
+    };
   },
   command: () => ({
     argv: [
@@ -35,6 +46,18 @@ export const pasta: Uplink = {
     readyAt: "stdout",
   }),
 };
+
+/**
+ * The one that has been tried. That of March 2023, which Debian 12 has and which doesn't tell its version, loses count where a
+ * client ends its direction at once: answers come without an end, or many times.
+ */
+const OLDEST_FIT = 20_250_503;
+
+/** As a number: versions are called 2025_05_03.587980c, or 0.0~git20250503.587980c-2 by distributions. */
+export function dateOfVersion(text: string): number | undefined {
+  const [, year, month, day] = /(20\d\d)_?([01]\d)_?([0-3]\d)/.exec(text) ?? [];
+  return year === undefined ? undefined : Number(`${year}${month}${day}`);
+}
 
 /** As slirp4netns has it; else it would be that of an interface of the host. */
 const GATEWAY_MAC = "52:55:0a:00:02:02";

@@ -6,6 +6,8 @@ export interface Uplink {
   readonly name: string;
   /** Why it can't be used here, as far as can be seen without trying. */
   missing(host: UplinkHost): MissingUplink | undefined;
+  /** Why it is taken only when it is asked for by name. */
+  unfit?(): Promise<MissingUplink | undefined>;
   /** To be run now: it may depend on the networks that this machine is in. */
   command(): UplinkCommand;
 }
