@@ -35,6 +35,28 @@ const ask = [
 ];
 
 describe("warren network", () => {
+  it("does so for open network too, by address, and says that its connections are not recorded", async () => {
+    const id = (
+      await box.ok(["create", "--runtime", "oci", "--network", "open", "--network-deny", "198.51.100.7"])
+    ).trim();
+    expect(await box.ok(["network", "allow", id, "10.9.0.0/16:443"])).toBe(
+      "mode    open\nallow   10.9.0.0/16:443\ndeny    198.51.100.7\n",
+    );
+    const said = async (...args: string[]) => {
+      const { stdout, stderr } = await box.warren(["network", ...args]);
+      return `${stdout}${stderr}`;
+    };
+    expect(await said("explain", id, "10.9.1.1")).toBe("allowed: 10.9.1.1:443: allowed by 10.9.0.0/16:443\n");
+    expect(await said("explain", id, "10.9.1.1:80")).toBe(
+      `denied: 10.9.1.1:80: 10.9.1.1 is an internal address (private), and no rule names it\nhint: warren network allow ${id} 10.9.1.1:80\n`,
+    );
+    expect(await said("explain", id, "example.com")).toContain("decides on addresses");
+    expect(await said("deny", id, "example.com")).toContain("names no address");
+    expect(await said("log", id)).toContain("connections are not recorded");
+    expect(await box.ok(["network", "set", id])).toBe("mode   open\n");
+    await box.ok(["rm", id]);
+  });
+
   it("shows, changes and explains the rules of a sandbox", async () => {
     const id = (
       await box.ok(["create", "--network-preset", "registries", "--network-allow", "a.test,*.b.test:443"])

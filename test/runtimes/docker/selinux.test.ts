@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { createApiClient } from "../../../src/runtimes/containers/api-client.ts";
@@ -14,12 +14,14 @@ it("a daemon with SELinux is asked to label what is ours, and nothing else", asy
     const dirs = ["guest", "run", "project"].map((name) => join(rig.stateDir, name));
     for (const dir of dirs) mkdirSync(dir);
     const [guestDir = "", socketDir = "", project = ""] = dirs;
+    const guardFile = join(rig.stateDir, "items");
+    writeFileSync(guardFile, "");
     const mounts = [{ type: "bind" as const, source: project, target: "/project", readonly: false }];
     const spec = await rig.fixture.spec({ mounts });
     await client.json(
       createRequest("labelled", {
         ...{ spec, labels: {}, nameServers: [], volumeName: (name: string) => name },
-        guest: { type: "bind", dir: guestDir, socketDir, ownFiles: {} },
+        guest: { type: "bind", dir: guestDir, socketDir, ownFiles: {}, guardFile },
         flavor: {
           ...{ name: "docker", client, capabilities: dockerCapabilities, rlimits: {}, relabels: true },
           seccomp: "unconfined",
@@ -29,12 +31,17 @@ it("a daemon with SELinux is asked to label what is ours, and nothing else", asy
       }),
     );
     const made = JSON.parse(await rig.daemon.cli("inspect", "labelled"))[0];
-    expect(made.HostConfig.Binds).toEqual([`${guestDir}:/.warren:ro,z`, `${socketDir}:/.warren/run:z`]);
+    expect(made.HostConfig.Binds).toEqual([
+      `${guestDir}:/.warren:ro,z`,
+      `${socketDir}:/.warren/run:z`,
+      `${guardFile}:/.warren/guard:ro,z`,
+    ]);
     const byPath = Object.fromEntries(
       made.Mounts.map((mount: { Destination: string }) => [mount.Destination, mount]),
     );
     expect(byPath["/.warren"]).toMatchObject({ Mode: "ro,z", RW: false });
     expect(byPath["/.warren/run"]).toMatchObject({ Mode: "z", RW: true });
+    expect(byPath["/.warren/guard"]).toMatchObject({ Mode: "ro,z", RW: false });
     expect(byPath["/project"].Mode).not.toContain("z");
     await rig.daemon.cli("rm", "labelled");
   } finally {
