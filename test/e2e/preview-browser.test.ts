@@ -18,7 +18,7 @@ const OTHER_PORT = 3001;
 const flags = [
   ...["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server"],
   ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE *.localhost, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+  "--host-resolver-rules=MAP *.preview.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE *.localhost, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ];
 
 /** Tries what a page can do with another's server, and tells what came of it. */
@@ -52,7 +52,7 @@ const everyWay = `async (origin) => {
   });
   await attempt("window", async () => {
     const other = window.open(url("/private.json"));
-    for (let i = 0; i < 100; i++) {
+    for (let i = 0; i < 1000; i++) {
       await new Promise((resolve) => setTimeout(resolve, 20));
       if (other.location.href !== "about:blank" && other.document.body?.textContent) break;
     }
@@ -154,6 +154,11 @@ describe.skipIf(why !== "")(`a preview in a browser${why}`, () => {
     const asked = (await seenBy("one")).join("\n");
     expect(asked).toContain("upgrade /socket");
     expect(asked).not.toContain("warren");
+    // A page that tells nobody where it is says the Origin `null`.
+    await page.goto(`${url.origin}/quiet`);
+    const sent = `fetch("echo", { method: "POST", body: "quietly" }).then((answer) => answer.text())`;
+    expect(await page.evaluate(sent)).toBe("quietly");
+    await page.goto(url.origin);
     // Another server hears where the page was, and not how it was come by.
     await page.evaluate(`location.href = "http://127.0.0.1:${(elsewhere.address() as AddressInfo).port}/"`);
     await page.waitForURL("http://127.0.0.1:*/");
@@ -164,6 +169,24 @@ describe.skipIf(why !== "")(`a preview in a browser${why}`, () => {
 
   it("keeps each port's pages to themselves", async () => {
     const [one, two] = [await link("one"), await link("two")];
+    await apart(one, two);
+    // Another port of one sandbox is another origin too.
+    const [page, other] = [await open(two), await open(await link("two", OTHER_PORT))];
+    await page.evaluate("localStorage.kept = 'mine'");
+    expect(await other.evaluate("String(localStorage.kept)")).toBe("undefined");
+    await Promise.all([page.close(), other.close()]);
+  });
+
+  it("keeps them so below a domain of one's own without TLS, where browsers don't say whose page asks", async () => {
+    await using server = await serve(box, ["--preview-domain", "preview.test"]);
+    const at = (name: string) => box.ok(["--server", server.line.url, "preview", name, String(PORT)]);
+    const [one, two] = [new URL((await at("one")).trim()), new URL((await at("two")).trim())];
+    expect(one.hostname).toMatch(/^3000-[a-z2-7]{16}\.preview\.test$/);
+    await apart(one, two);
+  });
+
+  /** A page of the one can do nothing with the other, and all of it with its own server. */
+  async function apart(one: URL, two: URL): Promise<void> {
     // The browser may go to both.
     await (await open(one)).close();
     const page = await open(two);
@@ -171,20 +194,20 @@ describe.skipIf(why !== "")(`a preview in a browser${why}`, () => {
     const said = (await page.evaluate(`(${everyWay})(${JSON.stringify(one.origin)})`)) as object;
     const failed = Object.keys(said).map((name) => [name, expect.stringMatching(/^failed: /)]);
     expect(said).toEqual(Object.fromEntries(failed));
-    // Leading a browser there, as a link does, is all that a page of another origin can do.
-    const reached = (await seenBy("one")).slice(before).filter((line) => !line.startsWith("GET /seen "));
-    expect(reached).toEqual([expect.stringMatching(/^GET \/private\.json .*"sec-fetch-mode":"navigate"/)]);
+    // Leading a browser there, as a link does, is all that a page of another origin can do. A frame stays empty.
+    const reached = (await seenBy("one"))
+      .slice(before)
+      .filter((line) => !/^GET \/(seen|favicon\.ico) /.test(line));
+    expect(reached).not.toEqual([]);
+    for (const line of reached)
+      expect(line).toMatch(/^GET \/private\.json .*"upgrade-insecure-requests":"1"/);
     // The same, of its own server.
     const own = (await page.evaluate(`(${everyWay})(${JSON.stringify(two.origin)})`)) as object;
     const { cookie, ...rest } = own as Record<string, string>;
     expect(cookie).toMatch(/^failed: /);
     expect(Object.entries(rest).filter(([, outcome]) => outcome.startsWith("failed"))).toEqual([]);
-    // Another port of one sandbox is another origin too.
-    const other = await open(await link("two", OTHER_PORT));
-    await page.evaluate("localStorage.kept = 'mine'");
-    expect(await other.evaluate("String(localStorage.kept)")).toBe("undefined");
-    await Promise.all([page.close(), other.close()]);
-  });
+    await page.close();
+  }
 
   it("tells a person what is wrong with a link", async () => {
     const url = await link("one", 4000);

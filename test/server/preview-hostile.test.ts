@@ -187,6 +187,7 @@ describe("a page of somebody else", () => {
     const visit = { "sec-fetch-mode": "navigate", "sec-fetch-dest": "document" };
     for (const [headers, method, status] of [
       [{ origin: "own", "sec-fetch-site": "same-origin" }, "POST", 200],
+      [{ origin: "null", "sec-fetch-site": "same-origin" }, "POST", 200],
       [{ "sec-fetch-site": "none", ...visit }, "GET", 200],
       [{ "sec-fetch-site": "cross-site", ...visit }, "GET", 200],
       [{ "sec-fetch-site": "cross-site", ...visit }, "POST", 403],
@@ -218,6 +219,34 @@ describe("a page of somebody else", () => {
       socket.terminate();
     }
     sockets.close();
+  });
+
+  it("can't either where browsers don't say whose page asks: by a name that is not this machine's, without TLS", async () => {
+    await using rig = await rigOf({ ports: { domain: { domain: "preview.test" } } });
+    const jar = await cookie(rig);
+    const host = `${PORT}-box.preview.test:${rig.served.port}`;
+    const [own, other] = [`http://${host}/page`, `http://${PORT}-other.preview.test/page`];
+    const visit = { "upgrade-insecure-requests": "1" };
+    for (const [headers, method, outcome] of [
+      [{ referer: own }, "GET", "own"],
+      [{ origin: `http://${host}` }, "POST", "own"],
+      [visit, "GET", "visit"],
+      [{ referer: other, ...visit }, "GET", "visit"],
+      [{ "sec-fetch-site": "same-origin" }, "GET", "own"],
+      [{}, "GET", "refused"],
+      [{ accept: "text/html" }, "GET", "refused"],
+      [{ referer: other }, "GET", "refused"],
+      [{ referer: `${other}?${own}` }, "GET", "refused"],
+      [visit, "POST", "refused"],
+      [{ origin: "null" }, "POST", "refused"],
+      [{ origin: `http://${PORT}-other.preview.test`, ...visit }, "GET", "refused"],
+      [{ "sec-fetch-site": "same-site", ...visit }, "GET", "refused"],
+    ] as const) {
+      const { status, headers: got } = await rig.ask({ host, method, headers: { cookie: jar, ...headers } });
+      const isFramed = got["content-security-policy"] !== "frame-ancestors 'self'";
+      const said = status === 403 ? "refused" : status === 200 ? (isFramed ? "own" : "visit") : status;
+      expect([method, headers, said]).toEqual([method, headers, outcome]);
+    }
   });
 
   it("can't use a server without keys through its path, which this machine's programs can", async () => {

@@ -2,6 +2,7 @@ import type { IncomingMessage } from "node:http";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { ApiKeys } from "../auth.ts";
 import type { Entrance, Gate } from "../gate.ts";
+import { isLoopbackName } from "../loopback.ts";
 import type { PreviewTarget } from "./target.ts";
 import type { PreviewTokens } from "./tokens.ts";
 
@@ -19,8 +20,14 @@ export interface AccessOptions {
   tokens: PreviewTokens;
 }
 
-/** How a request was let in; `expiresAt` of a token that came with the URL, seconds since 1970. */
-export type Access = { by: "link"; token: string; expiresAt: number } | { by: "other" };
+/**
+ * How a request was let in; `expiresAt` of a token that came with the URL, seconds since 1970; `isVisit`: perhaps by a page of another
+ * origin, which must not frame what it gets.
+ */
+export type Access =
+  | { by: "link"; token: string; expiresAt: number }
+  | { by: "cookie"; isVisit: boolean }
+  | { by: "other" };
 
 /**
  * Whether a request may go to a port; `id` undefined: there is no such sandbox.
@@ -47,9 +54,10 @@ export function admit(
     ([cookie, value]) => cookie === name && verify(value) !== undefined,
   );
   if (hasCookie) {
-    // A browser sends it along whoever's page asks.
-    refuseOtherPages(request);
-    return { by: "other" };
+    // A browser sends it along whoever's page asks: pages of other origins, sandboxes' among them, may lead it here and no more.
+    const asker = askerOf(request, entrance);
+    if (asker === "other") throw otherPage();
+    return { by: "cookie", isVisit: asker === "visit" };
   }
   if (form === "path" && !keys.required) {
     // As every route without keys; and no page but ours may ask, not even for what it could not read.
@@ -64,18 +72,35 @@ export function admit(
   );
 }
 
-/** Pages of other origins, sandboxes' among them, may lead a browser here and no more. */
-function refuseOtherPages(request: IncomingMessage): void {
-  const { origin, host } = request.headers;
-  const authority = request.headers[":authority"] ?? host;
-  if (origin !== undefined && origin.replace(/^https?:\/\//, "") !== String(authority).toLowerCase()) {
-    throw otherPage();
+/** Who has a browser ask: a page of the port's own, or none; one that leads the browser here; any other. */
+type Asker = "own" | "visit" | "other";
+
+function askerOf(request: IncomingMessage, entrance: Entrance): Asker {
+  const { method, headers } = request;
+  const authority = String(headers[":authority"] ?? headers.host ?? "").toLowerCase();
+  const visits = method === "GET" || method === "HEAD";
+  const site = headers["sec-fetch-site"];
+  // Before its Origin, which is `null` for a page that wants nobody to know where it is.
+  if (site === "same-origin") return "own";
+  const { origin, referer } = headers;
+  if (origin !== undefined && authorityOf(origin) !== authority) return "other";
+  if (site !== undefined || tellsSite(authority, entrance)) {
+    if (isOwnPage(request)) return "own";
+    const { "sec-fetch-mode": mode, "sec-fetch-dest": dest } = headers;
+    return visits && mode === "navigate" && dest === "document" ? "visit" : "other";
   }
-  const isVisit =
-    request.headers["sec-fetch-mode"] === "navigate" &&
-    request.headers["sec-fetch-dest"] === "document" &&
-    (request.method === "GET" || request.method === "HEAD");
-  if (!isOwnPage(request) && !isVisit) throw otherPage();
+  if (origin !== undefined || (referer !== undefined && authorityOf(referer) === authority)) return "own";
+  // What no page can have a request say that is no visit. It may be one in a frame.
+  return visits && headers["upgrade-insecure-requests"] === "1" ? "visit" : "other";
+}
+
+/** Whether browsers tell this server whose page asks (Fetch Metadata): those do that nobody in between can speak for. */
+function tellsSite(authority: string, entrance: Entrance): boolean {
+  return entrance === "tls" || isLoopbackName(authority.replace(/:\d+$/, ""));
+}
+
+function authorityOf(url: string): string | undefined {
+  return /^https?:\/\/([^/?#]*)/i.exec(url)?.[1]?.toLowerCase();
 }
 
 /** False when a browser says that a page of another origin asks. Programs say nothing. */

@@ -39,6 +39,14 @@ interface Admitted {
   path: string;
 }
 
+interface Exchange {
+  target: PreviewTarget;
+  path: string;
+  entrance: Entrance;
+  /** Headers of the answer, beside its own. */
+  more: HeaderList;
+}
+
 /**
  * HTTP servers inside sandboxes, for browsers and programs outside. Each request has a connection of its own to its port and goes
  * nowhere else, whatever it says; docs/SECURITY.md has what is promised.
@@ -80,7 +88,12 @@ export class Preview {
         );
       }
       const inside = await this.#options.dial(id, target.port);
-      await this.#exchange(inside, request, response, target, path, entrance);
+      // Beside what the answer says itself, and never less than that.
+      const more: HeaderList =
+        access.by === "cookie" && access.isVisit
+          ? [["Content-Security-Policy", "frame-ancestors 'self'"]]
+          : [];
+      await this.#exchange(inside, request, response, { target, path, entrance, more });
     } catch (cause) {
       const error = toWarrenError(cause, this.#options.log);
       if (response.headersSent) breakOff(response);
@@ -168,9 +181,7 @@ export class Preview {
     inside: Duplex,
     request: IncomingMessage,
     response: ServerResponse,
-    target: PreviewTarget,
-    path: string,
-    entrance: Entrance,
+    { target, path, entrance, more }: Exchange,
   ): Promise<void> {
     const { keys } = this.#options;
     if (response.destroyed || response.closed) return void inside.destroy();
@@ -187,11 +198,12 @@ export class Preview {
       upstream.once("upgrade", () => reject(unreadable()));
       upstream.once("response", (answer) => {
         try {
-          begin(response, answer, answerHeaders(answer, target));
+          begin(response, answer, [...answerHeaders(answer, target), ...more]);
         } catch (cause) {
           return reject(unreadable(cause));
         }
-        answer.once("error", reject);
+        // The server inside broke off, or the client has gone: no failure of ours.
+        answer.once("error", (cause) => reject(unreadable(cause)));
         answer.once("end", resolve);
         answer.pipe(writableOf(response));
         response.once("finish", () => {

@@ -40,6 +40,7 @@ const files = {
   "/style.css": ["text/css", "h1 { color: rgb(1, 2, 3) }"],
   "/app.js": ["text/javascript", app],
   "/module.js": ["text/javascript", "window.hasModule = true;"],
+  "/quiet": ["text/html", "<title>quiet</title>"],
   "/library.js": ["text/javascript", ""],
   "/image.svg": ["image/svg+xml", '<svg xmlns="http://www.w3.org/2000/svg" width="7" height="7"/>'],
   "/private.json": ["application/json", '{"private":"only for this origin"}'],
@@ -65,6 +66,7 @@ async function answer(request, response) {
   const [type, text] = files[pathname] ?? ["text/plain", undefined];
   response.statusCode = text === undefined ? 404 : 200;
   response.setHeader("content-type", type);
+  if (pathname === "/quiet") response.setHeader("referrer-policy", "no-referrer");
   if (pathname === "/") {
     response.setHeader("set-cookie", [
       "shown=yes; Path=/; SameSite=Lax",
