@@ -65,11 +65,12 @@ it("takes the one that it is told to, and no other in its place", async () => {
   try {
     const error = await expectFailure(made.box(openBox), "unsupported");
     expect(error.message).toMatch(/pasta: a trial failed: .*out of order/);
+    rmSync(join(bin, "pasta"));
+    await made.box(openBox); // what is mended works at once
+    broken("pasta");
+    await made.runtime.probe();
     expect(made.runtime.capabilities.networkModes).not.toContain("open");
     expect(made.runtime.capabilities.networkMissing?.open?.why).toContain("out of order");
-    rmSync(join(bin, "pasta"));
-    await made.runtime.probe();
-    expect(made.runtime.capabilities.networkModes).toContain("open");
   } finally {
     await made.close();
   }

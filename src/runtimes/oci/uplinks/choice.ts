@@ -50,15 +50,14 @@ export function createUplinkChoice(options: UplinkChoiceOptions): UplinkChoice {
   };
 
   let trials: Promise<Trial[]> | undefined;
-  /** What the last look at this machine found. */
+  /** What the last findings were. */
   let failed: MissingUplink | undefined;
   const chosen = async (again = false): Promise<Trial[]> => {
     const current = again ? (trials ?? Promise.resolve()).then(tryAll, tryAll) : (trials ?? tryAll());
     trials = current;
     const done = await current;
-    failed = workingOf(done) ? undefined : reasonOf(done);
     // What is mended meanwhile works without a new engine.
-    if (failed && trials === current) trials = undefined;
+    if (!workingOf(done) && trials === current) trials = undefined;
     return done;
   };
 
@@ -68,7 +67,9 @@ export function createUplinkChoice(options: UplinkChoiceOptions): UplinkChoice {
       return absent.every(({ missing }) => missing) ? reasonOf(absent) : failed;
     },
     async get() {
-      const done = await chosen();
+      let done = await chosen();
+      // It may have been taken away since.
+      if (workingOf(done)?.missing({ isRootless })) done = await chosen(true);
       const uplink = workingOf(done);
       if (uplink) return uplink;
       const { why, fix } = reasonOf(done);
@@ -79,12 +80,13 @@ export function createUplinkChoice(options: UplinkChoiceOptions): UplinkChoice {
     async findings() {
       const done = await chosen(true);
       const uplink = workingOf(done);
-      if (!uplink) return [openFinding({ networkMissing: { open: reasonOf(done) } })];
+      failed = uplink ? undefined : reasonOf(done);
+      if (failed) return [openFinding({ networkMissing: { open: failed } })];
       const passedOver = done.flatMap(({ missing }) => (missing ? [missing.why] : []));
       const why = passedOver.length > 0 ? ` (${passedOver.join("; ")})` : "";
       const ok: ProbeFinding = {
         level: "ok",
-        message: `open network works by ${uplink.name}${why}, with internal addresses held back`,
+        message: `open network works by ${uplink?.name}${why}, with internal addresses held back`,
       };
       return [ok];
     },
