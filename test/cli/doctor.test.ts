@@ -12,11 +12,12 @@ beforeAll(() => {
 });
 afterAll(() => box[Symbol.asyncDispose]());
 
-/** A PATH on which there is what the fake runtime needs, and no Podman. */
+/** A PATH on which there is what the CLI and the fake runtime need, and no Podman. */
 function poorPath(): string {
   const path = join(box.dir, "bin");
   mkdirSync(path, { recursive: true });
   for (const name of ["bwrap", "true"]) symlinkSync(`/usr/bin/${name}`, join(path, name));
+  symlinkSync(process.execPath, join(path, "node"));
   return path;
 }
 
