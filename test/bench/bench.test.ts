@@ -35,7 +35,11 @@ describe("the bench", () => {
     }
     expect(who["event-loop lag in a burst, longest"]).toEqual(WARREN);
     expect(who["health in a burst"]).toEqual(WARREN);
-    expect(who["one command from a shell"]).toEqual(["node -e 0", "warren exec (CLI)"]);
+    expect(who["one command from a shell"]).toEqual([
+      "node -e 0",
+      "warren exec (CLI)",
+      "the same by Node alone",
+    ]);
     expect(who["memory of 2 idle sandboxes, each"]).toEqual(["Warren HTTP (crun)", "crun (bare)"]);
     expect(who["exec with 2 sandboxes"]).toEqual(["Warren HTTP (crun)", "crun (bare)"]);
     for (const what of [
