@@ -14,6 +14,8 @@ const runtime = await openOciRuntime({
   },
 });
 const dockerfile = `${tinyImage}RUN busybox touch /made\n`;
-await runtime.images.store?.build({ tag, context: buildContext({ dockerfile }) });
+// With a network there is more to be left behind.
+const open = { network: "open" as const, reach: { rules: [], internal: ["10.0.0.0/8"] } };
+await runtime.images.store?.build({ tag, context: buildContext({ dockerfile }), ...open });
 await runtime.images.store?.remove(tag);
 await runtime.close();
