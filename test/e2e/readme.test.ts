@@ -47,14 +47,10 @@ describe("the README", () => {
     try {
       for (const { command, output } of steps) {
         // The commands are the README's own text, run as its reader would.
-        const ran = spawnSync(
-          "sh",
-          ["-c", command.replace(/^npx warren /, '"$0" dist/cli/main.js '), process.execPath],
-          {
-            env,
-            encoding: "utf8",
-          },
-        );
+        const ran = spawnSync("sh", ["-c", command.replace(/^npx warren /, "dist/cli/warren ")], {
+          env,
+          encoding: "utf8",
+        });
         expect(general(ran.stdout + ran.stderr), command).toBe(general(output));
       }
     } finally {

@@ -8,7 +8,7 @@ import {
   rmdirSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { eventually } from "../../src/testing/wait.ts";
 import { makeUser, prepareCgroups, processesOf, statusOf, type TestUser } from "./support/user.ts";
@@ -16,7 +16,7 @@ import { makeUser, prepareCgroups, processesOf, statusOf, type TestUser } from "
 const user = makeUser();
 afterAll(() => user[Symbol.dispose]());
 
-const warren = (...args: string[]) => user.run([process.execPath, "dist/cli/main.js", ...args]);
+const warren = (...args: string[]) => user.run([resolve("dist/cli/warren"), ...args]);
 
 async function ok(...args: string[]): Promise<string> {
   const result = await warren(...args);
