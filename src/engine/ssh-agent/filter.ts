@@ -4,9 +4,10 @@ import {
   FAILURE,
   Fields,
   fingerprint,
+  type MessageReader,
   messageTypes,
   type Patience,
-  receive,
+  readMessages,
   send,
 } from "./messages.ts";
 
@@ -36,19 +37,22 @@ export interface FilterOptions {
  * removed, is refused without the agent hearing of it. What the agent hears is encoded anew from what was understood.
  */
 export async function serveAgent(program: Duplex, options: FilterOptions): Promise<void> {
-  let agent: Duplex | undefined;
+  let agent: (MessageReader & { stream: Duplex }) | undefined;
   /** FAILURE when the agent can't be reached, is silent or breaks off. It is asked on a new connection then. */
   const ask = async (request: Buffer, answerMs: number): Promise<Buffer> => {
     try {
-      agent ??= await options.connect();
-      await send(agent, request, SEND_MS);
-      return (await receive(agent, { idleMs: answerMs, messageMs: AGENT_MESSAGE_MS })) ?? lost();
+      if (!agent) {
+        const stream = await options.connect();
+        agent = { stream, ...readMessages(stream) };
+      }
+      await send(agent.stream, request, SEND_MS);
+      return (await agent.receive({ idleMs: answerMs, messageMs: AGENT_MESSAGE_MS })) ?? lost();
     } catch {
       return lost();
     }
   };
   const lost = () => {
-    agent?.destroy();
+    agent?.stream.destroy();
     agent = undefined;
     return FAILURE;
   };
@@ -101,17 +105,18 @@ export async function serveAgent(program: Duplex, options: FilterOptions): Promi
   };
 
   // Nobody waits for the agent any more, which may be waiting for a person.
-  program.once("close", () => agent?.destroy());
+  program.once("close", () => agent?.stream.destroy());
+  const requests = readMessages(program);
   try {
     // One at a time, so that what is kept of a program is one message and its answer.
     for (;;) {
-      const request = await receive(program, client);
+      const request = await requests.receive(client);
       if (request === undefined) break;
       await send(program, await answer(request), SEND_MS);
     }
     program.end();
   } finally {
-    agent?.destroy();
+    agent?.stream.destroy();
   }
 }
 

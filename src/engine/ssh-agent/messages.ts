@@ -26,16 +26,52 @@ export interface Patience {
   messageMs: number;
 }
 
-/** The next message; undefined when the other side has ended before one. Rejects for what is too long, too slow, or cut off. */
-export async function receive(stream: Duplex, { idleMs, messageMs }: Patience): Promise<Buffer | undefined> {
-  const head = await take(stream, LENGTH_BYTES, idleMs);
-  if (head === undefined) return undefined;
-  const length = head.readUInt32BE(0);
-  if (length < 1 || length > MAX_MESSAGE_BYTES)
-    throw new Error("a message of the SSH agent has no such length");
-  const message = await take(stream, length, messageMs);
-  if (message === undefined) throw new Error("a message of the SSH agent was cut off");
-  return message;
+export interface MessageReader {
+  /** The next message; undefined when the other side has ended before one. Rejects for what is too long, too slow, or cut off. */
+  receive(patience: Patience): Promise<Buffer | undefined>;
+}
+
+/** The only reader of a stream. */
+export function readMessages(stream: Duplex): MessageReader {
+  let wake = () => {};
+  // For good: a listener that is added while less has come than is wanted is called at once, again and again.
+  for (const event of ["readable", "end", "error", "close"]) stream.on(event, () => wake());
+
+  /** Exactly so many bytes; undefined at the end. */
+  const take = async (size: number, timeoutMs: number): Promise<Buffer | undefined> => {
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      wake();
+    }, timeoutMs);
+    try {
+      for (;;) {
+        const bytes: Buffer | null = stream.read(size);
+        // At the end it gives what is left.
+        if (bytes) return bytes.length === size ? bytes : undefined;
+        if (stream.readableEnded || stream.destroyed) return undefined;
+        if (isLate) throw new Error("a message of the SSH agent took too long");
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+
+  return {
+    async receive({ idleMs, messageMs }) {
+      const head = await take(LENGTH_BYTES, idleMs);
+      if (head === undefined) return undefined;
+      const length = head.readUInt32BE(0);
+      if (length < 1 || length > MAX_MESSAGE_BYTES)
+        throw new Error("a message of the SSH agent has no such length");
+      const message = await take(length, messageMs);
+      if (message === undefined) throw new Error("a message of the SSH agent was cut off");
+      return message;
+    },
+  };
 }
 
 /** Resolves when the other side takes more. */
@@ -44,24 +80,6 @@ export async function send(stream: Duplex, message: Uint8Array, timeoutMs: numbe
   head.writeUInt32BE(message.length, 0);
   stream.write(head);
   if (!stream.write(message)) await once(stream, "drain", { signal: AbortSignal.timeout(timeoutMs) });
-}
-
-/** Exactly so many bytes; undefined at the end. */
-async function take(stream: Duplex, size: number, timeoutMs: number): Promise<Buffer | undefined> {
-  const late = AbortSignal.timeout(timeoutMs);
-  for (;;) {
-    const bytes: Buffer | null = stream.read(size);
-    // At the end it gives what is left.
-    if (bytes) return bytes.length === size ? bytes : undefined;
-    if (stream.readableEnded || stream.destroyed) return undefined;
-    const settled = new AbortController();
-    const signal = AbortSignal.any([late, settled.signal]);
-    try {
-      await Promise.race(["readable", "end", "close"].map((event) => once(stream, event, { signal })));
-    } finally {
-      settled.abort();
-    }
-  }
 }
 
 /** What is left of a message. `bad` once anything did not fit. */

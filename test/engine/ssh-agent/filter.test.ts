@@ -162,6 +162,14 @@ describe("what a sandbox has of an SSH agent", () => {
     await end(Buffer.from([0xff, 0xff, 0xff, 0xff]));
     await end(Buffer.from([0, 4, 0, 1]));
     await end(Buffer.alloc(4));
+    // What comes in pieces is waited for, while others are served.
+    const slow = connect(socket);
+    for (const byte of encodeString(Buffer.from([messageTypes.requestIdentities]))) {
+      slow.write(Buffer.from([byte]));
+      expect(await list(socket)).toEqual(agent.fingerprints);
+    }
+    expect((await once(slow, "data"))[0][4]).toBe(messageTypes.identitiesAnswer);
+    slow.destroy();
     const blob = await blobOf(0);
     const data = Buffer.from("x");
     const flags = Buffer.alloc(4);
