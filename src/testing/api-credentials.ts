@@ -1,6 +1,7 @@
 import { expect } from "vitest";
 import type { ApiContext, ApiFixture } from "./api-fixture.ts";
 import { expectFailure } from "./failures.ts";
+import { eventually } from "./wait.ts";
 
 /** Asks for the URL `$1` as a program inside would, with the header `$2`, and prints the status and the body. */
 const ask = `exec perl -MIO::Socket::INET -e '
@@ -20,7 +21,7 @@ const aws = (secret: string, more = {}) => ({
 const soon = () => new Date(Date.now() + 3_600_000).toISOString();
 
 /** Cloud credentials, where SDKs look for those of a container or a virtual machine. */
-export function testApiCredentials({ test, fixture }: ApiContext): void {
+export function testApiCredentials({ test, fixture, unless }: ApiContext): void {
   const aws1 = "secret-of-aws/0123456789+one";
   const run = async ({ shell }: ApiFixture, id: string, script: string, ...args: string[]) =>
     (await shell(id, script, { args })).stdout;
@@ -93,6 +94,14 @@ export function testApiCredentials({ test, fixture }: ApiContext): void {
     expect(await run(fixture(), other, askAws, token)).toMatch(/^401 /);
     expect(await run(fixture(), other, askGcp, TOKEN)).toMatch(/^404 /);
     expect(await run(fixture(), third, askGcp, TOKEN)).toBe("none");
+    if (unless("pause")) return;
+    // One that can't be told now is told when it goes on.
+    await api.pause(third);
+    await api.credentials.put(third, "gcp", { access_token: "of-a-paused-one" });
+    await api.resume(third);
+    await eventually("the endpoint", async () =>
+      (await run(fixture(), third, askGcp, TOKEN)).includes("of-a-paused-one"),
+    );
   });
 
   test("refuses credentials that make no sense, and a way to them from outside", async () => {

@@ -47,10 +47,20 @@ describe("the vault", () => {
     rmSync(at("key"));
     expect(await createVault(dir.path, () => {}).read("aaa")).toBeUndefined();
 
+    // What is kept beside them, of a sandbox that lives and of one that is no more.
+    for (const name of ["bbb.credentials", "eee.credentials"]) await vault.write(name, entries);
+    renameSync(at("eee.credentials.sealed"), at("eee.sealed"));
+    expect(await vault.read("eee")).toBeUndefined();
+    renameSync(at("eee.sealed"), at("eee.credentials.sealed"));
+    expect(await vault.read("eee.credentials")).toEqual(entries);
     writeFileSync(at("ddd.sealed.new"), "half");
     await vault.tidy();
     await vault.sweep((id) => id === "bbb");
-    expect(readdirSync(join(dir.path, "secrets")).sort()).toEqual(["bbb.sealed", "key"]);
+    expect(readdirSync(join(dir.path, "secrets")).sort()).toEqual([
+      "bbb.credentials.sealed",
+      "bbb.sealed",
+      "key",
+    ]);
   });
 });
 
