@@ -118,7 +118,12 @@ export function testApiCredentials({ test, fixture, unless }: ApiContext): void 
     }
     const credentials = { aws: aws(aws1) };
     await expectFailure(box({ credentials, ports: [{ sandbox_port: 3131 }] }), "forbidden");
-    await expectFailure(box({ credentials, network_mode: "host" }), "invalid_request", "unsupported");
+    await expectFailure(
+      box({ credentials, network_mode: "host" }),
+      "invalid_request",
+      "unsupported",
+      "forbidden",
+    );
     const { id } = await box();
     await expectFailure(api.credentials.put(id, "azure" as "aws", aws(aws1)), "invalid_request");
     await expectFailure(api.credentials.put(id, "aws", { access_token: "x" }), "invalid_request");

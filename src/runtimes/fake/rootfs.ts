@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { WarrenError } from "../../contracts/errors.ts";
 import type { PreparedImage, RuntimeSpec } from "../../contracts/runtime.ts";
 import { run } from "../../lib/run.ts";
+import { capturedResolverFile } from "../common/network-capture.ts";
 
 /** Links of a merged-usr system, or directories of an older one. */
 const topLevel = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
@@ -80,6 +81,7 @@ export async function makeRoot(root: string, spec: RuntimeSpec, signal?: AbortSi
   await writeFile(join(root, "etc/group"), group);
   await writeFile(join(root, "etc/hosts"), `127.0.0.1 localhost ${spec.hostname}\n::1 localhost\n`);
   await writeFile(join(root, "etc/hostname"), `${spec.hostname}\n`);
+  if (spec.network === "filtered") await writeFile(join(root, "etc/resolv.conf"), capturedResolverFile);
 }
 
 /** bwrap's arguments that put the host's programs, read-only, into the root of a `host` sandbox. */
