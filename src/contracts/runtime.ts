@@ -189,6 +189,33 @@ export interface VolumeStore {
   diskUsage(prefix: string): Promise<VolumeUsage[]>;
 }
 
+export interface RuntimeSnapshot {
+  id: string;
+  /** What it takes of the disk beyond what it was made of, in bytes. */
+  sizeBytes: number;
+}
+
+/**
+ * Snapshots: a sandbox's root filesystem as it was at one instant, kept as an image. What lies in tmpfs, volumes and binds is not in
+ * it, nor are processes, nor anything that the spec says. Every snapshot is labelled ours; `id` is the engine's choice.
+ */
+export interface SnapshotStore {
+  /**
+   * Of a sandbox that runs, is paused or has stopped, and that goes on as it was. Resolves with the image that `create` takes, which
+   * has the defaults of the image that the sandbox was made of and a copy of all that it needs: the sandbox may go. Nothing inside
+   * runs while it is taken. A failed or aborted one leaves nothing behind. Throws `unsupported` where what runs can't be held still.
+   */
+  create(
+    sandboxId: string,
+    id: string,
+    options?: { signal?: AbortSignal },
+  ): Promise<RuntimeSnapshot & { image: PreparedImage }>;
+  /** Everything of ours that exists, half-made ones included. */
+  list(): Promise<RuntimeSnapshot[]>;
+  /** Gone already is success. Sandboxes that were made of it, and snapshots of those, stay whole. */
+  remove(id: string): Promise<void>;
+}
+
 /** Numbers a runtime can read without asking the guest. */
 export interface RuntimeStats extends Omit<SandboxStats, "cpu_percent" | "memory_percent" | "timestamp"> {
   /** CPU time used since the sandbox started, in nanoseconds. */
@@ -220,6 +247,8 @@ export interface Runtime {
   };
   /** Absent without the capability `volumes`. */
   readonly volumes?: VolumeStore;
+  /** Absent without the capability `snapshots`. */
+  readonly snapshots?: SnapshotStore;
   /** Makes all that is needed on disk. Nothing runs afterwards. A failed create leaves nothing behind. */
   create(spec: RuntimeSpec, options?: { signal?: AbortSignal }): Promise<void>;
   /** Runs the guest; resolves when it answers. A failed start leaves the sandbox stopped and whole. */
