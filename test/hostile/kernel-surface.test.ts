@@ -49,7 +49,7 @@ const attempts: Record<string, { program: string; args?: string[]; outcomes: Rec
       do_userfaultfd: "ok",
       io_uring_setup: "ok",
       io_uring_enter: "E9",
-      io_uring_register: "E22",
+      io_uring_register: "E95",
       do_kexec_load: "E22",
       kexec_file_load: "E22",
       do_init_module: "E8",

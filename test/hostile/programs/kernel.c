@@ -45,7 +45,8 @@ static long io_uring_enter(void) {
   return syscall(SYS_io_uring_enter, -1, 0, 0, 0, NULL, 0);
 }
 static long io_uring_register(void) {
-  return syscall(SYS_io_uring_register, -1, 0, NULL, 0);
+  // Of what is no ring: from Linux 6.13 on, -1 stands for none.
+  return syscall(SYS_io_uring_register, STDIN_FILENO, 0, NULL, 0);
 }
 static long do_kexec_load(void) {
   return syscall(SYS_kexec_load, 0UL, 1000UL, NULL, 0x00ffff00UL);
