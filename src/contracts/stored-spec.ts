@@ -2,7 +2,8 @@ import { z } from "zod";
 import { networkModes, type RuntimeSpec } from "./runtime.ts";
 import { Isolation } from "./sandbox.ts";
 
-const PreparedImage = z.object({
+/** The stored form of `PreparedImage`. */
+export const StoredImage = z.object({
   id: z.string(),
   reference: z.string(),
   env: z.record(z.string(), z.string()),
@@ -16,7 +17,7 @@ export const StoredReach = z.object({ rules: z.array(z.string()), internal: z.ar
 /** The stored form of `RuntimeSpec`, of engines and of drivers: what older ones left out is filled in. */
 export const StoredSpec: z.ZodType<RuntimeSpec> = z.object({
   id: z.string(),
-  image: PreparedImage,
+  image: StoredImage,
   env: z.record(z.string(), z.string()),
   workdir: z.string(),
   cmd: z.array(z.string()).exactOptional(),

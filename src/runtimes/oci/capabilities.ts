@@ -11,7 +11,7 @@ export const ociCapabilities: Capabilities = {
   userNamespace: true,
   rootless: true,
   pause: true,
-  snapshots: false,
+  snapshots: true,
   isolation: isolations,
   images: ["host", "directory", "tar", "oci"],
   imageStore: true,

@@ -10,6 +10,7 @@ export interface Layout {
   images: string;
   trash: string;
   volumes: string;
+  snapshots: string;
   /** Empty file and directory that masks are made of, and the guest program. */
   shared: string;
   launcherLock: string;
@@ -46,6 +47,7 @@ function layoutOf(root: string): Layout {
     images: join(root, "images"),
     trash: join(root, "trash"),
     volumes: join(root, "volumes"),
+    snapshots: join(root, "snapshots"),
     shared: join(root, "shared"),
     launcherLock: join(root, "launcher.lock"),
     runtimeRoot: (program) => join(root, "run", program),
@@ -97,6 +99,7 @@ export async function openLayout(stateDir: string): Promise<Layout> {
     layout.images,
     layout.trash,
     layout.volumes,
+    layout.snapshots,
     layout.shared,
     join(root, "run"),
   ]) {

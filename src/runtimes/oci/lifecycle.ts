@@ -206,7 +206,8 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
           workdir: sandbox.spec.workdir,
           idBase,
           idCount: IDS_PER_SANDBOX,
-          lowers: [paths.top, sandbox.lower],
+          // What a snapshot has of /etc/hosts and the like was written inside.
+          lowers: [...(sandbox.layers ?? []), paths.top, sandbox.lower],
           binds: [
             ...binds,
             // Over whatever a link in the image leads there.

@@ -19,13 +19,14 @@ export interface Remains {
   trash: Trash;
   images: { sweep(): Promise<void> };
   volumes: { sweep(): Promise<void> };
+  snapshots: { recover(): Promise<void> };
   ids: IdRanges;
   onStep: OnStep;
 }
 
 /** Brings in order what an earlier engine left. Gives the sandboxes that run and are reached by a relay. */
 export async function recover(remains: Remains): Promise<Set<string>> {
-  const { layout, lifecycle, store, trash, images, volumes, ids, onStep } = remains;
+  const { layout, lifecycle, store, trash, images, volumes, snapshots, ids, onStep } = remains;
   const bootFile = join(layout.root, "boot");
   if (await wasRebooted(bootFile)) {
     for (const name of ociPrograms) await rm(layout.runtimeRoot(name), { recursive: true, force: true });
@@ -38,6 +39,7 @@ export async function recover(remains: Remains): Promise<Set<string>> {
   await recordBoot(bootFile);
   onStep("oci.recorded-boot");
   await trash.sweep();
+  await snapshots.recover();
   await images.sweep();
   await volumes.sweep();
   onStep("oci.swept");

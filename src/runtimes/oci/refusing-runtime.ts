@@ -13,7 +13,7 @@ export function refusingRuntime(missing: readonly ProbeFinding[]): Runtime {
     );
   return {
     name: "oci",
-    capabilities: { ...leastCapabilities, volumes: false },
+    capabilities: { ...leastCapabilities, volumes: false, snapshots: false },
     probe: async () => ({ runtime: "oci", usable: false, findings: [...missing] }),
     images: { ensure: refuse },
     create: refuse,

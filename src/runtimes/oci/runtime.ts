@@ -41,6 +41,7 @@ import { findProgramNow, ociPrograms } from "./programs.ts";
 import { recover } from "./recover.ts";
 import { refusingRuntime } from "./refusing-runtime.ts";
 import { createSandboxStore, type Own } from "./sandbox-store.ts";
+import { createSnapshots } from "./snapshots/snapshots.ts";
 import {
   currentUser,
   FIRST_SUBORDINATE,
@@ -111,6 +112,16 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     onStep,
   });
   const turns = createKeyedMutex();
+  const isAsUser = (spec: RuntimeSpec) => isRootTheUser(spec, userIds !== undefined);
+  const snapshots = createSnapshots({
+    layout,
+    launcher,
+    store,
+    freezer,
+    discard: trash.discard,
+    isRunning: async (id) => (await liveGuest(layout.sandbox(id).guestPid)) !== undefined,
+    isRootTheUser: async (id) => isAsUser((await store.read(id)).spec),
+  });
   const volumes = createVolumes({
     dir: layout.volumes,
     launcher,
@@ -141,7 +152,11 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     openBuildBox,
     own,
     copiesDirectories: userIds !== undefined,
-    host: { emptyDir: shared.emptyDir, emptyFile: shared.emptyFile, used: store.lowers },
+    host: {
+      emptyDir: shared.emptyDir,
+      emptyFile: shared.emptyFile,
+      used: async () => new Set([...(await store.lowers()), ...(await snapshots.lowers())]),
+    },
   });
 
   const getSeccomp = once(() => prepareSeccomp(linuxCapabilities));
@@ -160,7 +175,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
 
   // What the last engine was starting when it was killed comes up first, or fails: then it is seen below.
   await launcher.ready().catch(() => {}); // why it can't be started is told to whoever needs it
-  const relayed = await recover({ layout, lifecycle, store, trash, images, volumes, ids, onStep });
+  const relayed = await recover({ layout, lifecycle, store, trash, images, volumes, snapshots, ids, onStep });
   // These take a while and the first create needs them, so they begin now; who needs them sees their failure.
   getSeccomp().catch(() => {});
   images.ensure("host").catch(() => {});
@@ -182,7 +197,10 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     if (!isSandboxId(id)) return undefined;
     const paths = layout.sandbox(id);
     const guest = await liveGuest(paths.guestPid);
-    if (guest) return { id, state: freezer.isFrozen(id) ? "paused" : "running", pid: guest.pid };
+    if (guest) {
+      const isPaused = freezer.isFrozen(id) && !snapshots.isHeldStill(id);
+      return { id, state: isPaused ? "paused" : "running", pid: guest.pid };
+    }
     if ((await store.dirs(id)).length > 0) {
       return { id, state: (await statOrUndefined(paths.config)) ? "stopped" : "created" };
     }
@@ -219,6 +237,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     await stop(id, 0);
     relayed.delete(id);
     for (const dir of await store.dirs(id)) await trash.discard(dir);
+    await snapshots.reclaim();
   };
 
   /** Looked up each time, as isolation is. */
@@ -229,6 +248,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
   const runtime: Runtime = {
     name: "oci",
     volumes,
+    snapshots: snapshots.store,
     capabilities: {
       ...ociCapabilities,
       networkCapture: capture.works,
@@ -256,15 +276,29 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       if (spec.network === "open") await prober.uplink();
       using _volumes = await volumes.hold(volumesOf(spec));
       await outside.check(spec.mounts);
-      using _image = images.hold(spec.image.id);
-      const asUser = isRootTheUser(spec, userIds !== undefined);
-      const lower = await images.lower(spec.image.id, { asUser, signal });
+      await using snapshot = await snapshots.source(spec.image.id);
+      const base = snapshot?.base ?? spec.image.id;
+      using _image = images.hold(base);
+      const asUser = isAsUser(spec);
+      if (snapshot && snapshot.asUser !== asUser) {
+        throw new WarrenError(
+          "unsupported",
+          "an ordinary user's sandboxes with and without mounts number owners differently",
+          {
+            hint: `create it ${snapshot.asUser ? "with a volume or a bind" : "without volumes and binds"}, as the original was`,
+          },
+        );
+      }
+      const lower = snapshot?.lower ?? (await images.lower(base, { asUser, signal }));
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       for (const dir of await store.dirs(spec.id)) {
         if (dir !== layout.sandbox(spec.id).dir) await trash.discard(dir);
       }
       try {
-        await store.create({ spec, lower }, { asUser });
+        await store.create(
+          { spec, lower, ...(snapshot ? { base, layers: snapshot.layers } : {}) },
+          { asUser },
+        );
         onStep("oci.created");
       } catch (error) {
         if (!(error instanceof WarrenError && error.code === "sandbox_wrong_state")) {
@@ -285,7 +319,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       const [program, compiled, binds, uplink] = await Promise.all([
         prober.program(sandbox.spec.isolation),
         getSeccomp(),
-        images.binds(sandbox.spec.image.id),
+        images.binds(sandbox.base ?? sandbox.spec.image.id),
         sandbox.spec.network === "open" ? prober.uplink() : undefined,
       ]);
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
@@ -406,8 +440,17 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
 
 /** The engine does one thing at a time to a sandbox, but a volume that is removed by force takes sandboxes with it. */
 function inTurns(turns: KeyedMutex, runtime: Runtime): Runtime {
+  const { snapshots } = runtime;
   return {
     ...runtime,
+    ...(snapshots
+      ? {
+          snapshots: {
+            ...snapshots,
+            create: (id, ...rest) => turns.run(id, () => snapshots.create(id, ...rest)),
+          },
+        }
+      : {}),
     create: (spec, options) => turns.run(spec.id, () => runtime.create(spec, options)),
     start: (id, options) => turns.run(id, () => runtime.start(id, options)),
     stop: (id, options) => turns.run(id, () => runtime.stop(id, options)),

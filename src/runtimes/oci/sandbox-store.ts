@@ -13,13 +13,23 @@ import { SLIRP_NAME_SERVER } from "../common/open-network.ts";
 import { isSandboxId } from "../common/sandbox-id.ts";
 import { type Layout, sandboxPaths } from "./layout.ts";
 
-const Stored = z.object({ version: z.literal(1), spec: StoredSpec, lower: z.string() });
+const Stored = z.object({
+  version: z.literal(1),
+  spec: StoredSpec,
+  lower: z.string(),
+  layers: z.array(z.string()).exactOptional(),
+  base: z.string().exactOptional(),
+});
 
 /** A sandbox as its directory tells it. */
 export interface StoredSandbox {
   spec: RuntimeSpec;
   /** Directory of the image's layer, fixed for the sandbox's life: its own layer was written on top of it. */
   lower: string;
+  /** Directories of the layers of snapshots on top of it, topmost first. */
+  layers?: readonly string[];
+  /** Id of the image that the lowest layer is of, where that isn't `spec.image` but a snapshot of what was made of it. */
+  base?: string;
 }
 
 export interface SandboxStore {
@@ -33,7 +43,7 @@ export interface SandboxStore {
   list(): Promise<string[]>;
   /** Directories of a sandbox that exist: the whole one, and a half-made one. */
   dirs(id: string): Promise<string[]>;
-  /** Lower layers that sandboxes were created with. */
+  /** Lower layers that sandboxes were created with, those of snapshots included. */
   lowers(): Promise<Set<string>>;
   /** Ids of sandboxes that have this volume; of those with a broken record too, since it can't be told. */
   usersOfVolume(name: string): Promise<string[]>;
@@ -55,8 +65,8 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
         cause: parsed.error,
       });
     }
-    const { spec, lower } = parsed.data;
-    return { spec, lower };
+    const { version: _, ...sandbox } = parsed.data;
+    return sandbox;
   };
   const list = async () => {
     const names = await readdir(layout.sandboxes);
@@ -113,7 +123,9 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
       const used = new Set<string>();
       for (const id of await list()) {
         const stored = await read(id).catch(() => undefined);
-        if (stored) used.add(stored.lower);
+        if (!stored) continue;
+        used.add(stored.lower);
+        for (const layer of stored.layers ?? []) used.add(layer);
       }
       return used;
     },

@@ -11,13 +11,15 @@ const MAX_IMAGE_BYTES = 64 * 2 ** 30;
 const MAX_IMAGE_INODES = 4_000_000;
 
 /**
- * Runs a task that writes below `dir`, and cancels it when it takes too much of the disk.
+ * Runs a task that writes below `dir`, and cancels it when it takes too much of the disk: what must stay free, or, unless it is
+ * `unbounded`, more than an image may.
  * @throws WarrenError `no_space`
  */
 export async function withDiskGuard<T>(
   dir: string,
   signal: AbortSignal,
   task: (signal: AbortSignal) => Promise<T>,
+  { unbounded = false } = {},
 ): Promise<T> {
   const before = await statfs(dir);
   const controller = new AbortController();
@@ -27,7 +29,7 @@ export async function withDiskGuard<T>(
     const usedBytes = (before.bavail - now.bavail) * now.bsize;
     if (now.bavail * now.bsize < RESERVE_BYTES || (now.files > 0 && now.ffree < RESERVE_INODES)) {
       full = "the disk is nearly full";
-    } else if (usedBytes > MAX_IMAGE_BYTES || before.ffree - now.ffree > MAX_IMAGE_INODES) {
+    } else if (!unbounded && (usedBytes > MAX_IMAGE_BYTES || before.ffree - now.ffree > MAX_IMAGE_INODES)) {
       full = "the image is too large";
     }
     if (full) controller.abort();

@@ -85,8 +85,8 @@ export function createImageStore(options: ImageStoreOptions): ImageStore {
       if (digest === undefined) return;
       await options.alone(digest, async () => {
         if (await options.isUsed(digest)) {
-          throw new WarrenError("in_use", `a sandbox is made of the image ${reference}`, {
-            hint: "remove the sandbox first",
+          throw new WarrenError("in_use", `a sandbox or a snapshot is made of the image ${reference}`, {
+            hint: "remove it first",
           });
         }
         await rm(referenceFile(dir, name), { force: true });
