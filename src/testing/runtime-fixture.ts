@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
-import type { ImageStore, Runtime, RuntimeSpec, VolumeStore } from "../contracts/runtime.ts";
+import type { ImageStore, Runtime, RuntimeSpec, SnapshotStore, VolumeStore } from "../contracts/runtime.ts";
 import type { Isolation } from "../contracts/sandbox.ts";
 import { createGuestClient } from "../guest/client.ts";
 import type { GuestClient } from "../guest/types.ts";
@@ -23,6 +23,10 @@ export interface RuntimeFixture {
   images(): ImageStore;
   /** A name that nobody has. An image of this name is removed after the test. */
   imageName(): string;
+  /** The runtime's snapshots. Fails where there are none. */
+  snapshots(): SnapshotStore;
+  /** An id that no snapshot has. A snapshot of this id is removed after the test. */
+  snapshotId(): string;
   /** Removes what the test has made. */
   clean(): Promise<void>;
 }
@@ -38,7 +42,8 @@ export type Ability =
   | "users"
   | "volumes"
   | "binds"
-  | "imageStore";
+  | "imageStore"
+  | "snapshots";
 
 export interface RuntimeContext {
   test: DefineTest;
@@ -61,6 +66,7 @@ export function runtimeFixture(
   const made = new Set<string>();
   const volumesMade = new Set<string>();
   const imagesMade = new Set<string>();
+  const snapshotsMade = new Set<string>();
   const guest = (id: string) => createGuestClient(() => runtime.connect(id));
   const spec = async (patch: Partial<RuntimeSpec> = {}): Promise<RuntimeSpec> => {
     const id = newId();
@@ -89,6 +95,15 @@ export function runtimeFixture(
       imagesMade.add(name);
       return name;
     },
+    snapshots() {
+      if (!runtime.snapshots) throw new Error(`the runtime ${runtime.name} has no snapshots`);
+      return runtime.snapshots;
+    },
+    snapshotId() {
+      const id = `snap-${newId()}`;
+      snapshotsMade.add(id);
+      return id;
+    },
     async box(patch) {
       const wanted = await spec(patch);
       await runtime.create(wanted);
@@ -99,6 +114,9 @@ export function runtimeFixture(
       const ids = [...made];
       made.clear();
       await Promise.all(ids.map((id) => runtime.remove(id)));
+      const snapshots = [...snapshotsMade];
+      snapshotsMade.clear();
+      await Promise.all(snapshots.map((id) => runtime.snapshots?.remove(id)));
       const names = [...volumesMade];
       volumesMade.clear();
       await Promise.all(names.map((name) => runtime.volumes?.remove(name)));

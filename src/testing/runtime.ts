@@ -21,6 +21,7 @@ import { testLimits } from "./runtime-limits.ts";
 import { testMounts } from "./runtime-mounts.ts";
 import { testNetwork } from "./runtime-network.ts";
 import { testServices } from "./runtime-services.ts";
+import { testSnapshots } from "./runtime-snapshots.ts";
 import { defineSuite, type SuiteOptions } from "./suite.ts";
 import { eventually, within } from "./wait.ts";
 
@@ -51,9 +52,9 @@ export function testRuntime(
     });
     afterEach(() => fixture.clean());
     afterAll(async () => {
-      const left = await made.runtime.list();
+      const left = [await made.runtime.list(), await made.runtime.snapshots?.list()].flat();
       await made.close();
-      expect(left).toEqual([]);
+      expect(left.filter(Boolean)).toEqual([]);
     });
     const context: RuntimeContext = {
       test,
@@ -75,6 +76,7 @@ export function testRuntime(
         volumes: capabilities.volumes && runtime.volumes !== undefined,
         binds: capabilities.binds,
         imageStore: capabilities.imageStore && runtime.images.store !== undefined,
+        snapshots: capabilities.snapshots && runtime.snapshots !== undefined,
         users: !lacks.includes("users"), // not a capability: depends on who runs the test
       };
       for (const [ability, able] of Object.entries(claims)) {
@@ -93,6 +95,7 @@ export function testRuntime(
     testNetwork(context);
     testServices(context);
     testImageStore(context);
+    testSnapshots(context, leftovers);
   });
 }
 

@@ -11,7 +11,7 @@ testRuntime(
   },
   {
     image: IMAGE,
-    lacks: ["directory"],
+    lacks: ["directory", "snapshots"],
     leftovers: (id) => rig.leftovers(id),
   },
 );

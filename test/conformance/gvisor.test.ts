@@ -45,6 +45,7 @@ function define(): void {
     },
     {
       isolation: "gvisor",
+      lacks: ["snapshots"],
       leftovers: (id) => opened.leftovers(id),
       ...(process.env.WARREN_LONG === "1"
         ? {}

@@ -11,6 +11,10 @@ for (const program of ociPrograms) {
       opened = await openTestRuntime(program);
       return { runtime: opened.runtime, close: opened.close };
     },
-    { leftovers: (id) => opened.leftovers(id), ...(program === "crun" ? {} : shortRuntime) },
+    {
+      lacks: ["snapshots"],
+      leftovers: (id) => opened.leftovers(id),
+      ...(program === "crun" ? {} : shortRuntime),
+    },
   );
 }

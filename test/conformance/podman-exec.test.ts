@@ -36,7 +36,7 @@ testRuntime(
     }),
   {
     image: testImage,
-    lacks: ["directory"],
+    lacks: ["directory", "snapshots"],
     deviations: elsewhere,
     ...shortRuntime,
   },

@@ -10,7 +10,7 @@ import { nativeProgram } from "../../lib/native.ts";
 import { type ProcessIdentity, readProcess, signalProcess } from "../../lib/processes.ts";
 import { mainAfterArgs, proxyArgs, startCapabilities } from "../common/guest-program.ts";
 import { type Layout, type Run, writeJson } from "./layout.ts";
-import { hostMounts } from "./rootfs.ts";
+import { hostMounts, onHost } from "./rootfs.ts";
 
 /** Descriptors that bwrap inherits, by number. */
 const fd = { listener: 3, args: 4, info: 5, ready: 6 } as const;
@@ -118,7 +118,7 @@ async function bwrapOptions(layout: Layout, spec: RuntimeSpec): Promise<string[]
     ...["--as-pid-1", "--hostname", spec.hostname, "--cap-drop", "ALL"],
     ...startCapabilities(spec, capabilities).flatMap((capability) => ["--cap-add", capability]),
     ...["--bind", layout.root, "/"],
-    ...(spec.image.id === "host" ? await hostMounts() : []),
+    ...(onHost(spec.image.id) ? await hostMounts() : []),
     ...["--proc", "/proc", "--dev", "/dev"],
     ...["--ro-bind", nativeProgram("warren-guest"), "/.warren/guest"],
   ];

@@ -15,6 +15,10 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 `;
 const group = "root:x:0:\ndaemon:x:1:\nsandbox:x:1000:\nnogroup:x:65534:\n";
 
+/** What ids of images begin with whose files are in a directory; those of the second have the host's programs mounted, too. */
+const DIRECTORY = "dir:";
+const HOST_AND_DIRECTORY = "host+dir:";
+
 /** Image references that this driver takes. */
 export async function ensureImage(reference: string): Promise<PreparedImage> {
   if (reference === "host") return { id: "host", reference, env: {} };
@@ -39,21 +43,26 @@ export async function ensureImage(reference: string): Promise<PreparedImage> {
       hint: "the fake runtime unpacks no archives",
     });
   }
-  return { id: `dir:${path}`, reference, env: {} };
+  return { id: `${DIRECTORY}${path}`, reference, env: {} };
+}
+
+/** The image of a snapshot whose files lie in `root`. Above the host's programs where those were below it. */
+export function snapshotImage(root: string, isOnHost: boolean): string {
+  return isOnHost ? `${HOST_AND_DIRECTORY}${root}` : `${DIRECTORY}${root}`;
+}
+
+/** Whether a sandbox of this image has the host's programs mounted. */
+export function onHost(imageId: string): boolean {
+  return imageId === "host" || imageId.startsWith(HOST_AND_DIRECTORY);
 }
 
 /** Fills a new root. Nothing is written through a path that an image could have prepared. */
 export async function makeRoot(root: string, spec: RuntimeSpec, signal?: AbortSignal): Promise<void> {
-  if (spec.image.id.startsWith("dir:")) {
-    const source = spec.image.id.slice("dir:".length);
-    const copy = await run("cp", ["-a", "--reflink=auto", "--", source, root], {
-      timeoutMs: 10 * 60_000,
-      ...(signal === undefined ? {} : { signal }),
-    });
-    if (copy.code === 0) return;
-    throw new WarrenError("image_invalid", "the image could not be copied", {
-      cause: copy.stderr.toString("utf8"),
-    });
+  for (const prefix of [DIRECTORY, HOST_AND_DIRECTORY]) {
+    if (spec.image.id.startsWith(prefix)) {
+      await copyTree(spec.image.id.slice(prefix.length), root, signal);
+      return;
+    }
   }
   const directories: [string, number][] = [
     ["", 0o755],
@@ -82,6 +91,18 @@ export async function makeRoot(root: string, spec: RuntimeSpec, signal?: AbortSi
   await writeFile(join(root, "etc/hosts"), `127.0.0.1 localhost ${spec.hostname}\n::1 localhost\n`);
   await writeFile(join(root, "etc/hostname"), `${spec.hostname}\n`);
   if (spec.network === "filtered") await writeFile(join(root, "etc/resolv.conf"), capturedResolverFile);
+}
+
+/** Copies a directory, which becomes `to`, with owners, modes, links and times. */
+export async function copyTree(from: string, to: string, signal?: AbortSignal): Promise<void> {
+  const copy = await run("cp", ["-a", "--reflink=auto", "--", from, to], {
+    timeoutMs: 10 * 60_000,
+    ...(signal === undefined ? {} : { signal }),
+  });
+  if (copy.code === 0) return;
+  throw new WarrenError("image_invalid", "the files could not be copied", {
+    cause: copy.stderr.toString("utf8"),
+  });
 }
 
 /** bwrap's arguments that put the host's programs, read-only, into the root of a `host` sandbox. */

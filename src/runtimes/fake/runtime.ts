@@ -22,6 +22,7 @@ import { launch, startFailure } from "./bwrap.ts";
 import { checkPathLength, isSandboxId, type Layout, layoutOf, readRun, writeJson } from "./layout.ts";
 import { childrenOf, findMarked } from "./processes.ts";
 import { ensureImage, makeRoot } from "./rootfs.ts";
+import { createSnapshots } from "./snapshots.ts";
 import { readStats } from "./stats.ts";
 import { createVolumes } from "./volumes.ts";
 
@@ -39,7 +40,7 @@ const capabilities: Capabilities = {
   userNamespace: true,
   rootless: true,
   pause: false,
-  snapshots: false,
+  snapshots: true,
   isolation: ["container"],
   images: ["host", "directory"],
   imageStore: false,
@@ -55,7 +56,9 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
   const base = join(stateDir, "fake");
   checkPathLength(base);
   const volumeDir = join(base, ".volumes"); // no sandbox's id begins with a dot
+  const snapshotDir = join(base, ".snapshots");
   await mkdir(volumeDir, { recursive: true, mode: 0o700 });
+  await mkdir(snapshotDir, { recursive: true, mode: 0o700 });
   const marker = (id: string) => `warren-fake:${ownerId}:${id}`;
 
   const dial = (layout: Layout) =>
@@ -123,6 +126,9 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
     return all.flatMap((spec) => (spec.status === "fulfilled" ? [spec.value] : []));
   };
   const volumes = createVolumes(volumeDir, specs, remove);
+  const layout = (id: string) => layoutOf(base, id);
+  const snapshots = createSnapshots(snapshotDir, layout, (id) => readSpec(id, layout(id)), removeTree);
+  await snapshots.recover();
 
   return {
     name: "fake",
@@ -130,6 +136,7 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
     probe,
     images: { ensure: (reference) => ensureImage(reference) },
     volumes: volumes.store,
+    snapshots: snapshots.store,
 
     async create(spec, { signal } = {}) {
       const layout = layoutOf(base, spec.id);

@@ -18,7 +18,7 @@ for (const program of ociPrograms) {
     },
     {
       leftovers: (id) => opened.leftovers(id),
-      lacks: hasCgroups ? [] : ["memory", "cpu", "pids", "pause"],
+      lacks: hasCgroups ? ["snapshots"] : ["memory", "cpu", "pids", "pause", "snapshots"],
       ...(program === "crun" ? {} : shortRuntime),
     },
   );

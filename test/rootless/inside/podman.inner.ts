@@ -31,6 +31,7 @@ testRuntime(
     image: testImage,
     lacks: [
       "directory",
+      "snapshots",
       ...(["memory", "cpu", "pids"] as const).filter((limit) => !limits.includes(limit)),
       ...(canPause ? [] : (["pause"] as const)),
     ],
