@@ -167,11 +167,11 @@ static ssize_t fuzz_read(void *to, size_t bytes) {
 static ssize_t fuzz_write(int fd, const void *from, size_t bytes) {
   fuzz_look_at(from, bytes);
   if (fd != STDOUT_FILENO) return (ssize_t)bytes;
+  idle_turns = 0;
   if (fuzz_choose(8) == 1) {
     errno = EAGAIN;
     return -1;
   }
-  idle_turns = 0;
   size_t n = some_of(bytes);
   note_mux(from, n);
   return (ssize_t)n;
@@ -194,12 +194,12 @@ static ssize_t fuzz_recv(int fd, void *to, size_t bytes) {
 static ssize_t fuzz_send(int fd, const void *from, size_t bytes) {
   if (!conn[fd].open || bytes == 0) fuzz_finding("nothing sent, or to nobody");
   fuzz_look_at(from, bytes);
+  idle_turns = 0;
   unsigned how = fuzz_choose(8);
   if (how == 1 || how == 2) {
     errno = how == 1 ? EAGAIN : EPIPE;
     return -1;
   }
-  idle_turns = 0;
   return (ssize_t)some_of(bytes);
 }
 
@@ -238,6 +238,7 @@ static int fuzz_close(int fd) {
 static int fuzz_ppoll(struct pollfd *p, nfds_t count) {
   if (++idle_turns > IDLE_TURNS) fuzz_finding("turns that do nothing");
   if (fuzz_choose(32) == 1) {
+    idle_turns = 0;
     siginfo_t info = {0};
     info.si_pid = (pid_t)fuzz_choose(2);
     on_term(SIGTERM, &info, NULL);
