@@ -62,11 +62,12 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
   // Descriptors of the serving process: a worker that outlives it must hold neither its pipes nor its lifeline open.
   answer_fd = fcntl(fd, F_DUPFD_CLOEXEC, 10);
   // What only sends signals stays outside: see userns.c.
-  if (op == OP_START || op == OP_RMTREE || op == OP_OWN || op == OP_CHECK_OUTSIDE || op == OP_RUN_MAPPED || op == OP_RUN_UNPACK)
+  if (op == OP_START || op == OP_RMTREE || op == OP_OWN || op == OP_CHECK_OUTSIDE || op == OP_COPY || op == OP_RUN_MAPPED ||
+      op == OP_RUN_UNPACK)
     enter_user_namespace();
   int lifeline = fcntl(lifeline_fd, F_DUPFD_CLOEXEC, 10);
   // The lock goes with this process, and not with the container runtime: what it left is found by its cgroup.
-  int lock = op == OP_START && lock_fd >= 0 ? fcntl(lock_fd, F_DUPFD_CLOEXEC, 10) : -1;
+  int lock = (op == OP_START || op == OP_COPY) && lock_fd >= 0 ? fcntl(lock_fd, F_DUPFD_CLOEXEC, 10) : -1;
   int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   dup2(null, STDIN_FILENO);
   dup2(null, STDOUT_FILENO);
@@ -93,14 +94,15 @@ static _Noreturn void work(uint8_t op, struct in *in, int fd) {
     case OP_RMTREE: op_rmtree(in);
     case OP_OWN: op_own(in);
     case OP_CHECK_OUTSIDE: op_check_outside(in);
+    case OP_COPY: op_copy(in);
   }
   answer_error(ENOSYS, "unknown request %u", op);
 }
 
 static void cancel(uint32_t target) {
-  // Only a RUN takes a cancellation: anything else is short, or must not be left half done.
+  // Only a RUN and a COPY take a cancellation: anything else is short, or must not be left half done.
   for (size_t i = 0; i < worker_count; i++)
-    if (workers[i].id == target && is_run(workers[i].op)) kill(workers[i].pid, SIGTERM);
+    if (workers[i].id == target && (is_run(workers[i].op) || workers[i].op == OP_COPY)) kill(workers[i].pid, SIGTERM);
 }
 
 static void keep(uint32_t id, struct in *in) {

@@ -16,6 +16,7 @@ _Noreturn void op_cgroup_kill(struct in *in);
 _Noreturn void op_rmtree(struct in *in);
 _Noreturn void op_own(struct in *in);
 _Noreturn void op_check_outside(struct in *in);
+_Noreturn void op_copy(struct in *in);
 
 // Read end of a pipe whose other end only the serving process holds: it hangs up when that process is gone.
 extern int lifeline_fd;

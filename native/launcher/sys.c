@@ -73,6 +73,11 @@ int sys_execveat(int fd, char *const *argv, char *const *env) {
   return (int)syscall(SYS_execveat, fd, "", argv, env, AT_EMPTY_PATH);
 }
 
+ssize_t sys_copy_file_range(int from, int to, off_t at, size_t length) {
+  int64_t from_at = at, to_at = at;
+  return syscall(SYS_copy_file_range, from, &from_at, to, &to_at, length, 0);
+}
+
 int sys_pidfd_open(pid_t pid) { return (int)syscall(NR_PIDFD_OPEN, pid, 0); }
 
 int sys_pidfd_kill(int pidfd, int signal) { return (int)syscall(NR_PIDFD_SEND_SIGNAL, pidfd, signal, NULL, 0); }

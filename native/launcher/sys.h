@@ -37,6 +37,8 @@ int sys_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve);
 // An empty file in memory that can be sealed and run.
 int sys_memfd_create(const char *name);
 int sys_execveat(int fd, char *const *argv, char *const *env);
+// From and to the same position; it moves no position.
+ssize_t sys_copy_file_range(int from, int to, off_t at, size_t length);
 int sys_pidfd_open(pid_t pid);
 int sys_pidfd_kill(int pidfd, int signal);
 // Closes every descriptor from `first` on.

@@ -8,7 +8,7 @@ enum { MAX_REQUEST = 1 << 20, MAX_ANSWER = (1 << 20) + 4096, MAX_LIST = 4096 };
 
 enum op {
   OP_HELLO = 1, OP_RUN, OP_CANCEL, OP_START, OP_KILL, OP_CGROUP_KILL, OP_RMTREE, OP_KEEP, OP_RUN_MAPPED, OP_RUN_UNPACK, OP_OWN,
-  OP_CHECK_OUTSIDE
+  OP_CHECK_OUTSIDE, OP_COPY
 };
 
 // A request's payload. A read past its end sets `bad` and gives zeroes; check once, after the last read.

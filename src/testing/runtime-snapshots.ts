@@ -31,7 +31,8 @@ export function testSnapshots(
   { test, fixture, unless }: RuntimeContext,
   leftovers: (id: string) => Promise<string[]> | string[],
 ): void {
-  const lacking = { unless: unless("snapshots") };
+  // What runs has to be held still.
+  const lacking = { unless: unless("snapshots", "pause") };
 
   test(
     "keeps a root filesystem as it was at one instant, and nothing of what is mounted in it",
@@ -145,7 +146,7 @@ export function testSnapshots(
       await runtime.start(id);
       expect(await shell(made, "cat /opt/file")).toBe("kept\n");
     },
-    lacking,
+    { unless: unless("snapshots") },
   );
 
   test(

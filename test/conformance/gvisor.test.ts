@@ -45,7 +45,6 @@ function define(): void {
     },
     {
       isolation: "gvisor",
-      lacks: ["snapshots"],
       leftovers: (id) => opened.leftovers(id),
       ...(process.env.WARREN_LONG === "1"
         ? {}

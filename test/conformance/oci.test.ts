@@ -12,7 +12,6 @@ for (const program of ociPrograms) {
       return { runtime: opened.runtime, close: opened.close };
     },
     {
-      lacks: ["snapshots"],
       leftovers: (id) => opened.leftovers(id),
       ...(program === "crun" ? {} : shortRuntime),
     },

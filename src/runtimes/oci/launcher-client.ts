@@ -118,6 +118,16 @@ export interface Launcher {
    * Throws what `launcherErrno` tells apart.
    */
   checkOutside(source: string): Promise<"directory" | "file">;
+  /**
+   * Copies the directory `source`, a layer of overlayfs, to `target`, which must not be there, with all that overlayfs sees of it; entries
+   * of the uppermost directory whose names are in `skip` are left out. Gives the bytes that the copy takes of its disk. What was
+   * copied before a failure stays.
+   */
+  copy(
+    source: string,
+    target: string,
+    options: { skip: readonly string[]; signal?: AbortSignal },
+  ): Promise<number>;
   /** Ends the launcher. What it started keeps running, RUN programs excepted. */
   close(): Promise<void>;
 }
@@ -160,7 +170,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
     return link;
   };
   const call = async (
-    op: Exclude<keyof typeof launcherOps, "hello" | "cancel" | "keep">,
+    op: Exclude<keyof typeof launcherOps, "hello" | "cancel" | "keep" | "copy">,
     body: Buffer,
     signal?: AbortSignal,
   ) => {
@@ -257,6 +267,17 @@ export function createLauncher(options: LauncherOptions): Launcher {
     },
     async checkOutside(source) {
       return (await call("checkOutside", encoder().str(source).finish())).u8() === 1 ? "file" : "directory";
+    },
+    async copy(source, target, { skip, signal }) {
+      const body = encoder().str(source).str(target).list(skip).finish();
+      const answer = await connected()
+        .call(launcherOps.copy, body, signal)
+        .catch((error: unknown) => {
+          if (signal?.aborted) throw new WarrenError("cancelled", "the copy was cancelled", { cause: error });
+          throw error;
+        });
+      answer.u64();
+      return Number(answer.u64());
     },
     async close() {
       closed = true;

@@ -14,6 +14,7 @@ export const launcherOps = {
   runUnpack: 10,
   own: 11,
   checkOutside: 12,
+  copy: 13,
 } as const;
 
 /** Payload bytes of one request, id and operation included. */

@@ -18,7 +18,7 @@ for (const program of ociPrograms) {
     },
     {
       leftovers: (id) => opened.leftovers(id),
-      lacks: hasCgroups ? ["snapshots"] : ["memory", "cpu", "pids", "pause", "snapshots"],
+      lacks: hasCgroups ? [] : ["memory", "cpu", "pids", "pause"],
       ...(program === "crun" ? {} : shortRuntime),
     },
   );

@@ -11,13 +11,14 @@ import type { Freezer } from "../freezer.ts";
 import type { Launcher } from "../launcher-client.ts";
 import { type Layout, sandboxPaths } from "../layout.ts";
 import type { SandboxStore } from "../sandbox-store.ts";
-import { copyLayer } from "./copy-layer.ts";
 import { createSnapshotRecords, type SnapshotRecord } from "./records.ts";
 
 const PREFIX = "snapshot:";
 const HALF_MADE = ".new-";
 /** Each makes looking up a file slower, and overlayfs takes no more than 500. */
 const MAX_LAYERS = 64;
+/** What lies there while a sandbox runs is mounted, and where a container runtime mounts no layer has anything. */
+const mountPoints = ["proc", "dev", "sys", ".warren"];
 
 export interface SnapshotsOptions {
   layout: Layout;
@@ -139,7 +140,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
         withDiskGuard(
           dir,
           signal ?? new AbortController().signal,
-          (guarded) => copyLayer(launcher, source, layerIn(half), guarded),
+          (guarded) => launcher.copy(source, layerIn(half), { skip: mountPoints, signal: guarded }),
           { unbounded: true },
         ),
       );
