@@ -11,7 +11,7 @@ testRuntime(
   },
   {
     image: IMAGE,
-    lacks: ["directory", "snapshots"],
+    lacks: ["directory"],
     leftovers: (id) => rig.leftovers(id),
   },
 );

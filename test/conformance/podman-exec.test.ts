@@ -36,7 +36,7 @@ testRuntime(
     }),
   {
     image: testImage,
-    lacks: ["directory", "snapshots"],
+    lacks: ["directory"],
     deviations: elsewhere,
     ...shortRuntime,
   },

@@ -9,6 +9,6 @@ testRuntime(
   () => onPodman((stateDir) => openPodmanRuntime({ stateDir, ownerId: "t1", log: silentLogger })),
   {
     image: testImage,
-    lacks: ["directory", "snapshots"],
+    lacks: ["directory"],
   },
 );

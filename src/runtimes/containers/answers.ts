@@ -13,6 +13,9 @@ export const ContainerState = z.object({
     Error: z.string().optional(),
     OOMKilled: z.boolean().optional(),
   }),
+  /** The id of what it is made of. */
+  Image: z.string().nullish(),
+  Mounts: z.array(z.object({ Type: z.string().nullish(), Destination: z.string() })).nullish(),
 });
 export type ContainerState = z.infer<typeof ContainerState>;
 
@@ -32,6 +35,10 @@ export const ImageInspection = z.object({
   /** Seconds in a list, RFC 3339 elsewhere. */
   Created: z.union([z.string(), z.number()]).optional(),
   Size: z.number().optional(),
+  Architecture: z.string().nullish(),
+  Variant: z.string().nullish(),
+  Os: z.string().nullish(),
+  RootFS: z.object({ Layers: z.array(z.string()).nullish() }).nullish(),
   Config: z
     .object({
       Env: z.array(z.string()).nullish(),
@@ -45,8 +52,16 @@ export const ImageInspection = z.object({
 });
 export type ImageInspection = z.infer<typeof ImageInspection>;
 
-export const ImageList = z.array(ImageInspection.extend({ ParentId: z.string().nullish() }));
+export const ImageList = z.array(
+  ImageInspection.extend({
+    ParentId: z.string().nullish(),
+    Labels: z.record(z.string(), z.string()).nullish(),
+  }),
+);
 export type ImageList = z.infer<typeof ImageList>;
+
+/** The layers of an image, the newest first. */
+export const ImageHistory = z.array(z.object({ Size: z.number().optional() }));
 
 export const Volume = z.object({
   Name: z.string(),

@@ -11,7 +11,7 @@ export const containerCapabilities: Capabilities = {
   userNamespace: false,
   rootless: true,
   pause: true,
-  snapshots: false,
+  snapshots: true,
   isolation: ["container"],
   images: ["oci", "tar"],
   imageStore: true,

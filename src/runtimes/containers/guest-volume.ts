@@ -2,6 +2,8 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 import type { Logger } from "../../lib/log.ts";
 import { createSingleFlight } from "../../lib/single-flight.ts";
+import { endOfTar } from "../../lib/tar-entries.ts";
+import { tarFile, tarHeader } from "../../lib/tar-file.ts";
 import { GUEST_DIR } from "../common/guest-program.ts";
 import { readAnswer } from "./answers.ts";
 import { type ApiClient, EngineRefusal, engineFailure } from "./api-client.ts";
@@ -125,37 +127,11 @@ async function* chunksOf(bytes: Buffer): AsyncGenerator<Buffer> {
   yield bytes;
 }
 
-const BLOCK_BYTES = 512;
-
 /** An uncompressed tar. */
 function guestArchive(guest: Buffer): Buffer {
-  const padding = Buffer.alloc((BLOCK_BYTES - (guest.length % BLOCK_BYTES)) % BLOCK_BYTES);
   return Buffer.concat([
     tarHeader({ name: `${SOCKET_DIR_NAME}/`, type: "5", mode: 0o755, size: 0 }),
-    tarHeader({ name: "guest", type: "0", mode: 0o555, size: guest.length }),
-    guest,
-    padding,
-    Buffer.alloc(2 * BLOCK_BYTES),
+    tarFile("guest", 0o555, guest),
+    endOfTar,
   ]);
-}
-
-function tarHeader(entry: { name: string; type: "0" | "5"; mode: number; size: number }): Buffer {
-  const header = Buffer.alloc(BLOCK_BYTES);
-  const octal = (value: number, at: number, bytes: number) =>
-    header.write(`${value.toString(8).padStart(bytes - 1, "0")}\0`, at, "latin1");
-  header.write(entry.name, 0, "latin1");
-  octal(entry.mode, 100, 8);
-  octal(0, 108, 8);
-  octal(0, 116, 8);
-  octal(entry.size, 124, 12);
-  octal(0, 136, 12);
-  header.write("        ", 148, "latin1");
-  header.write(entry.type, 156, "latin1");
-  header.write("ustar\x0000", 257, "latin1");
-  octal(
-    header.reduce((sum, byte) => sum + byte, 0),
-    148,
-    7,
-  );
-  return header;
 }

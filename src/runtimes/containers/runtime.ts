@@ -26,6 +26,8 @@ import { createLocalGroups, noLocalGroups } from "./local-groups.ts";
 import { createOpenRules } from "./open-rules.ts";
 import { createReach } from "./reach.ts";
 import { openSandboxDirs } from "./sandbox-dirs.ts";
+import { openHolds } from "./snapshots/holds.ts";
+import { createSnapshots } from "./snapshots/snapshots.ts";
 import { requireSources } from "./sources.ts";
 import { readStats } from "./stats.ts";
 import { createVolumes } from "./volumes.ts";
@@ -83,11 +85,23 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   });
   const guestOf = (id: string) => createGuestClient(() => reach.connect(id));
   const { prepare, refresh, ...openRules } = createOpenRules({ dirs, containers, log, onStep });
+  const holds = await openHolds({ dirs, containers, log });
+  const snapshots = createSnapshots({
+    client,
+    runtime: name,
+    capabilities,
+    ownerId,
+    containers,
+    dirs,
+    holds,
+    log,
+  });
   await containers.sweep();
+  await snapshots.sweep();
   onStep("container.swept");
 
   const inspect = async (id: string): Promise<RuntimeSandbox | undefined> => {
-    const container = await look(id);
+    const container = await holds.release(id, await look(id));
     if (!container) return (await dirs.exists(id)) ? { id, state: "created" } : undefined;
     const sandbox = sandboxOf(id, container);
     if (sandbox.exitCode === undefined) return sandbox;
@@ -222,6 +236,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     onStep("container.removed");
     await dirs.remove(id);
     onStep("container.removed-directory");
+    if (container?.Image) await snapshots.left(container.Image);
   };
 
   return {
@@ -234,6 +249,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     },
     images,
     volumes,
+    ...(capabilities.snapshots ? { snapshots } : {}),
     async create(spec, { signal } = {}) {
       checkSpec(spec);
       requireNetwork(spec, capabilities);
@@ -312,7 +328,9 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     },
     async pause(id) {
       if (!capabilities.pause) throw new WarrenError("unsupported", `${name} can't pause sandboxes here`);
-      if (isPaused(await requireRunning(id))) return;
+      const before = await requireRunning(id);
+      await holds.forget(id);
+      if (isPaused(before)) return;
       await containers.act(id, "/pause").catch((error: unknown) => {
         throw engineFailure(error, `sandbox ${id} can't be paused`);
       });
@@ -320,6 +338,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     },
     async resume(id) {
       if (isPaused(await requireRunning(id))) await resume(id);
+      await holds.forget(id);
     },
     async updateLimits(id, limits) {
       const before = await dirs.readSpec(id);

@@ -45,6 +45,11 @@ export interface SandboxDirs {
   writeGuard(id: string, items: readonly string[]): Promise<void>;
   /** True for one that was not created with the limits that it has. */
   limitsWereChanged(id: string): Promise<boolean>;
+  /** That it is held still for a while, and goes on then. */
+  noteHeld(id: string): Promise<void>;
+  forgetHeld(id: string): Promise<void>;
+  /** Those that were noted, by an engine before this one too. */
+  listHeld(): Promise<string[]>;
   exists(id: string): Promise<boolean>;
   list(): Promise<string[]>;
   /** Takes away the socket that an earlier guest left. */
@@ -98,6 +103,8 @@ export async function openSandboxDirs(
   const limitsFile = (id: string) => join(dirOf(id), "limits.json");
   const networkFile = (id: string) => join(dirOf(id), "network.json");
   const guardFile = (id: string) => join(dirOf(id), "guard");
+  const heldFile = (id: string) => join(dirOf(id), "held");
+  const list = async () => (await readdir(sandboxes)).filter(isSandboxId);
   const broken = (id: string, cause?: unknown) =>
     new WarrenError("runtime_failed", `the record of sandbox ${id} is broken`, { cause });
   const readNetwork = async (id: string): Promise<OpenNetwork | undefined> => {
@@ -161,7 +168,13 @@ export async function openSandboxDirs(
     changeLimits: (id, limits) => writeAtomically(limitsFile(id), JSON.stringify(limits)),
     limitsWereChanged: async (id) => (await statOrUndefined(limitsFile(id))) !== undefined,
     exists: async (id) => isSandboxId(id) && (await statOrUndefined(dirOf(id))) !== undefined,
-    list: async () => (await readdir(sandboxes)).filter(isSandboxId),
+    list,
+    noteHeld: (id) => writeAtomically(heldFile(id), ""),
+    forgetHeld: (id) => rm(heldFile(id), { force: true }),
+    async listHeld() {
+      const held = async (id: string) => ((await statOrUndefined(heldFile(id))) ? [id] : []);
+      return (await Promise.all((await list()).map(held))).flat();
+    },
     async clearSocket(id) {
       for (const dir of [dirOf(id), socketDir(id)]) await remove(join(dir, GUEST_SOCKET));
     },

@@ -6,6 +6,7 @@ const Info = z.object({
   ServerVersion: z.string().optional(),
   OperatingSystem: z.string().optional(),
   Driver: z.string().optional(),
+  DriverStatus: z.array(z.array(z.string())).nullish(),
   CgroupDriver: z.string().optional(),
   CgroupVersion: z.string().optional(),
   DefaultRuntime: z.string().optional(),
@@ -29,6 +30,8 @@ const Version = z.object({
     .nullish(),
 });
 
+const CONTAINERD_IMAGES = "driver-type,io.containerd.snapshotter.v1";
+
 /** What is known of a daemon; its words are cleaned. */
 export interface Daemon {
   version: string;
@@ -44,6 +47,8 @@ export interface Daemon {
   hasSelinux: boolean;
   hasSeccomp: boolean;
   storageDriver: string;
+  /** Its images are containerd's, as is Docker 29's default. */
+  hasContainerdImages: boolean;
   cgroupDriver: string;
   cgroupVersion: string;
   enforces: { memory: boolean; swap: boolean; cpu: boolean; pids: boolean };
@@ -69,6 +74,7 @@ export async function readDaemon(client: ApiClient): Promise<Daemon> {
     hasSelinux: options.has("name=selinux"),
     hasSeccomp: options.has("name=seccomp"),
     storageDriver: words(info.Driver),
+    hasContainerdImages: info.DriverStatus?.some((pair) => pair.join() === CONTAINERD_IMAGES) ?? false,
     cgroupDriver: words(info.CgroupDriver),
     cgroupVersion: words(info.CgroupVersion),
     enforces: {

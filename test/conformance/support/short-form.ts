@@ -43,6 +43,7 @@ const runtime = [
   "freezes and thaws, and ends what is frozen",
   "captures what programs that know no proxy connect to, or says that it can't",
   "keeps nothing of what it captures with",
+  "outlives its sandbox, and sandboxes that are made of it outlive it",
   "brings programs to services of the host, at a socket and a port, in every network",
 ];
 

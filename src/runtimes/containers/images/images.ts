@@ -1,4 +1,4 @@
-import { stat, statfs } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { ImageProgress } from "../../../contracts/images.ts";
 import type {
@@ -12,14 +12,14 @@ import { isGone } from "../../../lib/files.ts";
 import type { Logger } from "../../../lib/log.ts";
 import { linkSignals, throwIfAborted } from "../../../lib/signals.ts";
 import { createSingleFlight } from "../../../lib/single-flight.ts";
-import { withDiskGuard } from "../../common/images/disk-guard.ts";
 import { parseReference } from "../../common/images/reference.ts";
 import { type ImageInspection, ImageList, readAnswer } from "../answers.ts";
-import { type ApiClient, EngineRefusal, engineFailure } from "../api-client.ts";
+import { EngineRefusal, engineFailure } from "../api-client.ts";
 import { createEngineKind } from "../engine-kind.ts";
-import { engineRootDir } from "../engine-root.ts";
 import type { Flavor } from "../flavor.ts";
+import { isSnapshotName } from "../snapshots/names.ts";
 import { build } from "./build.ts";
+import { createDiskGuard } from "./disk.ts";
 import { describeImage, imageId, imagePath, lookup, namesOf, OWNER_LABEL } from "./lookup.ts";
 import { completeName, familiarName, isLocalName, nameBeginning, newName, registryName } from "./names.ts";
 import { pull } from "./pull.ts";
@@ -53,7 +53,7 @@ export function createImages({ flavor, ownerId, log }: ImagesOptions): Images {
   const builds = new Set<Promise<unknown>>();
   const closing = new AbortController();
   const knownTars: KnownTars = new Map();
-  let rootDir: Promise<string | undefined> | undefined;
+  const guarded = createDiskGuard(client);
 
   const tarName = (digest: string) => `localhost/warren-${ownerId}/tar:${digest}`;
 
@@ -69,7 +69,7 @@ export function createImages({ flavor, ownerId, log }: ImagesOptions): Images {
   async function find(reference: string): Promise<{ name: string; image: ImageInspection } | undefined> {
     for (const name of await namesFor(reference)) {
       const image = await lookup(client, name);
-      if (image) return { name, image };
+      if (image && !isSnapshot(image)) return { name, image };
     }
     return undefined;
   }
@@ -146,13 +146,6 @@ export function createImages({ flavor, ownerId, log }: ImagesOptions): Images {
     });
   }
 
-  /** No image fills the disk that the engine keeps them on, where that is one of this machine. */
-  async function guarded<T>(signal: AbortSignal, task: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    rootDir ??= localRootDir(client);
-    const dir = await rootDir;
-    return dir === undefined ? await task(signal) : await withDiskGuard(dir, signal, task);
-  }
-
   async function buildNow(name: string, wanted: BuildOptions, signal: AbortSignal): Promise<ImageInspection> {
     const engine = {
       client,
@@ -216,7 +209,11 @@ export function createImages({ flavor, ownerId, log }: ImagesOptions): Images {
       });
       const images = readAnswer(ImageList, answer).map((image) => ({
         image,
-        names: new Set(namesOf(image).map(completeName)),
+        names: new Set(
+          namesOf(image)
+            .map(completeName)
+            .filter((name) => !isSnapshotName(name)),
+        ),
       }));
       const all = new Set(images.flatMap(({ names }) => [...names]));
       return images.flatMap(({ image, names }) =>
@@ -259,22 +256,16 @@ function isImageId(reference: string): boolean {
   return /^sha256:[0-9a-f]{64}$/.test(reference);
 }
 
+/** Of whatever owner. They are looked after by who made them. */
+function isSnapshot(image: ImageInspection): boolean {
+  const names = namesOf(image);
+  return names.length > 0 && names.every(isSnapshotName);
+}
+
 /** What the user would call it. */
 function calledBy(reference: string, { name, image }: { name: string; image: ImageInspection }): string {
   if (isImageId(reference)) return familiarName(namesOf(image).map(completeName)[0] ?? reference);
   return parseReference(reference).kind === "path" ? name : familiarName(registryName(reference).name);
-}
-
-async function localRootDir(client: ApiClient): Promise<string | undefined> {
-  if (client.endpoint.kind !== "unix") return undefined;
-  try {
-    const dir = await engineRootDir(client);
-    if (dir !== undefined) await statfs(dir);
-    return dir;
-  } catch {
-    // It is in a virtual machine, or not to be seen by us.
-    return undefined;
-  }
 }
 
 function prepared(reference: string, { Id, Config }: ImageInspection): PreparedImage {

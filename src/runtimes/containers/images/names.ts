@@ -1,5 +1,6 @@
 import { WarrenError } from "../../../contracts/errors.ts";
 import { parseReference } from "../../common/images/reference.ts";
+import { isSnapshotName } from "../snapshots/names.ts";
 
 const DOCKER_HUB = "docker.io/";
 const OFFICIAL = "docker.io/library/";
@@ -39,6 +40,11 @@ export function isLocalName(name: string): boolean {
 /** The name that a new image gets. @throws WarrenError `image_invalid` */
 export function newName(tag: string): string {
   const { name } = registryName(tag);
+  if (isSnapshotName(name)) {
+    throw new WarrenError("image_invalid", `${JSON.stringify(tag)} is a snapshot's name`, {
+      hint: "choose another name",
+    });
+  }
   if (!name.includes("@")) return name;
   throw new WarrenError("image_invalid", `${JSON.stringify(tag)} can't be the name of a new image`, {
     hint: "a digest is what an image is, not what it is called",
