@@ -50,6 +50,7 @@ export function askAgain(api: ServerApi, next: (isLeaving: boolean) => Promise<S
     ports: part((at) => at.ports),
     secrets: part((at) => at.secrets),
     credentials: part((at) => at.credentials),
+    snapshots: part((at) => at.snapshots),
     volumes: part((at) => at.volumes),
   };
 }

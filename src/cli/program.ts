@@ -76,6 +76,10 @@ export const commands: Record<string, CommandEntry> = {
     load: () => import("./commands/image.ts"),
     needsEngineCode: (args) => args.includes("build"),
   },
+  snapshot: {
+    summary: "take, list and remove snapshots of sandboxes, and restore them",
+    load: () => import("./commands/snapshot.ts"),
+  },
   volume: {
     summary: "create, list and remove volumes, and see what they take",
     load: () => import("./commands/volume.ts"),

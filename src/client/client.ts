@@ -7,6 +7,7 @@ import type { NetworkDecision, NetworkState } from "../contracts/network.ts";
 import type { PreviewLink, PublishedPort } from "../contracts/ports.ts";
 import type { PruneResult, SandboxInfo, SandboxStats, SystemStats } from "../contracts/sandbox.ts";
 import type { Secret } from "../contracts/secrets.ts";
+import type { SnapshotInfo } from "../contracts/snapshots.ts";
 import type { VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { openExecSession } from "./exec-session.ts";
 import { parseObject, readText } from "./failures.ts";
@@ -140,6 +141,22 @@ export function createClient({
         readUntil<WatchEvent>(http, at(id, "/files/watch"), { path, recursive }, signal),
     },
     images: createImages(http),
+    snapshots: {
+      create: async (id, request = {}, options) =>
+        http.json<SnapshotInfo>("POST", at(id, "/snapshots"), { json: request, signal: options?.signal }),
+      list: async ({ sandbox_id } = {}) =>
+        http.json<SnapshotInfo[]>(
+          "GET",
+          sandbox_id === undefined ? "/snapshots" : at(sandbox_id, "/snapshots"),
+        ),
+      get: async (id) => http.json<SnapshotInfo>("GET", snapshotAt(id)),
+      restore: async (id, request = {}, options) =>
+        http.json<SandboxInfo>("POST", snapshotAt(id, "/restore"), {
+          json: request,
+          signal: options?.signal,
+        }),
+      remove: async (id) => http.json<void>("DELETE", snapshotAt(id)),
+    },
     volumes: {
       create: (request) => http.json<VolumeInfo>("POST", "/volumes", { json: request }),
       get: (name, options) =>
@@ -170,6 +187,12 @@ function at(id: string, rest = ""): string {
   // An empty or dotted id would name another route.
   if (id === "" || id === "." || id === "..") throw new WarrenError("sandbox_not_found", "sandbox not found");
   return `/sandboxes/${encodeURIComponent(id)}${rest}`;
+}
+
+function snapshotAt(id: string, rest = ""): string {
+  if (id === "" || id === "." || id === "..")
+    throw new WarrenError("snapshot_not_found", "snapshot not found");
+  return `/snapshots/${encodeURIComponent(id)}${rest}`;
 }
 
 /** Unhealthy is an answer here, though its status is 503. */

@@ -10,6 +10,7 @@ export type * from "../contracts/logs.ts";
 export type * from "../contracts/network.ts";
 export type * from "../contracts/ports.ts";
 export type * from "../contracts/sandbox.ts";
+export type * from "../contracts/snapshots.ts";
 export type * from "../contracts/volumes.ts";
 export { type ClientOptions, createClient } from "./client.ts";
 export {

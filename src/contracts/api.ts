@@ -18,6 +18,7 @@ import type {
   UpdateSandbox,
 } from "./sandbox.ts";
 import type { PutSecret, Secret } from "./secrets.ts";
+import type { CreateSnapshot, RestoreSnapshot, SnapshotFilter, SnapshotInfo } from "./snapshots.ts";
 import type { CreateVolume, VolumeFilter, VolumeInfo, VolumeUsage } from "./volumes.ts";
 
 export interface CallOptions {
@@ -85,6 +86,33 @@ export interface ImagesApi {
   ): Promise<ImageInfo>;
   /** Throws `image_not_found`, and `in_use` while a sandbox is made of it. */
   remove(reference: string, options?: RuntimeChoice): Promise<void>;
+}
+
+/**
+ * Snapshots of sandboxes, which outlive them. `id` is a full id, a unique prefix of one with at least 4 characters after `snap-`,
+ * or a name that only one has.
+ */
+export interface SnapshotsApi {
+  /**
+   * Of a sandbox that runs, is paused or stopped, and that goes on as it was; in its turn. Throws `sandbox_wrong_state`,
+   * `unsupported` where its runtime has no snapshots. One that fails or is given up leaves nothing.
+   */
+  create(
+    sandboxId: string,
+    request?: CreateSnapshot,
+    options?: CallOptions & ChangeOptions,
+  ): Promise<SnapshotInfo>;
+  /** Oldest first. */
+  list(filter?: SnapshotFilter): Promise<SnapshotInfo[]>;
+  /** Throws `snapshot_not_found`. */
+  get(id: string): Promise<SnapshotInfo>;
+  /**
+   * A new sandbox that runs, with its files and all settings of the old one as they were then. A port of the engine's machine
+   * that somebody else has by now becomes a free one, which the answer tells.
+   */
+  restore(id: string, request?: RestoreSnapshot, options?: CallOptions & ChangeOptions): Promise<SandboxInfo>;
+  /** Sandboxes that were restored from it stay whole. Throws `snapshot_not_found`. */
+  remove(id: string, options?: ChangeOptions): Promise<void>;
 }
 
 /** Named storage that outlives sandboxes. A runtime that has none refuses with `unsupported`. */
@@ -227,6 +255,7 @@ export interface SandboxApi {
   readonly ports: PortsApi;
   readonly secrets: SecretsApi;
   readonly credentials: CredentialsApi;
+  readonly snapshots: SnapshotsApi;
   readonly volumes: VolumesApi;
   /**
    * Removes the stopped sandboxes of one runtime, and none that runs, is paused, being created or in error. One that can't

@@ -10,6 +10,7 @@ export const errorCatalogue = {
   forbidden: { status: 403, retryable: false },
   sandbox_not_found: { status: 404, retryable: false },
   image_not_found: { status: 404, retryable: false },
+  snapshot_not_found: { status: 404, retryable: false },
   volume_not_found: { status: 404, retryable: false },
   secret_not_found: { status: 404, retryable: false },
   credentials_not_found: { status: 404, retryable: false },

@@ -9,6 +9,7 @@ export const sandboxEventTypes = [
   "paused",
   "resumed",
   "updated",
+  "snapshotted",
   "stopped",
   "extended",
   "failed",

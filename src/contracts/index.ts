@@ -12,6 +12,7 @@ export * from "./ports.ts";
 export * from "./runtime.ts";
 export * from "./sandbox.ts";
 export * from "./secrets.ts";
+export * from "./snapshots.ts";
 export * from "./ssh-agent.ts";
 export * from "./storage.ts";
 export * from "./volumes.ts";

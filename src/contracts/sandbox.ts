@@ -190,6 +190,7 @@ export const SandboxInfo = z
     user: z.string().optional(),
     cmd: z.array(z.string()).optional(),
     mounts: z.array(MountInfo).optional(),
+    snapshot_id: z.string().optional().meta({ description: "The snapshot that it was restored from" }),
   })
   .meta({ id: "Sandbox" });
 export type SandboxInfo = z.infer<typeof SandboxInfo>;
@@ -242,6 +243,7 @@ export const SystemStats = z
     total_sandboxes: z.number().int(),
     running_sandboxes: z.number().int(),
     stopped_sandboxes: z.number().int(),
+    total_snapshots: z.number().int(),
   })
   .meta({ id: "SystemStats" });
 export type SystemStats = z.infer<typeof SystemStats>;

@@ -1,8 +1,14 @@
-import type { Credentials } from "../contracts/credentials.ts";
+import type { CredentialInfo, Credentials } from "../contracts/credentials.ts";
 import { WarrenError } from "../contracts/errors.ts";
-import type { Capabilities, Runtime, RuntimeLimits, RuntimeSpec } from "../contracts/runtime.ts";
+import type {
+  Capabilities,
+  PreparedImage,
+  Runtime,
+  RuntimeLimits,
+  RuntimeSpec,
+} from "../contracts/runtime.ts";
 import type { CreateSandbox, CreateSandboxParsed, Isolation, UpdateSandbox } from "../contracts/sandbox.ts";
-import type { NewSecretParsed } from "../contracts/secrets.ts";
+import type { NewSecretParsed, Secret } from "../contracts/secrets.ts";
 import type { EngineConfig } from "./config.ts";
 import { admitCredentials } from "./credentials/admit.ts";
 import { withMounts } from "./mounts.ts";
@@ -50,6 +56,16 @@ export interface Admitted {
   limits: RuntimeLimits;
   /** Absent: never expires. */
   timeoutS: number | undefined;
+  /** Of one that is restored. */
+  origin?: Origin;
+}
+
+/** What a sandbox has of the snapshot that it is restored from, in the place of an image to look for and of values that are given. */
+export interface Origin {
+  snapshot: string;
+  image: PreparedImage;
+  secrets: Secret[];
+  credentials: CredentialInfo[];
 }
 
 /** Which of the runtimes is meant: without a name the default one. Throws `unsupported`. */

@@ -14,6 +14,7 @@ import type { SandboxEventBus } from "./events.ts";
 import { sandboxInfo } from "./info.ts";
 import type { SandboxRecord } from "./record.ts";
 import type { Runtimes } from "./runtimes.ts";
+import type { SnapshotTable } from "./snapshots/table.ts";
 import type { SandboxTable } from "./table.ts";
 
 /** What the engine's parts share. */
@@ -23,6 +24,7 @@ export interface Core {
   readonly log: Logger;
   readonly runtimes: Runtimes;
   readonly table: SandboxTable;
+  readonly snapshots: SnapshotTable;
   readonly events: SandboxEventBus;
   /** One lifecycle step at a time for each sandbox. */
   readonly mutex: KeyedMutex;

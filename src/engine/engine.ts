@@ -41,6 +41,8 @@ import { createSecretKeeper } from "./secrets/keeper.ts";
 import { createSecrets } from "./secrets/secrets.ts";
 import { createVault } from "./secrets/vault.ts";
 import { createServiceManager } from "./services/manager.ts";
+import { createSnapshots } from "./snapshots/snapshots.ts";
+import { createSnapshotTable } from "./snapshots/table.ts";
 import { createSshAgentService } from "./ssh-agent/service.ts";
 import { createStatsReader } from "./stats.ts";
 import { openStore } from "./store.ts";
@@ -121,13 +123,17 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     ...options,
     clock,
     closing: closing.signal,
-    bringInOrder: (runtime, again) => reconcile(core, supervisor, ports, runtime, again),
+    async bringInOrder(runtime, again) {
+      await reconcile(core, supervisor, ports, runtime, again);
+      await snapshots.bringInOrder(runtime);
+    },
   });
   const core: Core = {
     config: { ...defaultConfig(), ...options.config },
     clock,
     log,
     runtimes,
+    snapshots: createSnapshotTable(store.snapshots),
     table: createTable(store, onStep),
     events: createEventBus(log),
     mutex: createKeyedMutex(),
@@ -150,6 +156,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
   const supervisor = createSupervisor(core, logs, [egress, services]);
   const ports = createPortManager(core);
   const lifecycle = createLifecycle(core, supervisor, logs, ports, secrets, credentials, services);
+  const snapshots = createSnapshots(core, secrets, credentials, lifecycle.restore);
   const reaper = createReaper(core, lifecycle.expire);
   const execs = createExecs(core, egress.denials);
   const images = createImages(core);
@@ -347,6 +354,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
         return await credentialsApi.remove(id, kind, change);
       },
     },
+    snapshots,
     volumes: createVolumes(core, lifecycle.remove),
     async prune(options = {}) {
       open();
@@ -365,7 +373,8 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
 
 /** Those that a sandbox belongs to, and those that may have left something behind when there was no record of it. */
 function runtimesInUse(core: Core, stateDir: string): string[] {
-  const recorded = new Set(core.table.all().map(({ runtime }) => runtime));
+  const records = [...core.table.all(), ...core.snapshots.everything()];
+  const recorded = new Set(records.map(({ runtime }) => runtime));
   return core.runtimes.names.filter((name) => recorded.has(name) || existsSync(join(stateDir, name)));
 }
 

@@ -17,6 +17,7 @@ const features: readonly string[] = [
   "update",
   "images",
   "volumes",
+  "snapshots",
   "binds",
   "ports",
   "prune",

@@ -19,6 +19,40 @@ export function newSandboxId(): string {
   );
 }
 
+const SNAPSHOT = "snap-";
+
+/** As of a sandbox, behind what tells that it isn't one. */
+export function newSnapshotId(): string {
+  return SNAPSHOT + newSandboxId();
+}
+
+/**
+ * Finds a snapshot by its full id, a unique prefix of it, or a name that only one has, in that order.
+ * @throws WarrenError `snapshot_not_found`; `invalid_request` when it fits several.
+ */
+export function resolveSnapshot<T extends { id: string; name: string }>(
+  wanted: string,
+  byId: ReadonlyMap<string, T>,
+): T {
+  const exact = byId.get(wanted);
+  if (exact) return exact;
+  const all = [...byId.values()];
+  const isLong = wanted.startsWith(SNAPSHOT) && wanted.length >= SNAPSHOT.length + SHORTEST_PREFIX;
+  const begin = isLong ? all.filter(({ id }) => id.startsWith(wanted)) : [];
+  const found = begin.length > 0 ? begin : all.filter(({ name }) => name !== "" && name === wanted);
+  const [first, second] = found;
+  if (!first) {
+    throw new WarrenError("snapshot_not_found", `there is no snapshot ${shown(wanted)}`, {
+      hint: "warren snapshot ls shows the snapshots that exist",
+    });
+  }
+  if (!second) return first;
+  const named = found.slice(0, MOST_CANDIDATES).map(({ id }) => id);
+  throw new WarrenError("invalid_request", `${shown(wanted)} fits several snapshots: ${named.join(", ")}`, {
+    hint: "give the id of one",
+  });
+}
+
 /**
  * Finds a sandbox by its full id, its name, or a unique prefix of its id, in that order.
  * @throws WarrenError `sandbox_not_found`; `invalid_request` when a prefix fits several.
@@ -44,9 +78,12 @@ export function resolveSandbox<T extends { id: string; name?: string | undefined
 }
 
 export function sandboxNotFound(wanted: string): WarrenError {
-  // What was asked for may be anything: shortened and escaped, it can't forge a line of a log.
-  const shown = JSON.stringify(wanted.length > 64 ? `${wanted.slice(0, 64)}…` : wanted);
-  return new WarrenError("sandbox_not_found", `there is no sandbox ${shown}`, {
+  return new WarrenError("sandbox_not_found", `there is no sandbox ${shown(wanted)}`, {
     hint: "warren ls shows the sandboxes that exist",
   });
+}
+
+/** What was asked for may be anything: shortened and escaped, it can't forge a line of a log. */
+function shown(wanted: string): string {
+  return JSON.stringify(wanted.length > 64 ? `${wanted.slice(0, 64)}…` : wanted);
 }

@@ -1,6 +1,8 @@
 import { NO_EXPIRY } from "../contracts/constants.ts";
 import type { PublishedPort } from "../contracts/ports.ts";
+import type { RuntimeMount } from "../contracts/runtime.ts";
 import type { SandboxInfo } from "../contracts/sandbox.ts";
+import type { MountInfo } from "../contracts/storage.ts";
 import { isAlive, type SandboxRecord, type StoredPort } from "./record.ts";
 import { wireStatus } from "./states.ts";
 
@@ -39,15 +41,18 @@ export function sandboxInfo(record: SandboxRecord): SandboxInfo {
     workdir: spec?.workdir,
     user: spec?.user,
     cmd: spec?.cmd,
-    mounts: spec?.mounts.length
-      ? spec.mounts.map(({ type, source, target, readonly }) => ({
-          type,
-          source,
-          mount_path: target,
-          read_only: readonly,
-        }))
-      : undefined,
+    mounts: spec?.mounts.length ? mountInfos(spec.mounts) : undefined,
+    snapshot_id: record.snapshot,
   });
+}
+
+export function mountInfos(mounts: readonly RuntimeMount[]): MountInfo[] {
+  return mounts.map(({ type, source, target, readonly }) => ({
+    type,
+    source,
+    mount_path: target,
+    read_only: readonly,
+  }));
 }
 
 /** A port as clients see it: nobody listens for a sandbox that does not run. */
@@ -58,7 +63,7 @@ export function publishedPort(record: SandboxRecord, { error, ...port }: StoredP
 
 type WithoutUndefined<T> = { [K in keyof T]: Exclude<T[K], undefined> };
 
-function dropAbsent<T extends object>(value: T): WithoutUndefined<T> {
+export function dropAbsent<T extends object>(value: T): WithoutUndefined<T> {
   return Object.fromEntries(
     Object.entries(value).filter(([, field]) => field !== undefined),
   ) as WithoutUndefined<T>;

@@ -9,6 +9,7 @@ import {
   type SandboxInfo,
   UpdateSandbox,
 } from "../contracts/sandbox.ts";
+import type { RestoreSnapshot } from "../contracts/snapshots.ts";
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
 import { createTurnstile } from "../lib/turnstile.ts";
@@ -26,7 +27,7 @@ import { type CredentialStore, credentialInfos } from "./credentials/store.ts";
 import { auditNetwork } from "./egress/policy-audit.ts";
 import { newSandboxId } from "./ids.ts";
 import type { LogCollector } from "./logs/collector.ts";
-import { refuseTaken } from "./ports/admit.ts";
+import { orFree, refuseTaken } from "./ports/admit.ts";
 import type { PortManager } from "./ports/manager.ts";
 import type { SandboxRecord } from "./record.ts";
 import { isUnavailable } from "./runtimes.ts";
@@ -34,6 +35,8 @@ import { auditSecrets } from "./secrets/audit.ts";
 import { type SecretKeeper, withoutValue } from "./secrets/keeper.ts";
 import { AUTHORITY_FILE } from "./secrets/trust.ts";
 import type { ServiceManager } from "./services/manager.ts";
+import { readmit } from "./snapshots/readmit.ts";
+import type { SnapshotRecord } from "./snapshots/record.ts";
 import { type GivenByEngine, runtimeSpec } from "./spec.ts";
 import { connectAgent } from "./ssh-agent/agent-socket.ts";
 import { nameTaken } from "./store.ts";
@@ -52,6 +55,12 @@ const STARTS_AT_ONCE = Math.max(4, 2 * availableParallelism());
 /** The life of sandboxes: each step is stored, then done, then told, and is the only one of its sandbox. */
 export interface Lifecycle {
   create(input: CreateSandbox, options: CallOptions & ChangeOptions): Promise<SandboxInfo>;
+  /** A sandbox that is what the snapshot's was. Its runtime is ready. */
+  restore(
+    snapshot: SnapshotRecord,
+    request: RestoreSnapshot,
+    options: CallOptions & ChangeOptions,
+  ): Promise<SandboxInfo>;
   start(wanted: string): Promise<SandboxInfo>;
   stop(wanted: string, graceMs: number): Promise<SandboxInfo>;
   pause(wanted: string): Promise<SandboxInfo>;
@@ -77,35 +86,22 @@ export function createLifecycle(
   const starts = createTurnstile(STARTS_AT_ONCE);
 
   return {
-    async create(input, { signal, by }) {
+    async create(input, options) {
+      const { signal } = options;
       throwIfAborted(signal);
       const request = parseInput(CreateSandbox, input);
       if (request.ssh_agent) (await connectAgent(request.ssh_agent.socket)).destroy();
       const name = chooseRuntime(request.runtime, core.runtimes);
       const runtime = core.runtimes.ready(name) ?? (await open(name, signal));
-      const admitted = admit(request, runtime, config);
-      const { record, stored } = reserve(admitted);
-      return mutex.run(record.id, async () => {
-        try {
-          await stored;
-          auditNetwork(core, record.id, "create", admitted.network, by);
-          if (record.secrets) {
-            await secrets.store(record.id, admitted.secrets, []);
-            auditSecrets(core, record.id, { action: "create", by, secrets: record.secrets });
-          }
-          if (record.credentials) {
-            await credentials.put(record.id, admitted.credentials);
-            const entry = { type: "credentials", sandbox: record.id, action: "create" } as const;
-            core.audit.write({ ...entry, ...(by ? { by } : {}), credentials: record.credentials });
-          }
-          return await build(record.id, admitted, signal);
-        } catch (cause) {
-          core.runtimes.note(runtime.name, cause);
-          await undo(record.id, runtime);
-          if (signal?.aborted) throw cancelled(signal);
-          throw asWarrenError(cause, `sandbox ${record.id} could not be created`);
-        }
-      });
+      return await make(admit(request, runtime, config), options);
+    },
+
+    async restore(snapshot, request, options) {
+      const { ssh_agent: agent } = snapshot.settings.request;
+      if (agent) (await connectAgent(agent.socket)).destroy();
+      throwIfAborted(options.signal);
+      const runtime = core.runtimes.opened(snapshot.runtime);
+      return await make(readmit(snapshot, request, runtime, config), options);
     },
 
     start: (wanted) =>
@@ -254,6 +250,39 @@ export function createLifecycle(
     },
   };
 
+  async function make(admitted: Admitted, { signal, by }: CallOptions & ChangeOptions): Promise<SandboxInfo> {
+    const { runtime, origin } = admitted;
+    const { record, stored } = reserve(admitted);
+    const { id } = record;
+    return await mutex.run(id, async () => {
+      try {
+        await stored;
+        auditNetwork(core, id, "create", admitted.network, by);
+        if (origin) {
+          const entry = { type: "snapshot", sandbox: id, action: "restore" } as const;
+          core.audit.write({ ...entry, snapshot: origin.snapshot, ...(by ? { by } : {}) });
+        }
+        if (record.secrets) {
+          if (origin) await secrets.copy(origin.snapshot, id);
+          else await secrets.store(id, admitted.secrets, []);
+          auditSecrets(core, id, { action: "create", by, secrets: record.secrets });
+        }
+        if (record.credentials) {
+          if (origin) await credentials.copy(origin.snapshot, id);
+          else await credentials.put(id, admitted.credentials);
+          const entry = { type: "credentials", sandbox: id, action: "create" } as const;
+          core.audit.write({ ...entry, ...(by ? { by } : {}), credentials: record.credentials });
+        }
+        return await build(id, admitted, signal);
+      } catch (cause) {
+        core.runtimes.note(runtime.name, cause);
+        await undo(id, runtime);
+        if (signal?.aborted) throw cancelled(signal);
+        throw asWarrenError(cause, `sandbox ${id} could not be created`);
+      }
+    });
+  }
+
   /** Runs a step when all earlier ones of the sandbox are done. It may be gone by then. */
   async function inTurn<T>(wanted: string, step: (record: SandboxRecord) => Promise<T>): Promise<T> {
     const { id, runtime } = table.resolve(wanted);
@@ -280,12 +309,14 @@ export function createLifecycle(
         hint: "remove one (warren rm), or raise the limit (warren serve --max-sandboxes)",
       });
     }
-    const { request } = admitted;
+    const { request, origin } = admitted;
     let id = newSandboxId();
     while (table.get(id) || request.name === id) id = newSandboxId();
     if (request.name !== undefined && table.get(request.name)) throw nameTaken(request.name);
-    refuseTaken(admitted.ports, table.all());
-    const told = credentialInfos(admitted.credentials, clock.now());
+    const ports = origin ? orFree(admitted.ports, table.all()) : admitted.ports;
+    refuseTaken(ports, table.all());
+    const told = origin?.credentials ?? credentialInfos(admitted.credentials, clock.now());
+    const secretInfos = origin?.secrets ?? admitted.secrets.map(withoutValue);
     const record: SandboxRecord = {
       id,
       name: request.name,
@@ -294,9 +325,10 @@ export function createLifecycle(
       request,
       createdAt: clock.now(),
       ...(admitted.network.rules ? { network: admitted.network.rules } : {}),
-      ...(admitted.secrets.length > 0 ? { secrets: admitted.secrets.map(withoutValue) } : {}),
+      ...(secretInfos.length > 0 ? { secrets: secretInfos } : {}),
       ...(told.length > 0 ? { credentials: told } : {}),
-      ...(admitted.ports.length > 0 ? { ports: admitted.ports } : {}),
+      ...(ports.length > 0 ? { ports } : {}),
+      ...(origin ? { snapshot: origin.snapshot } : {}),
     };
     const stored = table.add(record);
     stored.catch(() => {}); // its turn, in which it is awaited, may come later
@@ -304,13 +336,13 @@ export function createLifecycle(
   }
 
   async function build(id: string, admitted: Admitted, signal?: AbortSignal): Promise<SandboxInfo> {
-    const { runtime, request } = admitted;
+    const { runtime, request, origin } = admitted;
     const options = signal === undefined ? {} : { signal };
     // First: it is quick, and a port that can't be had costs no pull of an image.
-    const opened = await ports.claim(table.require(id));
-    let image = await ensureImage(runtime, request.image, signal);
+    const opened = await ports.claim(table.require(id), { orFree: origin !== undefined });
+    let image = origin?.image ?? (await ensureImage(runtime, request.image, signal));
     await ensureVolumes(core, runtime, admitted.mounts);
-    const make = async (spec: RuntimeSpec, isLastTry: boolean) => {
+    const bringUp = async (spec: RuntimeSpec, isLastTry: boolean) => {
       throwIfAborted(signal);
       try {
         await runtime.create(spec, options);
@@ -326,12 +358,12 @@ export function createLifecycle(
       return started;
     };
     let spec = runtimeSpec(id, admitted, image, given(table.require(id)));
-    let started = await starts.run(() => make(spec, false));
+    let started = await starts.run(() => bringUp(spec, origin !== undefined));
     if (!started) {
       // The image was removed since it was looked for. Looking again is not a part of the turn: it may be a pull.
       image = await ensureImage(runtime, request.image, signal);
       spec = runtimeSpec(id, admitted, image, given(table.require(id)));
-      started = await starts.run(() => make(spec, true));
+      started = await starts.run(() => bringUp(spec, true));
     }
     throwIfAborted(signal);
     // The first that is stored of it: what is found as `creating` is removed, whatever it was to be.

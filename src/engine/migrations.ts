@@ -34,6 +34,19 @@ const migrations: readonly string[] = [
   "ALTER TABLE sandboxes ADD COLUMN learnt TEXT;",
   "ALTER TABLE sandboxes ADD COLUMN secrets TEXT;",
   "ALTER TABLE sandboxes ADD COLUMN credentials TEXT;",
+  `CREATE TABLE snapshots (
+     id TEXT PRIMARY KEY,
+     sandbox_id TEXT NOT NULL,
+     name TEXT NOT NULL,
+     runtime TEXT NOT NULL,
+     state TEXT NOT NULL,
+     created_at INTEGER NOT NULL,
+     size INTEGER NOT NULL,
+     image TEXT,
+     settings TEXT NOT NULL,
+     error TEXT
+   ) STRICT;
+   ALTER TABLE sandboxes ADD COLUMN snapshot TEXT;`,
 ];
 
 /**

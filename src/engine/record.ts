@@ -49,6 +49,8 @@ export const SandboxRecord = z.object({
   secrets: z.array(Secret).optional(),
   /** Without their values, likewise. */
   credentials: z.array(CredentialInfo).optional(),
+  /** That it was restored from. */
+  snapshot: z.string().optional(),
   error: z.string().optional(),
 });
 export type SandboxRecord = z.infer<typeof SandboxRecord>;

@@ -74,6 +74,7 @@ export function createStatsReader(core: Core): StatsReader {
         total_sandboxes: records.length,
         running_sandboxes: records.filter((record) => record.state === "running").length,
         stopped_sandboxes: records.filter((record) => record.state === "stopped").length,
+        total_snapshots: core.snapshots.all().length,
       };
     },
   };

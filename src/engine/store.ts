@@ -8,6 +8,7 @@ import { type Clock, systemClock } from "./clock.ts";
 import { createGroupSync } from "./group-sync.ts";
 import { migrate } from "./migrations.ts";
 import { SandboxRecord } from "./record.ts";
+import { createSnapshotRows, type SnapshotRows } from "./snapshots/rows.ts";
 
 /** Where sandboxes are kept over restarts of the engine. Every call but `saveSoon` returns once the change is on disk. */
 export interface Store {
@@ -24,6 +25,7 @@ export interface Store {
   /** Ids of rows that were set aside and not yet forgotten, of earlier runs too. */
   quarantined(): string[];
   forgetQuarantined(id: string): void;
+  readonly snapshots: SnapshotRows;
   close(): void;
 }
 
@@ -48,6 +50,7 @@ const columns = [
   "learnt",
   "secrets",
   "credentials",
+  "snapshot",
 ] as const;
 /**
  * With NORMAL a power cut could forget a sandbox that its owner was told of, and reconcile would then delete its files as
@@ -114,6 +117,13 @@ export function openStore(stateDir: string, log: Logger, clock: Pick<Clock, "now
       (database.prepare("SELECT DISTINCT id FROM quarantine").all() as { id: string }[]).map((row) => row.id),
     forgetQuarantined: (id) =>
       durably(database, () => database.prepare("DELETE FROM quarantine WHERE id = ?").run(id)),
+    snapshots: createSnapshotRows(database, {
+      durably: (change) => durably(database, change),
+      setAside(id, row, reason) {
+        log.error({ snapshot: id, reason }, "a stored snapshot can't be read and was set aside");
+        setAside.run(id, row, reason, clock.now());
+      },
+    }),
     close() {
       try {
         database.pragma("wal_checkpoint(TRUNCATE)");
@@ -195,6 +205,7 @@ function toRow(record: SandboxRecord): unknown[] {
     learnt: record.learnt === undefined ? null : JSON.stringify(record.learnt),
     secrets: record.secrets === undefined ? null : JSON.stringify(record.secrets),
     credentials: record.credentials === undefined ? null : JSON.stringify(record.credentials),
+    snapshot: record.snapshot ?? null,
   };
   return columns.map((column) => row[column]);
 }
@@ -238,6 +249,7 @@ function parseRow(row: Row): SandboxRecord | string {
     exitCode: absent(row.exit_code),
     oomKilled: row.oom_killed === null ? undefined : row.oom_killed === 1,
     error: absent(row.error),
+    snapshot: absent(row.snapshot),
     network,
     learnt,
   });

@@ -25,7 +25,7 @@ export interface SandboxTable {
   /** Refuses a move of state that the table of states doesn't know. */
   update(id: string, patch: RecordPatch): SandboxRecord;
   delete(id: string): void;
-  /** True for a sandbox whose stored record could not be read. */
+  /** True for a sandbox, or a snapshot, whose stored record could not be read. */
   isSetAside(id: string): boolean;
   forgetSetAside(id: string): void;
 }

@@ -13,6 +13,7 @@ import { logHandlers } from "./handlers/logs.ts";
 import { portHandlers } from "./handlers/ports.ts";
 import { sandboxHandlers } from "./handlers/sandboxes.ts";
 import { secretHandlers } from "./handlers/secrets.ts";
+import { snapshotHandlers } from "./handlers/snapshots.ts";
 import { volumeHandlers } from "./handlers/volumes.ts";
 import { breakOff } from "./outgoing.ts";
 import { parseQuery } from "./query.ts";
@@ -42,6 +43,7 @@ const handlers: Record<Operation, Handler> = {
   ...secretHandlers,
   ...credentialHandlers,
   ...imageHandlers,
+  ...snapshotHandlers,
   ...volumeHandlers,
 };
 
@@ -93,6 +95,7 @@ async function answer(
     log,
     query: (schema) => parseQuery(schema, incoming.url ?? ""),
     json: (schema) => readJson(incoming, schema, limits.maxJsonBytes),
+    jsonOrNothing: (schema) => readJson(incoming, schema, limits.maxJsonBytes, { orNothing: true }),
   };
   const result = await handlers[route.operation](call);
   if (result === sent) return;

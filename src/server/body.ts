@@ -38,13 +38,15 @@ export async function* bodyBytes(incoming: IncomingMessage, maxBytes: number): A
   }
 }
 
-/** A JSON body as the schema says. Sentences for what den refuses too are den's. */
+/** A JSON body as the schema says; `orNothing`: no body is an empty object. Sentences for what den refuses too are den's. */
 export async function readJson<S extends z.ZodType>(
   incoming: IncomingMessage,
   schema: S,
   maxBytes: number,
+  { orNothing = false }: { orNothing?: boolean } = {},
 ): Promise<z.output<S>> {
-  return parseJson(schema, await readText(incoming, maxBytes), "invalid request body");
+  const text = await readText(incoming, maxBytes);
+  return parseJson(schema, orNothing && text === "" ? "{}" : text, "invalid request body");
 }
 
 /** `text` parsed as JSON and by the schema. `malformed` is the sentence for what isn't a JSON object at all. */

@@ -16,6 +16,7 @@ import {
   UpdateSandbox,
 } from "../contracts/sandbox.ts";
 import { PutSecret, Secret } from "../contracts/secrets.ts";
+import { CreateSnapshot, RestoreSnapshot, SnapshotInfo } from "../contracts/snapshots.ts";
 import { CreateVolume, VolumeInfo, VolumeUsage } from "../contracts/volumes.ts";
 import { ChmodRequest, RenameRequest } from "./file-bodies.ts";
 import {
@@ -538,6 +539,62 @@ export const routes = [
     status: 200,
     response: "events",
     errors: [...store, "image_invalid", "image_build_failed", "too_large", "no_space", "cancelled"],
+  },
+  {
+    method: "POST",
+    path: "/sandboxes/:id/snapshots",
+    operation: "createSnapshot",
+    summary: "Takes a snapshot of a sandbox that runs, is paused or stopped, and goes on as it was",
+    request: CreateSnapshot,
+    status: 201,
+    response: SnapshotInfo,
+    errors: [...inside, ...store, "no_space", "cancelled"],
+  },
+  {
+    method: "GET",
+    path: "/sandboxes/:id/snapshots",
+    operation: "listSandboxSnapshots",
+    summary: "Snapshots of a sandbox, oldest first; of one that is gone by its full id",
+    status: 200,
+    response: z.array(SnapshotInfo),
+    errors: [],
+  },
+  {
+    method: "GET",
+    path: "/snapshots",
+    operation: "listSnapshots",
+    summary: "All snapshots, oldest first",
+    status: 200,
+    response: z.array(SnapshotInfo),
+    errors: [],
+  },
+  {
+    method: "GET",
+    path: "/snapshots/:id",
+    operation: "getSnapshot",
+    summary: "One snapshot",
+    status: 200,
+    response: SnapshotInfo,
+    errors: ["snapshot_not_found"],
+  },
+  {
+    method: "POST",
+    path: "/snapshots/:id/restore",
+    operation: "restoreSnapshot",
+    summary: "Creates and starts a sandbox that is what the snapshot's was",
+    request: RestoreSnapshot,
+    status: 201,
+    response: SandboxInfo,
+    errors: [...creation, "snapshot_not_found"],
+  },
+  {
+    method: "DELETE",
+    path: "/snapshots/:id",
+    operation: "removeSnapshot",
+    summary: "Removes a snapshot; sandboxes that were restored from it stay whole",
+    status: 204,
+    response: "nothing",
+    errors: [...store, "snapshot_not_found"],
   },
   {
     method: "GET",

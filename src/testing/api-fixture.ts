@@ -3,7 +3,7 @@ import type { ExecRequest, ExecResult } from "../contracts/exec.ts";
 import type { CreateSandbox, SandboxInfo } from "../contracts/sandbox.ts";
 import type { DefineTest } from "./suite.ts";
 
-/** What a test of the API uses; the sandboxes and volumes that it makes are removed after it. */
+/** What a test of the API uses; the sandboxes, snapshots and volumes that it makes are removed after it. */
 export interface ApiFixture {
   readonly api: SandboxApi;
   box(request?: CreateSandbox): Promise<SandboxInfo>;
@@ -14,7 +14,7 @@ export interface ApiFixture {
 
 export type ShellRequest = Partial<ExecRequest> & { args?: readonly string[] };
 
-export type ApiAbility = "pause" | "limits" | "images" | "volumes" | "binds";
+export type ApiAbility = "pause" | "limits" | "images" | "volumes" | "binds" | "snapshots";
 
 export interface ApiContext {
   test: DefineTest;
@@ -48,6 +48,7 @@ export function apiFixture(
           }),
         ),
       );
+      for (const { id } of await api.snapshots.list()) await api.snapshots.remove(id);
       if (lacks.includes("volumes")) return;
       for (const { name, runtime } of await api.volumes.list()) await api.volumes.remove(name, { runtime });
     },

@@ -10,7 +10,7 @@ const VALUE = "sk-conformance-0123456789";
 const STARS = "*".repeat(VALUE.length);
 
 /** Asks the sandbox's proxy for a URL, as `$1`, with the header `$2`, and prints the status and the body. */
-const ask = `exec perl -MIO::Socket::INET -e '
+export const askWithHeader = `exec perl -MIO::Socket::INET -e '
   my ($url, $header) = @ARGV; my ($host) = $url =~ m{^http://([^/]*)};
   my ($at, $port) = $ENV{http_proxy} =~ m{//(.*):(\\d+)} or die "no proxy\\n";
   my $s = IO::Socket::INET->new(PeerAddr => $at, PeerPort => $port) or die "no connection\\n";
@@ -21,7 +21,7 @@ const ask = `exec perl -MIO::Socket::INET -e '
 /** Secrets that stay outside of a sandbox and are added to its requests. */
 export function testApiSecrets({ test, fixture }: ApiContext): void {
   const get = async ({ shell }: ApiFixture, id: string, url: string, header = "X-None: 1") =>
-    (await shell(id, ask, { args: [url, header] })).stdout;
+    (await shell(id, askWithHeader, { args: [url, header] })).stdout;
 
   test("adds secrets to requests to their hosts, and shows them nowhere", async () => {
     await using server = await echo();
@@ -158,7 +158,10 @@ export function testApiSecrets({ test, fixture }: ApiContext): void {
   });
 }
 
-async function echo(): Promise<AsyncDisposable & { port: number; seen: NodeJS.Dict<string | string[]>[] }> {
+/** A server that says what it was sent, and remembers. */
+export async function echo(): Promise<
+  AsyncDisposable & { port: number; seen: NodeJS.Dict<string | string[]>[] }
+> {
   const seen: NodeJS.Dict<string | string[]>[] = [];
   const server = createServer((request, response) => {
     seen.push(request.headers);

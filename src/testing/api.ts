@@ -16,6 +16,7 @@ import { testApiPorts } from "./api-ports.ts";
 import { testApiPrune } from "./api-prune.ts";
 import { testApiReality } from "./api-reality.ts";
 import { testApiSecrets } from "./api-secrets.ts";
+import { testApiSnapshots } from "./api-snapshots.ts";
 import { testApiSshAgent } from "./api-ssh-agent.ts";
 import { testApiUpdate } from "./api-update.ts";
 import { testApiVolumes } from "./api-volumes.ts";
@@ -39,7 +40,7 @@ export interface ApiSuiteOptions extends SuiteOptions {
 
 /**
  * Tests of all that a client may notice, whichever way in. The subject must have no sandboxes of anybody else's: all that
- * it lists are removed after each test, and all volumes.
+ * it lists are removed after each test, and all snapshots and volumes.
  */
 export function testApi(
   name: string,
@@ -77,6 +78,7 @@ export function testApi(
         total_sandboxes: 0,
         running_sandboxes: 0,
         stopped_sandboxes: 0,
+        total_snapshots: 0,
       });
       expect(await api.list()).toEqual([]);
     });
@@ -94,6 +96,7 @@ export function testApi(
     testApiFiles(context);
     testApiNetwork(context);
     testApiSecrets(context);
+    testApiSnapshots(context);
     testApiCredentials(context);
     testApiSshAgent(context);
     testApiPorts(context);

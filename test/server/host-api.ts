@@ -6,6 +6,7 @@ import { WarrenError } from "../../src/contracts/errors.ts";
 import type { ExecExit, ExecOutput, ExecSession } from "../../src/contracts/exec.ts";
 import type { FileInfo, WatchEvent } from "../../src/contracts/files.ts";
 import type { SandboxInfo } from "../../src/contracts/sandbox.ts";
+import type { SnapshotInfo } from "../../src/contracts/snapshots.ts";
 
 export interface HostApi extends SandboxApi {
   /** Whole files, by path. */
@@ -45,6 +46,17 @@ export function createHostApi(): HostApi {
       runtime: "test",
     };
   };
+  const snapshot = (id: string): SnapshotInfo => ({
+    id: "snap-box",
+    sandbox_id: info(id).id,
+    name: "",
+    image_id: "host",
+    created_at: MTIME,
+    size: 1,
+    runtime: "test",
+    image: "host",
+    network_mode: "none",
+  });
   const fileInfo = (path: string): FileInfo => {
     const size = stored.get(path)?.length;
     if (size === undefined && path !== "/") throw new WarrenError("file_not_found", "file not found");
@@ -239,6 +251,13 @@ export function createHostApi(): HostApi {
       },
       remove: async () => {},
     },
+    snapshots: {
+      create: async (id) => snapshot(id),
+      list: async () => [],
+      get: async (id) => snapshot(id),
+      restore: async (id) => info(id),
+      remove: async () => {},
+    },
     volumes: {
       create: async ({ name, labels = {} }) => ({ name, labels, runtime: "test" }),
       get: async (name) => ({ name, labels: {}, runtime: "test" }),
@@ -262,7 +281,12 @@ export function createHostApi(): HostApi {
         timestamp: MTIME,
       };
     },
-    systemStats: async () => ({ total_sandboxes: 1, running_sandboxes: 1, stopped_sandboxes: 0 }),
+    systemStats: async () => ({
+      total_sandboxes: 1,
+      running_sandboxes: 1,
+      stopped_sandboxes: 0,
+      total_snapshots: 0,
+    }),
   };
 }
 

@@ -57,6 +57,14 @@ export type AuditEntry =
       by?: Caller;
       credentials: readonly CredentialInfo[];
     }
+  /** `sandbox`: of a restore the new one, else the one that it was taken of. */
+  | {
+      type: "snapshot";
+      sandbox: string;
+      action: "create" | "restore" | "remove";
+      snapshot: string;
+      by?: Caller;
+    }
   | ({ type: "signature"; sandbox: string } & SshSignature);
 
 type Bookkeeping =

@@ -26,6 +26,8 @@ export interface CredentialStore {
   load(): Promise<void>;
   /** In the place of those of the kind; on disk when it resolves. */
   put(id: string, given: Credentials): Promise<void>;
+  /** As of secrets. */
+  copy(from: string, to: string): Promise<void>;
   /** Undefined when there are none, or they were lost. */
   get<K extends CredentialKind>(id: string, kind: K): Values[K] | undefined;
   /** What a program inside shows for AWS's credentials: it stays the same when they are replaced. */
@@ -61,6 +63,15 @@ export function createCredentialStore(core: Core, vault: Vault): CredentialStore
         entries.set(kind, { value: JSON.stringify(untilWhen(value, core.clock.now())), placeholder: token });
       }
       await write(id, entries);
+    },
+    async copy(from, to) {
+      const entries = all.get(from) ?? (await vault.read(nameOf(from)));
+      if (!entries) {
+        core.log.error({ from, to }, "credentials can't be read: they have to be set again");
+        return;
+      }
+      await vault.write(nameOf(to), entries);
+      if (core.table.get(to)) all.set(to, entries);
     },
     get<K extends CredentialKind>(id: string, kind: K) {
       const text = all.get(id)?.get(kind)?.value;

@@ -76,6 +76,14 @@ export function refuseTaken(ports: readonly StoredPort[], records: Iterable<Sand
   }
 }
 
+/** The ports, with a free one in the place of each that one of these sandboxes, running or not, has. */
+export function orFree(ports: readonly StoredPort[], records: readonly SandboxRecord[]): StoredPort[] {
+  const theirs = records.flatMap((record) => record.ports ?? []);
+  return ports.map((port) =>
+    theirs.some((other) => collide(port, other)) ? { ...port, host_port: 0 } : port,
+  );
+}
+
 /** Whether both can't be had at one time. */
 function collide(one: StoredPort, other: StoredPort): boolean {
   return (

@@ -21,8 +21,11 @@ export interface PortManager {
   list(wanted: string): PublishedPort[];
   add(wanted: string, port: PortMapping): Promise<PublishedPort>;
   remove(wanted: string, choice: PortChoice): Promise<void>;
-  /** Opens all ports of a sandbox that is being created, or none and throws. The ports as they were chosen. */
-  claim(record: SandboxRecord): Promise<StoredPort[]>;
+  /**
+   * Opens all ports of a sandbox that is being created, or none and throws. The ports as they were chosen. `orFree`: one that
+   * can't be had becomes one that is free.
+   */
+  claim(record: SandboxRecord, options?: { orFree?: boolean }): Promise<StoredPort[]>;
   /** Opens the ports of one that has come to run, in its turn. One that can't be had costs only itself: its record says why. */
   open(id: string): Promise<void>;
   /** Nobody listens for this sandbox any more, and its connections end. */
@@ -111,10 +114,19 @@ export function createPortManager(core: Core): PortManager {
       });
     },
 
-    async claim({ id, ports = [] }) {
+    async claim({ id, ports = [] }, { orFree = false } = {}) {
+      const claimOne = async (port: StoredPort) => {
+        try {
+          return await listen(id, port);
+        } catch (error) {
+          const isTaken = error instanceof WarrenError && error.code === "port_in_use";
+          if (!isTaken || !orFree || port.host_port === 0) throw error;
+          return await listen(id, { ...port, host_port: 0 });
+        }
+      };
       try {
         const chosen: StoredPort[] = [];
-        for (const port of ports) chosen.push(await listen(id, port));
+        for (const port of ports) chosen.push(await claimOne(port));
         return chosen;
       } catch (error) {
         close(id);

@@ -25,6 +25,8 @@ export interface SecretKeeper {
     added: readonly Pick<NewSecret, "name" | "value">[],
     kept: readonly string[],
   ): Promise<void>;
+  /** What the one has the other has too, with the same placeholders: a snapshot of its sandbox, or a sandbox of its snapshot. */
+  copy(from: string, to: string): Promise<void>;
   live(record: Pick<SandboxRecord, "id" | "secrets">): LiveSecret[];
   /** Variables of all commands: the placeholders, and whom to trust. */
   environment(record: Pick<SandboxRecord, "id" | "secrets">): Record<string, string>;
@@ -33,7 +35,7 @@ export interface SecretKeeper {
   /** The run is over. */
   forget(id: string): void;
   remove(id: string): Promise<void>;
-  /** Removes what belongs to no sandbox. */
+  /** Removes what belongs to no sandbox and no snapshot. */
   sweep(): Promise<void>;
 }
 
@@ -105,6 +107,16 @@ export function createSecretKeeper(core: Core, vault: Vault): SecretKeeper {
       await vault.write(id, after);
       values.set(id, after);
     },
+    async copy(from, to) {
+      const entries = values.get(from) ?? (await vault.read(from));
+      if (!entries) {
+        core.log.error({ from, to }, "the values of secrets can't be read: they have to be set again");
+        return;
+      }
+      await vault.write(to, entries);
+      // Nothing is sent in a snapshot's name.
+      if (core.table.get(to)) values.set(to, entries);
+    },
     live,
     environment(record) {
       const secrets = live(record);
@@ -127,7 +139,13 @@ export function createSecretKeeper(core: Core, vault: Vault): SecretKeeper {
       values.delete(id);
       await vault.remove(id);
     },
-    sweep: () => vault.sweep((id) => core.table.get(id) !== undefined || core.table.isSetAside(id)),
+    sweep: () =>
+      vault.sweep(
+        (id) =>
+          core.table.get(id) !== undefined ||
+          core.snapshots.get(id) !== undefined ||
+          core.table.isSetAside(id),
+      ),
   };
 }
 

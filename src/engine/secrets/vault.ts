@@ -17,8 +17,8 @@ const TAG_BYTES = 16;
 const cipher = "aes-256-gcm";
 
 /**
- * Values of secrets on disk: a file for each sandbox, encrypted with a key in a file beside them. What a sandbox has of another kind
- * has a name behind a dot, `ID.KIND`, in the place of its id.
+ * Values of secrets on disk: a file for each sandbox and each snapshot, encrypted with a key in a file beside them. What one has of
+ * another kind has a name behind a dot, `ID.KIND`, in the place of its id.
  */
 export interface Vault {
   /** By the secret's name; undefined when nothing is there, or what is there can't be opened with the key. */
@@ -28,7 +28,7 @@ export interface Vault {
   remove(id: string): Promise<void>;
   /** Removes what was half written. Before anything else. */
   tidy(): Promise<void>;
-  /** Removes those of sandboxes that are no more. */
+  /** Removes those of sandboxes and snapshots that are no more. */
   sweep(lives: (id: string) => boolean): Promise<void>;
   /** A file beside them, for its owner only; what `make` gives is written when there is none yet. */
   keep(
@@ -107,7 +107,7 @@ export function createVault(stateDir: string, onStep: OnStep): Vault {
     },
     async sweep(lives) {
       for (const name of await names()) {
-        const id = /^([a-z0-9]+)(?:\.[a-z]+)?\.sealed$/.exec(name)?.[1];
+        const id = /^([a-z0-9-]+)(?:\.[a-z]+)?\.sealed$/.exec(name)?.[1];
         if (id !== undefined && !lives(id)) await rm(join(dir, name), { force: true });
       }
     },

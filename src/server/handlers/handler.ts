@@ -49,6 +49,8 @@ export interface Call {
   query<S extends z.ZodType>(schema: S): z.output<S>;
   /** JSON body as the schema says. */
   json<S extends z.ZodType>(schema: S): Promise<z.output<S>>;
+  /** As `json`, and no body is an empty object. */
+  jsonOrNothing<S extends z.ZodType>(schema: S): Promise<z.output<S>>;
 }
 
 /** The handler has written the response itself. */

@@ -2,7 +2,7 @@ import { WarrenError } from "../../contracts/errors.ts";
 import { NetworkChange, NetworkRules } from "../../contracts/network.ts";
 import { CreateSandbox, ExtendRequest, UpdateSandbox } from "../../contracts/sandbox.ts";
 import { ExplainQuery, ListSandboxesQuery, PruneQuery, pairsOf, StopQuery, WaitQuery } from "../query.ts";
-import { type Handler, present, reply } from "./handler.ts";
+import { type Handler, present, type Rights, reply } from "./handler.ts";
 
 export const sandboxHandlers = {
   async health({ api }) {
@@ -12,26 +12,12 @@ export const sandboxHandlers = {
   version: ({ api }) => api.version(),
   async createSandbox({ api, json, signal, rights, by }) {
     const request = await json(CreateSandbox);
-    if (!rights.mayBind && request.storage?.binds?.length) {
-      throw new WarrenError("forbidden", "storage.binds: this server mounts no directories of its machine", {
-        hint: "clients of the engine's socket may; for those over TCP: warren serve --allow-binds",
-      });
-    }
-    if (!rights.mayHaveHostNetwork && request.network_mode === "host") {
-      throw new WarrenError("forbidden", "network_mode: this server gives nobody its machine's network", {
-        hint: "clients of the engine's socket may have it; for those over TCP: warren serve --allow-host-network",
-      });
-    }
-    if (!rights.mayUseSshAgent && request.ssh_agent) {
-      throw new WarrenError(
-        "forbidden",
-        "ssh_agent: over TCP nobody uses an SSH agent of the server's machine",
-        {
-          hint: "clients of the engine's socket may",
-        },
-      );
-    }
-    for (const { address } of request.ports ?? []) rights.checkPublish(address);
+    checkRights(rights, {
+      binds: (request.storage?.binds?.length ?? 0) > 0,
+      hostNetwork: request.network_mode === "host",
+      sshAgent: request.ssh_agent !== undefined,
+      addresses: request.ports?.map(({ address }) => address) ?? [],
+    });
     return await api.create(request, { signal, by });
   },
   async listSandboxes({ api, incoming, query }) {
@@ -75,3 +61,36 @@ export const sandboxHandlers = {
   sandboxStats: ({ api, id }) => api.stats(id),
   systemStats: ({ api }) => api.systemStats(),
 } satisfies Record<string, Handler>;
+
+/** What a sandbox has of the engine's machine. */
+interface OfMachine {
+  binds: boolean;
+  hostNetwork: boolean;
+  sshAgent: boolean;
+  /** That its ports are published on. */
+  addresses: readonly string[];
+}
+
+/** @throws WarrenError `forbidden` when it is more than this client may have */
+export function checkRights(rights: Rights, { binds, hostNetwork, sshAgent, addresses }: OfMachine): void {
+  if (!rights.mayBind && binds) {
+    throw new WarrenError("forbidden", "storage.binds: this server mounts no directories of its machine", {
+      hint: "clients of the engine's socket may; for those over TCP: warren serve --allow-binds",
+    });
+  }
+  if (!rights.mayHaveHostNetwork && hostNetwork) {
+    throw new WarrenError("forbidden", "network_mode: this server gives nobody its machine's network", {
+      hint: "clients of the engine's socket may have it; for those over TCP: warren serve --allow-host-network",
+    });
+  }
+  if (!rights.mayUseSshAgent && sshAgent) {
+    throw new WarrenError(
+      "forbidden",
+      "ssh_agent: over TCP nobody uses an SSH agent of the server's machine",
+      {
+        hint: "clients of the engine's socket may",
+      },
+    );
+  }
+  for (const address of addresses) rights.checkPublish(address);
+}

@@ -21,6 +21,7 @@ const short = [
   "has a sandbox trust the engine where it stands in for the host of a secret",
   "gives programs inside cloud credentials in any network, replaces them, and shows them nowhere else",
   "lets programs inside sign with an SSH agent in any network, and change nothing of it",
+  "restores a sandbox with its files and every setting, when the original is gone, and shows no secret",
   "publishes ports though there is no network, with half-close, over stop and start",
   "publishes UDP, each client apart from the others",
 ];
