@@ -3,8 +3,10 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    // What anything may take on a machine that is busy: how long things take is no test's to judge.
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+    expect: { poll: { timeout: 20_000 } },
     globalSetup: ["test/setup/build.ts"],
     setupFiles: process.env.WARREN_PROPERTY_SECONDS ? ["test/setup/long-properties.ts"] : [],
     pool: "forks",

@@ -2,7 +2,7 @@ import { expect } from "vitest";
 import type { ExecSession } from "../contracts/exec.ts";
 import type { ApiContext } from "./api-fixture.ts";
 import { expectFailure } from "./failures.ts";
-import { eventually, within } from "./wait.ts";
+import { eventually, longEnough, within } from "./wait.ts";
 
 /** Commands whose output is read, and input written, while they run. */
 export function testApiExecStream({ test, fixture }: ApiContext): void {
@@ -94,11 +94,18 @@ export function testApiExecStream({ test, fixture }: ApiContext): void {
   test("ends a stream at its timeout", async () => {
     const { api, box } = fixture();
     const { id } = await box();
-    await using session = await api.execStream(id, { cmd: ["sh", "-c", "echo a; sleep 600"], timeout: 0.5 });
-    const said = follow(session);
-    await within(10_000, "the end", said.done);
-    expect(said.stdout).toBe("a\n");
-    expect(await session.exit).toMatchObject({ exit_code: 124, timed_out: true });
+    const { stdout, exit } = await longEnough(
+      async (timeoutMs) => {
+        const cmd = ["sh", "-c", "echo a; sleep 600"];
+        await using session = await api.execStream(id, { cmd, timeout: timeoutMs / 1000 });
+        const said = follow(session);
+        await within(20_000, "the end", said.done);
+        return { stdout: said.stdout, exit: await session.exit };
+      },
+      ({ stdout }) => stdout !== "",
+    );
+    expect(stdout).toBe("a\n");
+    expect(exit).toMatchObject({ exit_code: 124, timed_out: true });
   });
 
   test("tells a stream of a command that can't be run", async () => {

@@ -2,7 +2,7 @@ import { expect } from "vitest";
 import type { ExecRequest } from "../contracts/exec.ts";
 import type { ApiContext } from "./api-fixture.ts";
 import { expectFailure } from "./failures.ts";
-import { eventually, within } from "./wait.ts";
+import { eventually, longEnough, within } from "./wait.ts";
 
 const MIB = 1024 ** 2;
 
@@ -72,7 +72,10 @@ export function testApiExec({ test, fixture }: ApiContext): void {
     const { box, shell } = fixture();
     const { id } = await box();
     const script = "echo begun; (setsid sleep 35001 &); sleep 35002 & sleep 35003";
-    const result = await within(10_000, "the timeout", shell(id, script, { timeout: 0.5 }));
+    const result = await longEnough(
+      (timeoutMs) => within(20_000, "the timeout", shell(id, script, { timeout: timeoutMs / 1000 })),
+      ({ stdout }) => stdout !== "",
+    );
     expect(result).toMatchObject({ exit_code: 124, timed_out: true, stdout: "begun\n" });
     await eventually("the tree to be gone", async () => {
       const { stdout } = await shell(id, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '");

@@ -143,20 +143,23 @@ function testLifecycle({ test, fixture }: RuntimeContext): void {
     const { id, guest } = await box();
     const spawn = (script: string) =>
       guest.spawn({ argv: ["sh", "-c", script], env: {}, detached: true, stdin: false });
-    await spawn("trap 'echo bye >/opt/bye; exit 0' TERM; echo >/opt/ready1; while :; do sleep 0.05; done");
-    await spawn("trap '' TERM; echo >/opt/ready2; while :; do sleep 0.05; done");
-    for (const file of ["/opt/ready1", "/opt/ready2"]) {
-      await eventually(file, () =>
+    const ready = (file: string) =>
+      eventually(file, () =>
         guest.stat(file).then(
           () => true,
           () => false,
         ),
       );
-    }
-    await within(15_000, "stop", runtime.stop(id, { timeoutMs: 1000 }));
-    expect(await runtime.inspect(id)).toEqual({ id, state: "stopped" });
+    await spawn("trap 'echo bye >/opt/bye; exit 0' TERM; echo >/opt/ready1; while :; do sleep 0.05; done");
+    await ready("/opt/ready1");
+    await within(40_000, "stop", runtime.stop(id, { timeoutMs: 30_000 }));
     await runtime.start(id);
     expect((await shellInside(guest, "cat /opt/bye")).stdout).toBe("bye\n");
+    await spawn("trap '' TERM; echo >/opt/ready2; while :; do sleep 0.05; done");
+    await ready("/opt/ready2");
+    await within(20_000, "stop", runtime.stop(id, { timeoutMs: 300 }));
+    expect(await runtime.inspect(id)).toEqual({ id, state: "stopped" });
+    await runtime.start(id);
     expect(await commandLinesInside(guest)).not.toContainEqual(expect.stringContaining("trap"));
   });
 

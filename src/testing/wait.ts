@@ -28,6 +28,20 @@ export async function eventually<T>(
   }
 }
 
+/**
+ * What a command that is ended at its timeout has said. A busy machine may leave it no time to say anything: then it gets more, until
+ * `enough` accepts the outcome.
+ */
+export async function longEnough<T>(
+  attempt: (timeoutMs: number) => Promise<T>,
+  enough: (outcome: T) => boolean,
+): Promise<T> {
+  for (let timeoutMs = 300; ; timeoutMs *= 3) {
+    const outcome = await attempt(timeoutMs);
+    if (enough(outcome) || timeoutMs > 5_000) return outcome;
+  }
+}
+
 /** The value, or an error when it takes longer: for what must end in bounded time. */
 export async function within<T>(timeoutMs: number, what: string, promise: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;

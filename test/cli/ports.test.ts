@@ -3,6 +3,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { parsePort, parsePublish } from "../../src/cli/publish.ts";
 import { UsageError } from "../../src/cli/report.ts";
 import { countingServer, exchange } from "../../src/testing/api-ports.ts";
+import { quietPort } from "../../src/testing/ports.ts";
 import { eventually } from "../../src/testing/wait.ts";
 import { openWorkspace } from "./workspace.ts";
 
@@ -53,7 +54,8 @@ describe("a port on the command line", () => {
 
 describe("warren port", () => {
   it("publishes, lists, links and takes back", async () => {
-    const id = (await box.ok(["create", "--name", "web", "-p", "8000", "-p", "[::1]::8000"])).trim();
+    const published = ["-p", `${await quietPort()}:8000`, "-p", "[::1]::8000"];
+    const id = (await box.ok(["create", "--name", "web", ...published])).trim();
     await box.ok([
       "exec",
       "web",
@@ -124,7 +126,7 @@ describe("warren port", () => {
   });
 
   it("leaves no listener when the engine is killed, and the next one has its ports and links again", async () => {
-    await box.ok(["create", "--name", "lasting", "-p", "8000"]);
+    await box.ok(["create", "--name", "lasting", "-p", `${await quietPort()}:8000`]);
     await box.ok([
       "exec",
       "lasting",

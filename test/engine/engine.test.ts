@@ -215,10 +215,13 @@ describe("memory kills", () => {
     const killed = (script: string) => engine.exec(id, { cmd: ["sh", "-c", script] });
     expect(await killed("kill -9 $$")).not.toHaveProperty("oom_killed");
     // The counter rises while the next ones run.
+    let runs = 0;
     const rising = async (script: string) => {
-      const running = killed(`sleep 0.3; ${script}`);
-      await expect.poll(async () => (await killed("pgrep -x sleep")).exit_code).toBe(0);
+      const [here, go] = ["here", "go"].map((name) => `/tmp/${name}${++runs}`);
+      const running = killed(`touch ${here}; until [ -e ${go} ]; do sleep 0.01; done; ${script}`);
+      await expect.poll(async () => (await killed(`test -e ${here}`)).exit_code).toBe(0);
       kills.count += 1;
+      await killed(`touch ${go}`);
       return await running;
     };
     expect(await rising("kill -9 $$")).toMatchObject({ exit_code: 137, oom_killed: true });
@@ -234,8 +237,12 @@ describe("memory kills", () => {
     await using opened = await testEngine(dir.path, counting(kills));
     const { engine } = opened;
     const stopped = { timeout: 20_000 };
-    const { id } = await engine.create({ cmd: ["sh", "-c", "sleep 0.2; kill -9 $$"] });
+    const { id } = await engine.create({
+      cmd: ["sh", "-c", "until [ -e /tmp/go ]; do sleep 0.01; done; kill -9 $$"],
+    });
     kills.count = 1;
+    // It may end under the command.
+    await engine.exec(id, { cmd: ["touch", "/tmp/go"] }).catch(() => {});
     await expect
       .poll(() => engine.get(id), stopped)
       .toMatchObject({ status: "stopped", exit_code: 137, oom_killed: true });

@@ -13,9 +13,14 @@ const loader = fileURLToPath(new URL("support/typescript.mjs", import.meta.url))
 it("refuses a second holder at once, and lets one in after the first", () => {
   using dir = tempDir();
   const first = lockStateDir(dir.path);
-  const before = performance.now();
-  expect(() => lockStateDir(dir.path)).toThrow(locked);
-  expect(performance.now() - before).toBeLessThan(1000);
+  // A busy machine may hold up some tries, not all of them.
+  let fastestMs = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < 10 && fastestMs >= 1000; i++) {
+    const before = performance.now();
+    expect(() => lockStateDir(dir.path)).toThrow(locked);
+    fastestMs = Math.min(fastestMs, performance.now() - before);
+  }
+  expect(fastestMs).toBeLessThan(1000);
   first[Symbol.dispose]();
   lockStateDir(dir.path)[Symbol.dispose]();
 });

@@ -7,11 +7,11 @@ import { createGuestClient } from "../../src/guest/client.ts";
 import { encodeFrame } from "../../src/guest/encoder.ts";
 import { replies } from "../../src/guest/frames.ts";
 import { expectFailure } from "../../src/testing/failures.ts";
+import { quietPort } from "../../src/testing/ports.ts";
 import {
   childrenOf,
   drain,
   frame,
-  freePort,
   type GuestOptions,
   isSanitized,
   processStatus,
@@ -46,7 +46,7 @@ async function socketPair(): Promise<[net.Socket, net.Socket]> {
 }
 
 it("hands the connections of programs inside to those who wait for them, one each", async () => {
-  const port = await freePort();
+  const port = await quietPort();
   await using guest = await startGuest({ args: ["--proxy-port", String(port)] });
   const stop = new AbortController();
   const waiting = [1, 2, 3].map(async () => (await guest.client.accept(stop.signal)).socket);
@@ -75,11 +75,11 @@ it("hands the connections of programs inside to those who wait for them, one eac
   stop.abort();
   const outcomes = await Promise.allSettled(waiting);
   expect(outcomes.filter(({ status }) => status === "rejected")).toHaveLength(1);
-  expect(await childrenOf(guest.pid)).toHaveLength(1);
+  await expect.poll(() => childrenOf(guest.pid)).toHaveLength(1);
 });
 
 it("keeps a client that came before anybody waited", async () => {
-  const port = await freePort();
+  const port = await quietPort();
   await using guest = await startGuest({ args: ["--proxy-port", String(port)] });
   const client = net.connect({ port, host: "127.0.0.1" });
   client.write("early");
@@ -93,7 +93,7 @@ it("keeps a client that came before anybody waited", async () => {
 
 /** A guest that listens for programs, the one that connects as such, and the other end of its connection. */
 async function startProxied(options: GuestOptions = {}) {
-  const port = await freePort();
+  const port = await quietPort();
   const guest = await startGuest({ ...options, args: ["--proxy-port", String(port)] });
   const relay = await until(async () => (await childrenOf(guest.pid))[0]);
   // From then on it has what it keeps.
@@ -130,7 +130,7 @@ it("carries a thousand connections at once in one small process, beside everythi
   expect(await Promise.all(programs.map(said))).toEqual(programs.map((_, i) => `program ${i}`));
   expect(accepted).toHaveLength(count);
   expect((await run(rig.guest, script("echo fine"))).stdout).toBe("fine\n");
-  expect(await childrenOf(rig.guest.pid)).toEqual([rig.relay]);
+  await expect.poll(() => childrenOf(rig.guest.pid)).toEqual([rig.relay]);
   // The sanitizers have memory of their own.
   if (!isSanitized) expect((await processStatus(rig.relay)).rssKiB).toBeLessThan(1500);
   for (const program of programs) program.destroy();
@@ -280,7 +280,7 @@ it("leaves nothing of those who no longer wait", async () => {
   stop.abort();
   await Promise.all(waiting);
   await until(async () => (await descriptorsOf(rig.relay)) === before);
-  expect(await childrenOf(rig.guest.pid)).toEqual([rig.relay]);
+  await expect.poll(() => childrenOf(rig.guest.pid)).toEqual([rig.relay]);
 });
 
 it.each(["SIGKILL", "SIGSTOP"] as const)("has a relay again after a payload's %s", async (signal) => {
@@ -295,7 +295,7 @@ it.each(["SIGKILL", "SIGSTOP"] as const)("has a relay again after a payload's %s
   program.write("again");
   const host = await accepting;
   expect(String((await once(host, "data"))[0])).toBe("again");
-  expect(await childrenOf(rig.guest.pid)).not.toContain(rig.relay);
+  await expect.poll(() => childrenOf(rig.guest.pid)).not.toContain(rig.relay);
   program.destroy();
   host.destroy();
 });

@@ -112,7 +112,7 @@ export function connectTo(path: string): Promise<net.Socket> {
 }
 
 /** Waits for a condition, checking it every few milliseconds. */
-export async function until<T>(condition: () => T | Promise<T>, timeoutMs = 10_000): Promise<NonNullable<T>> {
+export async function until<T>(condition: () => T | Promise<T>, timeoutMs = 20_000): Promise<NonNullable<T>> {
   const end = performance.now() + timeoutMs;
   for (;;) {
     const value = await condition();
@@ -120,15 +120,6 @@ export async function until<T>(condition: () => T | Promise<T>, timeoutMs = 10_0
     if (performance.now() > end) throw new Error(`not within ${timeoutMs} ms: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
-}
-
-/** The guest runs in a test's own network, so the port must be one that nobody has. */
-export async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address() as net.AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 export interface RunResult extends GuestExit {
@@ -207,6 +198,13 @@ export async function childrenOf(parent: number): Promise<number[]> {
     if (status?.ppid === parent && status.state !== "Z") found.push(pid);
   }
   return found;
+}
+
+/** The most memory that one of them has, in KiB; 0 where there is none. */
+export async function largestChild(parent: number): Promise<number> {
+  // One that ends in this moment has none.
+  const sizes = (await childrenOf(parent)).map((pid) => processStatus(pid).catch(() => undefined));
+  return Math.max(0, ...(await Promise.all(sizes)).map((status) => status?.rssKiB ?? 0));
 }
 
 export const exists = (path: string): Promise<boolean> =>

@@ -75,7 +75,7 @@ describe("the main command", () => {
     await using guest = await startGuest();
     const waiting = guest.client.waitMain();
     expect(await waiting.started).toEqual({ hasMain: false });
-    expect(await childrenOf(guest.pid)).toEqual([]);
+    await expect.poll(() => childrenOf(guest.pid)).toEqual([]);
     guest.process.kill("SIGKILL");
     await expect(waiting.exit).rejects.toMatchObject({ code: "guest_failed" });
   });
@@ -218,7 +218,7 @@ describe("shutdown", () => {
     await guest.client.shutdown(100);
     expect(await waiting.exit).toMatchObject({ exit_code: 137 });
     expect(await guest.ended).toBe(137);
-    expect(await marked(mark)).toEqual([]);
+    await expect.poll(() => marked(mark)).toEqual([]);
   });
 
   it("comes with SIGTERM too, at once when nothing runs", async () => {

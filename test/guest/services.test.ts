@@ -9,10 +9,10 @@ import { encodeFrame } from "../../src/guest/encoder.ts";
 import { replies, requests } from "../../src/guest/frames.ts";
 import type { ServiceNumber, ServicePlace } from "../../src/guest/types.ts";
 import { expectFailure } from "../../src/testing/failures.ts";
+import { quietPort } from "../../src/testing/ports.ts";
 import {
   childrenOf,
   drain,
-  freePort,
   type GuestOptions,
   run,
   script,
@@ -28,7 +28,7 @@ async function serving(options: GuestOptions = {}) {
   const guest = await startGuest(options);
   const places = {
     1: { path: join(guest.dir, "run/warren/one.sock") },
-    2: { port: await freePort() },
+    2: { port: await quietPort() },
   } as const;
   return {
     guest,
@@ -61,7 +61,7 @@ it("brings programs to the service that they connect to, while it runs, and othe
   expect(await guest.client.hello()).toMatchObject({ hasServices: true });
   await expectFailure(rig.accept(1), "unsupported");
   // Nothing of it costs those who ask for none.
-  expect(await childrenOf(guest.pid)).toEqual([]);
+  await expect.poll(() => childrenOf(guest.pid)).toEqual([]);
   for (const service of [1, 2] as const) {
     await guest.client.listen(service, places[service]);
     await guest.client.listen(service, places[service]);
@@ -124,7 +124,7 @@ it.each(["SIGKILL", "SIGSTOP"] as const)("is there again after a payload's %s", 
 });
 
 it("has room for each service and for the way out, whatever floods the others", async () => {
-  const port = await freePort();
+  const port = await quietPort();
   await using rig = await serving({ args: ["--proxy-port", String(port)] });
   await rig.guest.client.listen(1, rig.places[1]);
   await rig.guest.client.listen(2, rig.places[2]);

@@ -36,30 +36,37 @@ const gone = (mark: string) => until(async () => (await marked(mark)).length ===
 /** Runs a bomb, which may not be able to fork any more itself, beside a command that lasts. */
 const fuse = 'sh -c "$1" "$1" & exec sleep 1000';
 
-/** Other work on this machine may hold up one try, not all of them. */
-async function withinPromise(attempt: () => Promise<number>): Promise<void> {
+/** Other work on this machine may hold up some tries, not all of them. Each has more time than the one before. */
+async function withinPromise(attempt: (timeoutMs: number) => Promise<number>): Promise<void> {
   const lateMs: number[] = [];
-  for (let i = 0; i < 5 && !lateMs.some((ms) => ms <= PROMISED_MS); i++) lateMs.push(await attempt());
+  for (let i = 0; i < 20 && !lateMs.some((ms) => ms <= PROMISED_MS); i++)
+    lateMs.push(await attempt(400 + 200 * i));
   expect(Math.min(...lateMs)).toBeLessThanOrEqual(PROMISED_MS);
 }
 
 describe("a timeout", () => {
   it("kills the tree, double-forked and setsid'd children included, and brings the output so far", async () => {
-    await withinPromise(async () => {
+    await withinPromise(async (timeoutMs) => {
       const { mark, request } = markedScript(
         'echo so far; (setsid sh -c "sleep 1000 & sleep 1000" &) ; trap "" TERM; sleep 1000',
       );
-      const session = await guest.client.spawn({ ...request, timeoutMs: 400 });
+      const session = await guest.client.spawn({ ...request, timeoutMs });
       const start = performance.now();
-      await until(async () => (await marked(mark)).length >= 4);
+      let isOver = false;
+      void session.exit.finally(() => {
+        isOver = true;
+      });
+      const isWhole = await until(async () => (await marked(mark)).length >= 4 || (isOver && "never"));
       const result = await collect(session);
-      const lateMs = performance.now() - start - 400;
-      expect(result).toMatchObject({ exit_code: 124, timed_out: true, stdout: "so far\n" });
+      const lateMs = performance.now() - start - timeoutMs;
+      expect(result).toMatchObject({ exit_code: 124, timed_out: true });
       await gone(mark);
+      if (isWhole === "never") return Number.POSITIVE_INFINITY;
+      expect(result.stdout).toBe("so far\n");
       return lateMs;
     });
     await until(async () => (await childrenOf(guest.pid)).length === 0);
-  });
+  }, 120_000);
 
   it("ends a fork bomb", async () => {
     // Its user may have 150 processes, so that the machine stays usable.
@@ -154,7 +161,7 @@ describe("a lost connection", () => {
     await expect(session.exit).rejects.toMatchObject({ code: "cancelled" });
     // Handled after the hang-up, so this has been decided by then.
     await run(guest, script("true"));
-    expect(await marked(mark)).not.toEqual([]);
+    await expect.poll(() => marked(mark)).not.toEqual([]);
     expect((await processStatus(session.pid)).ppid).not.toBe(guest.pid);
     process.kill(session.pid, "SIGTERM");
     await until(async () => (await marked(mark)).length <= 1);
@@ -199,8 +206,8 @@ describe("a payload that turns on its supervisor", () => {
     await bad.write(Buffer.from("go\n"));
     await expect(bad.exit).rejects.toMatchObject({ code: "guest_failed" });
     await gone(mark);
-    expect(await marked(other.mark)).toHaveLength(1);
-    expect(await marked(running.mark)).toHaveLength(2);
+    await expect.poll(() => marked(other.mark)).toHaveLength(1);
+    await expect.poll(() => marked(running.mark)).toHaveLength(2);
     for (const pid of await marked(other.mark)) process.kill(pid, "SIGKILL");
     await session.kill();
   });

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { longEnough } from "../../src/testing/wait.ts";
 import { collect, readUntil, run, script, startGuest, type TestGuest } from "./harness.ts";
 
 const tty = { cols: 80, rows: 24 };
@@ -96,11 +97,10 @@ it("reports a missing command on the terminal", async () => {
 });
 
 it("is ended by a timeout with what runs on it", async () => {
-  const result = await run(guest, {
-    ...script("trap '' HUP TERM; echo up; sleep 1000"),
-    tty,
-    timeoutMs: 300,
-  });
+  const result = await longEnough(
+    (timeoutMs) => run(guest, { ...script("trap '' HUP TERM; echo up; sleep 1000"), tty, timeoutMs }),
+    ({ stdout }) => stdout !== "",
+  );
   expect(result).toMatchObject({ exit_code: 124, timed_out: true, stdout: "up\r\n" });
 });
 

@@ -18,7 +18,7 @@ import {
   childrenOf,
   exists,
   isSanitized,
-  processStatus,
+  largestChild,
   run,
   script,
   startGuest,
@@ -165,10 +165,7 @@ describe("write", () => {
     async function* body() {
       for (let i = 0; i < 128; i++) {
         yield block;
-        if (i % 32 === 31) {
-          for (const pid of await childrenOf(guest.pid))
-            peakKiB = Math.max(peakKiB, (await processStatus(pid)).rssKiB);
-        }
+        if (i % 32 === 31) peakKiB = Math.max(peakKiB, await largestChild(guest.pid));
       }
     }
     expect(await guest.client.writeFile(join(dir, "big"), body())).toEqual({ bytes: 128 << 20 });

@@ -134,7 +134,7 @@ describe.each(ociPrograms)("kernel files and devices, with %s", (ociProgram) => 
       const id = kind === "host" ? await lab.sandbox({ image: "host" }) : sandbox;
       const program = "/tmp/walk";
       await lab.engine.files.write(id, program, await readFile(lab.program("walk")), { mode: 0o755 });
-      const result = await lab.engine.exec(id, { cmd: [program, "devices", "/"], timeout: 25 });
+      const result = await lab.engine.exec(id, { cmd: [program, "devices", "/"], timeout: 100 });
       expect(result.exit_code).toBe(0);
       // A masked file is /dev/null under its name.
       const masks = new Set(masked.map((path) => `c 1:3 ${path}`));

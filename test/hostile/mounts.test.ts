@@ -118,7 +118,7 @@ describe("a directory that another sandbox exchanges for a link to the host's, a
     await rm(join(track, "q"));
     await symlink(decoy, join(track, "q"));
     using racer = await startOnHost(lab.program("racer"), [join(track, "p"), join(track, "q")]);
-    const until = Date.now() + 20_000;
+    const until = Date.now() + 45_000;
     while ((await readdir(decoy)).length === 0 && Date.now() < until) {
       await mkdir(join(track, "p/made"), { recursive: true }).catch(() => {});
     }

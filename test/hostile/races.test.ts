@@ -145,14 +145,14 @@ it(
   raceTimeoutMs,
 );
 
-it("without the guard, a host that checks the path and then opens it is had within seconds", async () => {
+it("without the guard, a host that checks the path and then opens it is had", async () => {
   const root = join(lab.dir, "naive");
   await mkdir(join(root, "p"), { recursive: true });
   await writeFile(join(root, "p", "secret"), "inside");
   await symlink(canary.dir, join(root, "q"));
   using racer = await startOnHost(lab.program("racer"), [join(root, "p"), join(root, "q")]);
   let text = "";
-  const until = Date.now() + 20_000;
+  const until = Date.now() + 45_000;
   while (text !== canary.token && Date.now() < until) {
     const path = join(root, "p", "secret");
     try {

@@ -16,8 +16,8 @@ import {
 } from "./support/impostor.ts";
 import { type Lab, openLab, outputOf } from "./support/lab.ts";
 
-/** What any call to an engine whose guest was replaced may take, in milliseconds: twice what a file call waits. */
-const BOUND_MS = 20_000;
+/** What any call to an engine whose guest was replaced may take, in milliseconds: three times what a file call waits. */
+const BOUND_MS = 30_000;
 
 let lab: Lab;
 let neighbour: string;

@@ -7,13 +7,14 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { ExecSession } from "../../src/contracts/exec.ts";
 import { run } from "../../src/lib/run.ts";
 import { ATTACKS, type Lab, openLab, outcomesOf, outputOf } from "./support/lab.ts";
+import { OF_TESTS } from "./support/of-tests.ts";
 
 let lab: Lab;
 /** A directory of the host that shows in the image `host`: everybody may enter it. It is there before the engine looks. */
 let shown: string;
 
 beforeAll(async () => {
-  shown = await mkdtemp("/opt/warren-hostile-");
+  shown = await mkdtemp(`/opt/${OF_TESTS}`);
   await chmod(shown, 0o755);
   lab = await openLab({ programs: ["shared", "walk"] });
 });
@@ -44,7 +45,7 @@ it("a sandbox that takes all inotify instances leaves the other sandboxes, and t
     }
     // In the other sandbox, a watch still begins and tells.
     const seen: string[] = [];
-    const stop = AbortSignal.timeout(5_000);
+    const stop = AbortSignal.timeout(30_000);
     const watching = (async () => {
       const events = lab.engine.files.watch(neighbour, "/watched", { signal: stop });
       for await (const { path } of events) {

@@ -76,26 +76,30 @@ describe("the launcher", () => {
 
     it("kills the whole process group at its timeout", async () => {
       const startedAt = performance.now();
-      const result = await launcher.run({ argv: sh("sleep 35001 & sleep 35002"), timeoutMs: 300 });
+      const argv = sh(`sleep ${sleeper(1)} & sleep ${sleeper(1)}`);
+      const result = await launcher.run({ argv, timeoutMs: 300 });
       expect(result).toMatchObject({ timedOut: true, code: 137 });
-      expect(performance.now() - startedAt).toBeLessThan(10_000);
-      await eventually("the sleepers to be gone", () =>
-        commandLines().every((line) => !/^sleep 3500[12]/.test(line)),
-      );
+      // What is left of a minute, had it waited for the sleepers.
+      expect(performance.now() - startedAt).toBeLessThan(40_000);
+      await eventually("the sleepers to be gone", () => !sleeps(1));
     });
 
     it("does not wait for what a program leaves in the background", async () => {
-      const result = await launcher.run({ argv: sh("sleep 35003 & echo done"), timeoutMs: 30_000 });
+      const result = await launcher.run({ argv: sh(`sleep ${sleeper(3)} & echo done`), timeoutMs: 30_000 });
       expect(result.output.toString()).toBe("done\n");
     });
 
     it("is cancelled", async () => {
       const stop = new AbortController();
-      const running = launcher.run({ argv: ["/bin/sleep", "35004"], timeoutMs: 60_000, signal: stop.signal });
-      await eventually("the sleeper", () => commandLines().some((line) => line.includes("sleep 35004")));
+      const running = launcher.run({
+        argv: ["/bin/sleep", sleeper(4)],
+        timeoutMs: 60_000,
+        signal: stop.signal,
+      });
+      await eventually("the sleeper", () => sleeps(4));
       stop.abort();
       await expectFailure(running, "cancelled");
-      expect(commandLines().some((line) => line.includes("sleep 35004"))).toBe(false);
+      await eventually("the sleeper's end", () => !sleeps(4));
     });
 
     it("says what can't be run", async () => {
@@ -108,9 +112,15 @@ describe("the launcher", () => {
 
     it("runs side by side, and answers in the order of the ends", async () => {
       const ends: string[] = [];
-      const run = (name: string, seconds: string) =>
-        launcher.run({ argv: ["/bin/sleep", seconds], timeoutMs: 10_000 }).then(() => ends.push(name));
-      await Promise.all([run("slow", "0.5"), run("quick", "0")]);
+      const dir = mkdtempSync(join(tmpdir(), "wl-order-"));
+      const run = (name: string, script: string) =>
+        launcher.run({ argv: sh(script, join(dir, "go")), timeoutMs: 60_000 }).then(() => ends.push(name));
+      const slow = run("slow", 'until [ -e "$1" ]; do sleep 0.01; done');
+      await run("quick", ":");
+      expect(ends).toEqual(["quick"]);
+      writeFileSync(join(dir, "go"), "");
+      await slow;
+      rmSync(dir, { recursive: true });
       expect(ends).toEqual(["quick", "slow"]);
     });
   });
@@ -184,23 +194,19 @@ describe("a launcher whose engine goes away", () => {
   it("ends its programs, and itself", async () => {
     const child = spawn(nativeProgram("warren-launcher"), ["serve"], { stdio: ["pipe", "pipe", "inherit"] });
     const ended = new Promise((resolve) => child.once("exit", resolve));
-    child.stdin.write(frame(1, launcherOps.run, runBody(["/bin/sleep", "36001"])));
-    await eventually("the sleeper", () => commandLines().some((line) => line.includes("sleep 36001")));
+    child.stdin.write(frame(1, launcherOps.run, runBody(["/bin/sleep", sleeper(5)])));
+    await eventually("the sleeper", () => sleeps(5));
     child.stdin.end();
     expect(await ended).toBe(0);
-    await eventually("the sleeper's end", () =>
-      commandLines().every((line) => !line.includes("sleep 36001")),
-    );
+    await eventually("the sleeper's end", () => !sleeps(5));
   });
 
   it("that is killed takes its programs along", async () => {
     const child = spawn(nativeProgram("warren-launcher"), ["serve"], { stdio: ["pipe", "pipe", "inherit"] });
-    child.stdin.write(frame(1, launcherOps.run, runBody(["/bin/sleep", "36002"])));
-    await eventually("the sleeper", () => commandLines().some((line) => line.includes("sleep 36002")));
+    child.stdin.write(frame(1, launcherOps.run, runBody(["/bin/sleep", sleeper(6)])));
+    await eventually("the sleeper", () => sleeps(6));
     child.kill("SIGKILL");
-    await eventually("the sleeper's end", () =>
-      commandLines().every((line) => !line.includes("sleep 36002")),
-    );
+    await eventually("the sleeper's end", () => !sleeps(6));
   });
 });
 
@@ -332,7 +338,11 @@ function frame(id: number, op: number, body: Buffer): Buffer {
   return Buffer.concat([head, body]);
 }
 
-/** Command lines of all processes, their words separated by spaces. */
+/** For how many seconds a test's sleepers sleep, as nobody else does on this machine. */
+const sleeper = (test: number) => `${35_000 + test}.${process.pid}`;
+const sleeps = (test: number) => commandLines().some((line) => line.includes(`sleep ${sleeper(test)} `));
+
+/** Command lines of all processes, each word with a space behind it. */
 function commandLines(): string[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))

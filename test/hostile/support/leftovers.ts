@@ -1,8 +1,21 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 
-/** Host objects that an engine with this owner id left: processes, cgroups and mounts, as one word each. */
+/** How long what has ended may take to go: its parent, or the kernel, may be busy. */
+const PATIENCE_MS = 10_000;
+
+/** Host objects that an engine with this owner id left for good: processes, cgroups and mounts, as one word each. */
 export async function leftovers(ownerId: string, stateDir: string): Promise<string[]> {
+  const deadline = performance.now() + PATIENCE_MS;
+  for (;;) {
+    const left = await objectsOf(ownerId, stateDir);
+    if (left.length === 0 || performance.now() > deadline) return left;
+    await sleep(50);
+  }
+}
+
+async function objectsOf(ownerId: string, stateDir: string): Promise<string[]> {
   const left: string[] = [];
   for (const pid of await processesOf(ownerId)) left.push(`process ${pid}`);
   const controllers = await readdir("/sys/fs/cgroup").catch(() => []);

@@ -8,8 +8,9 @@ export default defineConfig({
   test: {
     // Hostile suites that need nothing of root's to attack with.
     include: ["test/rootless/inside/*.inner.ts", "test/hostile/*.test.ts"],
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+    expect: { poll: { timeout: 20_000 } },
     pool: "forks",
   },
 });

@@ -59,8 +59,12 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
     await eventually("the count", () => (made.runtime.oomKills(id) ?? 0) > 0);
   });
 
-  /** All that commands may have, taken for good, by one that has left its grace behind. */
-  const fill = "sleep 0.3; exec head -c 200000000 /dev/zero > /big/file";
+  /** All that commands may have, taken for good, by one that has left its grace behind: by then it is in the group that is limited. */
+  const left = (controller: string) => {
+    const line = isV1 ? `:${controller}[^:]*:/limited$` : "^0::/payload/limited$";
+    return `until grep -q '${line}' /proc/$$/cgroup; do sleep 0.01; done`;
+  };
+  const fill = `${left("memory")}; exec head -c 200000000 /dev/zero > /big/file`;
   const big = [{ path: "/big", sizeBytes: 256 * MIB, readonly: false, exec: true, mode: 0o755 }];
 
   it("leave the guest free to start a command where memory is used up", async () => {
@@ -75,7 +79,7 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
     }
     expect(made.runtime.oomKills(id)).toBe(oomKills);
     // What goes on has nothing left to take.
-    const more = await shellInside(guest, "sleep 0.3; exec perl -e '$x = q(x) x (8 << 20); print 1'");
+    const more = await shellInside(guest, `${left("memory")}; exec perl -e '$x = q(x) x (8 << 20); print 1'`);
     expect(more).toMatchObject({ exit_code: 137, stdout: "" });
     expect(made.runtime.oomKills(id)).toBeGreaterThan(oomKills);
     expect((await made.runtime.inspect(id))?.state).toBe("running");
@@ -105,9 +109,8 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
     expect(soft()).toBe(String(32 * MIB));
     await update(512);
     expect(files()).toEqual([512, 528].map((mib) => String(mib * MIB)));
-    expect((await shellInside(guest, "sleep 0.3; head -c 100000000 /dev/zero > /big/file")).exit_code).toBe(
-      0,
-    );
+    const taken = await shellInside(guest, `${left("memory")}; head -c 100000000 /dev/zero > /big/file`);
+    expect(taken.exit_code).toBe(0);
     await expect(update(64)).rejects.toMatchObject({ code: "sandbox_wrong_state" });
     expect(files()).toEqual([512, 528].map((mib) => String(mib * MIB)));
     await made.runtime.updateLimits(id, noLimits);
@@ -162,7 +165,7 @@ describe.each(ociPrograms)("limits, with %s", (program) => {
 
   it("can't be left from inside", async () => {
     const { guest } = await made.box({ limits: { ...noLimits, cpuNano: 100_000_000, pids: 60 } });
-    const script = `sleep 0.2
+    const script = `${left("cpu")}
       for f in $(find /sys/fs/cgroup -name cgroup.procs -o -name tasks -o -name cpu.max -o -name cpu.cfs_quota_us \
         -o -name memory.max -o -name memory.limit_in_bytes); do
         echo $$ > $f && echo "wrote to $f"

@@ -1,8 +1,8 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, copyFileSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
+import { quietPort } from "../../../../src/testing/ports.ts";
 import { eventually } from "../../../../src/testing/wait.ts";
 
 /** Debian's docker-registry, on loopback and without TLS. */
@@ -26,7 +26,7 @@ export async function startRegistry(dir: string, options: RegistryOptions = {}):
   const inNet = (...argv: [string, ...string[]]): [string, ...string[]] =>
     netnsOf === undefined ? argv : ["nsenter", `--net=/proc/${netnsOf}/ns/net`, ...argv];
   mkdirSync(dir);
-  const port = await freePort();
+  const port = await quietPort();
   const htpasswd = join(dir, "htpasswd");
   if (auth) writeFileSync(htpasswd, `${auth.htpasswd}\n`);
   const config = {
@@ -66,16 +66,6 @@ export async function startRegistry(dir: string, options: RegistryOptions = {}):
       await ended;
     },
   };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
 }
 
 /** An OCI layout with the tag `tag`: busybox in one layer, a file and a whiteout in the next. */

@@ -81,7 +81,7 @@ export async function openDockerRig({ settings, ...options }: RigOptions = {}): 
     async close() {
       try {
         await fixture.clean();
-        expect(await leftovers()).toEqual([]);
+        await expect.poll(() => leftovers()).toEqual([]);
         await runtime.close();
       } finally {
         await end();

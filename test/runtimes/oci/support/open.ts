@@ -107,6 +107,8 @@ export function processesIn(cgroup: string): string[] {
     .filter((name) => /^\d+$/.test(name))
     .filter((pid) => {
       try {
+        // What has ended waits for its parent to ask how.
+        if (/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))) return false;
         return readFileSync(`/proc/${pid}/cgroup`, "utf8")
           .split("\n")
           .some((line) => line.endsWith(cgroup));

@@ -61,7 +61,7 @@ export async function openPodmanRig({
         const left = storage.podman("ps", "--all", "--external", "--format={{.Names}}");
         expect(left.split("\n").filter((name) => name.includes(ownerId))).toEqual([]);
         for (const runtime of opened.reverse()) await runtime.close();
-        expect(commandLines().filter((line) => line.includes(stateDir))).toEqual([]);
+        await expect.poll(() => commandLines().filter((line) => line.includes(stateDir))).toEqual([]);
         expect(readdirSync(join(stateDir, "podman/sandboxes"))).toEqual([]);
       } finally {
         rmSync(stateDir, { recursive: true, force: true });
