@@ -30,13 +30,18 @@ enum {
   // At one time. Each is an entry in this namespace's table of connections, and in the host's where the host translates
   // addresses; neither counts as the sandbox's memory.
   MOST_CONNECTIONS = 4096,
+  // Denied packets that the host is told of: enough for every program that is no flood.
+  TOLD_PER_SECOND = 20,
+  TOLD_AT_ONCE = 40,
   LOOPBACK = 772, // ARPHRD_LOOPBACK
   CAP_NET_ADMIN = 12,
 };
 
-static const char table[] = "warren", out[] = "out", in[] = "in", raw_out[] = "raw-out", raw_in[] = "raw-in";
+static const char table[] = GUARD_TABLE, out[] = "out", in[] = "in", raw_out[] = "raw-out", raw_in[] = "raw-in";
 // Where connections are counted, and where they are judged.
 static const char begun[] = "begun", judge[] = "judge";
+// What is about to be denied, and what is one connection too many, comes here: whoever watches is told the chain.
+static const char denied[] = GUARD_DENIED, full[] = GUARD_FULL;
 
 struct items {
   size_t count;
@@ -136,6 +141,14 @@ static void jump_rule(struct nft *n, const char *chain, uint32_t states, const c
   nft_rule_end(n);
 }
 
+/// Tells who watches from outside of what comes here, if not too often. It changes nothing for the packet.
+static void tell_rule(struct nft *n, const char *chain) {
+  nft_rule(n, chain);
+  nft_if_rarer_than(n, TOLD_PER_SECOND, TOLD_AT_ONCE);
+  nft_trace(n);
+  nft_rule_end(n);
+}
+
 /// What IPv6 needs of ICMP to find neighbours and routers. Only the kernel can send it: nobody inside has raw sockets.
 static void neighbour_rule(struct nft *n, const char *chain, uint8_t first, uint8_t last) {
   nft_rule(n, chain);
@@ -162,13 +175,14 @@ static void put_judge(struct nft *n, const struct items *items, uint32_t mark) {
 }
 
 /// What is in no known state is no connection's, and dropped as the chain says.
-static void put_out(struct nft *n, uint32_t mark) {
+static void put_out(struct nft *n, uint32_t mark, bool tells) {
   loopback_rule(n, out, false, false);
   neighbour_rule(n, out, 133, 136);
   allowed_rule(n, out, mark);
   jump_rule(n, out, NF_STATE_NEW, begun);
   jump_rule(n, out, NF_STATE_NEW | NF_STATE_ESTABLISHED | NF_STATE_RELATED, judge);
   allowed_rule(n, out, mark);
+  if (tells) jump_rule(n, out, NF_STATE_NEW | NF_STATE_ESTABLISHED, denied);
   // An error of ICMP ends an attempt to connect, but no connection.
   nft_rule(n, out);
   nft_if_state(n, NF_STATE_ESTABLISHED);
@@ -196,25 +210,29 @@ static void put_in(struct nft *n, uint32_t mark) {
   nft_rule_end(n);
 }
 
-static void put_table(struct nft *n) {
+static void put_table(struct nft *n, bool tells) {
   nft_table(n, NF_FAMILY_INET, table, NETLINK_EXCL);
   nft_chain(n, raw_out, NF_LOCAL_OUT, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
   nft_chain(n, raw_in, NF_PRE_ROUTING, NF_PRIORITY_RAW, NF_VERDICT_ACCEPT);
   nft_chain(n, out, NF_LOCAL_OUT, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
   nft_chain(n, in, NF_LOCAL_IN, NF_PRIORITY_FILTER, NF_VERDICT_DROP);
   nft_inner_chain(n, begun);
+  nft_inner_chain(n, full);
   nft_inner_chain(n, judge);
   loopback_rule(n, raw_out, false, true);
   loopback_rule(n, raw_in, true, true);
   // It goes on counting when the others are changed.
   nft_rule(n, begun);
   nft_if_more_than(n, MOST_CONNECTIONS);
+  nft_jump(n, full);
+  nft_rule_end(n);
+  if (tells) tell_rule(n, full);
+  nft_rule(n, full);
   nft_reject(n);
   nft_rule_end(n);
 }
 
-/// Makes the table, or changes that which is there, in one step. 0 or an errno; ENOENT: there is none of ours.
-static int install(const struct items *items, bool is_new) {
+static int install_as(const struct items *items, bool is_new, bool tells) {
   static const char *const changing[] = {out, in, judge};
   struct nft n;
   uint32_t mark;
@@ -222,15 +240,28 @@ static int install(const struct items *items, bool is_new) {
   mark |= 1; // what has not been judged has 0
   int error = nft_begin(&n, FIXED_BYTES + items->count * 2 * ITEM_BYTES);
   if (error != 0) return error;
-  if (is_new) put_table(&n);
+  if (is_new) put_table(&n, tells);
   else {
     nft_use(&n, NF_FAMILY_INET, table);
     for (size_t i = 0; i < sizeof changing / sizeof *changing; i++) nft_flush(&n, changing[i]);
   }
+  if (tells) {
+    // That which is there may be an earlier Warren's, without it.
+    nft_inner_chain(&n, denied);
+    nft_flush(&n, denied);
+    tell_rule(&n, denied);
+  }
   put_judge(&n, items, mark);
-  put_out(&n, mark);
+  put_out(&n, mark, tells);
   put_in(&n, mark);
   return nft_commit(&n);
+}
+
+/// Makes the table, or changes that which is there, in one step. 0 or an errno; ENOENT: there is none of ours. A kernel that can't
+/// tell of what is denied denies it nevertheless.
+static int install(const struct items *items, bool is_new) {
+  int error = install_as(items, is_new, true);
+  return error == 0 ? 0 : install_as(items, is_new, false);
 }
 
 bool drop_net_admin(void) {

@@ -10,6 +10,7 @@
 //                from them (ACCEPT, accept.c); it waits in loop.c
 //   service.c    what programs inside reach of the host's by a socket (LISTEN)
 //   guard.c      open network: what of it can't be reached; nftables.c speaks to the kernel
+//   denied.c     tells the host what that denied
 //   dgram.c      datagrams of a published UDP port
 //   capture.c netlink.c dns.c nameserver.c   what programs that know of no way out connect to, and look up, comes to us
 //   mux.c        no part of PID 1: many connections over one stream, for hosts that its socket is out of reach of
@@ -336,6 +337,11 @@ bool has_services(void);
 
 // ---- guard.c
 
+#define GUARD_TABLE "warren"
+// Its chains whose packets are told of: those that are denied, and those that would be one connection too many.
+#define GUARD_DENIED "denied"
+#define GUARD_FULL "full"
+
 /// Makes this network namespace's rules of what may leave it, and gives CAP_NET_ADMIN up. `items`, separated by commas, decide
 /// in their order: `+` (let out) or `-`, ADDRESS/BITS, and `@FROM-TO` where only these TCP and UDP ports are meant. What none
 /// is about is let out. Nothing comes in but answers. `items` may also be the absolute path of a file that holds them. False
@@ -348,6 +354,13 @@ int guard_change(const char *pid, const char *start, const char *items);
 int guard_check(void);
 /// For this process and all that come of it. One that does not have it is success. False with errno.
 bool drop_net_admin(void);
+
+// ---- denied.c
+
+/// On the host, for as long as the sandbox's first process, which has this pid and start time, and stdin are open: writes a line to
+/// stdout for what its guard denies, `CHAIN PROTOCOL ADDRESS PORT`, and `.` for each byte of stdin when all that
+/// was denied before it is told. An exit code: 0, 1 and why on stderr, or 3 when its guard can't tell.
+int guard_watch(const char *pid, const char *start);
 
 // ---- capture.c
 

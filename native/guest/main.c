@@ -625,12 +625,13 @@ int main(int argc, char **argv) {
   if (argc == 2 && strcmp(argv[1], "--check-capture") == 0) return capture_check();
   if (argc == 2 && strcmp(argv[1], "--check-guard") == 0) return guard_check();
   if (argc == 5 && strcmp(argv[1], "--change-guard") == 0) return guard_change(argv[2], argv[3], argv[4]);
+  if (argc == 4 && strcmp(argv[1], "--watch-guard") == 0) return guard_watch(argv[2], argv[3]);
   if (!parse_options(argc, argv, &o)) {
     static const char usage[] =
       "usage: warren-guest (--fd N [--group-own N] [--group-first N] [--group-limited N]... | --listen PATH | --receive N) [--network N] [--guard ITEMS] "
       "[--proxy-port N [--capture-port N]] "
       "[--main-cwd DIR] [--main-user USER] [-- argv...]\n       warren-guest --mux PATH\n       warren-guest --check-capture\n       warren-guest --check-guard\n"
-      "       warren-guest --change-guard PID START ITEMS\n";
+      "       warren-guest --change-guard PID START ITEMS\n       warren-guest --watch-guard PID START\n";
     return write(STDERR_FILENO, usage, sizeof usage - 1) > 0 ? 2 : 1;
   }
   // Nobody without CAP_SYS_PTRACE may read our memory or take our descriptors.

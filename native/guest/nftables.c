@@ -3,8 +3,8 @@
 #include <arpa/inet.h>
 
 // linux/netlink.h, nfnetlink.h, nf_tables.h.
-enum { NETLINK_NETFILTER_PROTOCOL = 12, BATCH_BEGIN = 0x10, BATCH_END = 0x11, SUBSYSTEM = 10 };
-enum { NEW_TABLE = SUBSYSTEM << 8, NEW_CHAIN = NEW_TABLE | 3, NEW_RULE = NEW_TABLE | 6, DELETE_RULE = NEW_TABLE | 8 };
+enum { BATCH_BEGIN = 0x10, BATCH_END = 0x11, SUBSYSTEM = 10 };
+enum { NEW_TABLE = SUBSYSTEM << 8, NEW_CHAIN = NEW_TABLE | 3, GET_CHAIN = NEW_TABLE | 4, NEW_RULE = NEW_TABLE | 6, DELETE_RULE = NEW_TABLE | 8 };
 enum { TABLE_NAME = 1, CHAIN_TABLE = 1, CHAIN_NAME = 3, CHAIN_HOOK = 4, CHAIN_POLICY = 5, CHAIN_TYPE = 7 };
 enum { HOOK_NUMBER = 1, HOOK_PRIORITY = 2 };
 enum { RULE_TABLE = 1, RULE_CHAIN = 2, RULE_EXPRESSIONS = 4, LIST_ELEMENT = 1, EXPRESSION_NAME = 1, EXPRESSION_DATA = 2 };
@@ -18,7 +18,8 @@ enum { PAYLOAD_REGISTER = 1, PAYLOAD_BASE = 2, PAYLOAD_OFFSET = 3, PAYLOAD_BYTES
 enum { LOAD_REGISTER = 1, LOAD_KEY = 2, SOCKET_KEY = 1, SOCKET_REGISTER = 2 };
 enum { CT_STATE = 0, CT_MARK = 3, CT_DIRECTION = 3, CT_FROM_REGISTER = 4, DIRECTION_ORIGINAL = 0 };
 enum { SOCKET_IS_TRANSPARENT = 0 };
-enum { LIMIT_COUNT = 1, LIMIT_FLAGS = 2, LIMIT_INVERTED = 1 };
+enum { LIMIT_COUNT = 1, LIMIT_FLAGS = 2, LIMIT_INVERTED = 1 }; // of connlimit
+enum { RATE = 1, RATE_SECONDS = 2, RATE_BURST = 3, META_KEY = 2, META_FROM_REGISTER = 3, META_TRACE = 12 };
 enum { REJECT_TYPE = 1, REJECT_CODE = 2, REJECT_RESET = 1, REJECT_ICMP_OF_EITHER = 2, REJECT_PROHIBITED = 3 };
 enum { TPROXY_FAMILY = 1, TPROXY_ADDRESS = 2, TPROXY_PORT = 3 };
 
@@ -29,6 +30,11 @@ struct generic {
 };
 
 static void put_be32(struct nft *n, uint16_t type, uint32_t value) { netlink_put32(&n->netlink, type, htonl(value)); }
+
+static void put_be64(struct nft *n, uint16_t type, uint64_t value) {
+  uint32_t halves[2] = {htonl((uint32_t)(value >> 32)), htonl((uint32_t)value)};
+  netlink_put(&n->netlink, type, halves, sizeof halves);
+}
 
 static void put_text(struct nft *n, uint16_t type, const char *text) { netlink_put_text(&n->netlink, type, text); }
 
@@ -50,7 +56,7 @@ static void change(struct nft *n, uint16_t type, uint16_t flags) {
 }
 
 int nft_begin(struct nft *n, size_t size) {
-  int error = netlink_open(&n->netlink, NETLINK_NETFILTER_PROTOCOL, size);
+  int error = netlink_open(&n->netlink, NF_NETLINK_PROTOCOL, size);
   if (error == 0) mark(n, BATCH_BEGIN);
   return error;
 }
@@ -206,6 +212,14 @@ void nft_if_more_than(struct nft *n, uint32_t connections) {
   simple(n, "connlimit", connections, LIMIT_INVERTED);
 }
 
+void nft_if_rarer_than(struct nft *n, uint64_t per_second, uint32_t burst) {
+  struct expression e = expression(n, "limit");
+  put_be64(n, RATE, per_second);
+  put_be64(n, RATE_SECONDS, 1);
+  put_be32(n, RATE_BURST, burst);
+  expression_end(n, e);
+}
+
 void nft_if_socket(struct nft *n) {
   _Static_assert(SOCKET_KEY == 1 && SOCKET_REGISTER == 2, "what simple() writes");
   simple(n, "socket", SOCKET_IS_TRANSPARENT, REGISTER);
@@ -223,6 +237,15 @@ void nft_set_mark(struct nft *n, uint32_t mark) {
   struct expression e = expression(n, "ct");
   put_be32(n, LOAD_KEY, CT_MARK);
   put_be32(n, CT_FROM_REGISTER, REGISTER);
+  expression_end(n, e);
+}
+
+void nft_trace(struct nft *n) {
+  static const uint8_t on = 1;
+  set_register(n, REGISTER, &on, sizeof on);
+  struct expression e = expression(n, "meta");
+  put_be32(n, META_KEY, META_TRACE);
+  put_be32(n, META_FROM_REGISTER, REGISTER);
   expression_end(n, e);
 }
 
@@ -271,5 +294,18 @@ int nft_commit(struct nft *n) {
   mark(n, BATCH_END);
   int error = netlink_send(&n->netlink);
   netlink_close(&n->netlink);
+  return error;
+}
+
+int nft_look_up_chain(uint8_t family, const char *table, const char *chain) {
+  enum { REQUEST_BYTES = 256 };
+  struct nft n = {0};
+  int error = netlink_open(&n.netlink, NF_NETLINK_PROTOCOL, REQUEST_BYTES);
+  if (error != 0) return error;
+  nft_use(&n, family, table);
+  change(&n, GET_CHAIN, 0);
+  put_text(&n, CHAIN_NAME, chain);
+  error = netlink_send(&n.netlink);
+  netlink_close(&n.netlink);
   return error;
 }

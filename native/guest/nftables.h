@@ -16,6 +16,10 @@ enum { NF_STATE_ESTABLISHED = 2, NF_STATE_RELATED = 4, NF_STATE_NEW = 8 };
 // Of a connection, as the packet that began it has them.
 enum { NF_CT_PROTOCOL = 10, NF_CT_DESTINATION_PORT = 12, NF_CT_DESTINATION_IPV4 = 20, NF_CT_DESTINATION_IPV6 = 22 };
 
+// What the kernel says of packets with nft_trace(): the type of its messages, their group, and attributes of them.
+enum { NF_NETLINK_PROTOCOL = 12, NF_TRACE = 10 << 8 | 17, NF_TRACE_GROUP = 9 };
+enum { NF_TRACE_TABLE = 1, NF_TRACE_CHAIN = 2, NF_TRACE_TYPE = 4, NF_TRACE_NETWORK = 8, NF_TRACE_TRANSPORT = 9, NF_TRACE_RULE = 3 };
+
 struct nft {
   struct netlink netlink;
   // What is written next belongs to these.
@@ -58,6 +62,8 @@ void nft_if_mark(struct nft *n, uint32_t mark);
 void nft_set_mark(struct nft *n, uint32_t mark);
 /// Goes on when more connections than that have come here and have not ended.
 void nft_if_more_than(struct nft *n, uint32_t connections);
+/// Goes on for so many packets a second, and at once for `burst` of them.
+void nft_if_rarer_than(struct nft *n, uint64_t per_second, uint32_t burst);
 /// Goes on when the packet has a socket that it would go to by itself.
 void nft_if_socket(struct nft *n);
 void nft_verdict(struct nft *n, int32_t verdict);
@@ -67,6 +73,8 @@ void nft_jump(struct nft *n, const char *chain);
 void nft_reject(struct nft *n);
 /// Ends the packet, of TCP, and its connection with a reset for whoever sent it.
 void nft_reset(struct nft *n);
+/// The kernel tells those who watch this network namespace of the rules that the packet meets, this one first; see denied.c.
+void nft_trace(struct nft *n);
 /// Connections of this packet are not tracked.
 void nft_notrack(struct nft *n);
 /// Gives the packet to our socket at this address and port. Without one the rule does not hold.
@@ -74,5 +82,8 @@ void nft_tproxy(struct nft *n, const void *address, size_t bytes, uint16_t port)
 
 /// Sends the batch and waits for the kernel's answer. 0 or an errno. The batch is gone either way.
 int nft_commit(struct nft *n);
+
+/// Whether there is such a chain: 0, ENOENT, or another errno.
+int nft_look_up_chain(uint8_t family, const char *table, const char *chain);
 
 #endif

@@ -6,8 +6,9 @@ import { safe } from "./render.ts";
 /** Connections that are told of at the end of a command; the log has the others. */
 const MOST_TOLD = 5;
 
-/** `host:port` as rules have it. */
+/** `host:port` as rules have it; of a protocol without ports the host. */
 export function endpoint({ host, port }: Pick<NetworkDecision, "host" | "port">): string {
+  if (port === 0) return host;
   const isBare = host.includes(":") && !host.startsWith("[");
   return `${isBare ? `[${host}]` : host}:${port}`;
 }

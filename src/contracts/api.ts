@@ -159,7 +159,7 @@ export interface FilesApi {
 
 /**
  * Network of sandboxes. Of those whose mode is neither `filtered` nor `open` all but `get` throw `unsupported`. Open network's
- * rules are addresses and networks, and its connections are not recorded.
+ * rules are addresses and networks, and of its connections those that are denied are recorded.
  */
 export interface NetworkApi {
   get(id: string): Promise<NetworkState>;
@@ -169,7 +169,10 @@ export interface NetworkApi {
   change(id: string, change: NetworkChange, options?: ChangeOptions): Promise<SandboxInfo>;
   /** What the rules say of a connection, without making it; a name is not looked up, and refused for open network. */
   explain(id: string, host: string, port: number): Promise<NetworkDecision>;
-  /** Of filtered network: the last ones since the sandbox or its engine started, the oldest first. Equal ones are told once. */
+  /**
+   * The last ones since the sandbox or its engine started, the oldest first; of open network those that deny. Equal ones are told
+   * once. Throws `unsupported` where open network has none to tell because they can't be recorded.
+   */
   decisions(id: string): Promise<NetworkDecision[]>;
 }
 

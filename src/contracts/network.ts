@@ -66,9 +66,13 @@ export const NetworkState = z
     presets: z.record(z.string(), z.array(z.object({ rule: z.string(), from: z.string() }))).meta({
       description: "What the presets among the rules stand for here, and which file or variable says so",
     }),
-    counts: z
-      .object({ allowed: z.number().int(), denied: z.number().int() })
-      .meta({ description: "Decisions since the sandbox or its engine started" }),
+    counts: z.object({ allowed: z.number().int(), denied: z.number().int() }).meta({
+      description:
+        "Decisions since the sandbox or its engine started; open network counts what it denies alone",
+    }),
+    records: z.boolean().optional().meta({
+      description: "Of open network: whether what its rules deny is recorded now",
+    }),
     learnt: z
       .array(NetworkRule)
       .optional()
@@ -79,7 +83,7 @@ export type NetworkState = z.infer<typeof NetworkState>;
 
 /**
  * Why a decision is what it is: a `rule` says so; `no_rule` does; it would lead to an `internal` address that no rule names; it
- * names `no_host`; the TLS server name or Host is a `mismatch` with what was connected to; nothing but `learn` allows it; a `secret` is bound to other hosts, or would go where it may not; nothing is against it and the network is `open`. `many` stands for
+ * names `no_host`; the TLS server name or Host is a `mismatch` with what was connected to; nothing but `learn` allows it; a `secret` is bound to other hosts, or would go where it may not; there are as many connections as the `limit` is; nothing is against it and the network is `open`. `many` stands for
  * decisions that were too many to be told of one by one.
  */
 export const decisionCauses = [
@@ -90,6 +94,7 @@ export const decisionCauses = [
   "mismatch",
   "learn",
   "secret",
+  "limit",
   "open",
   "many",
 ] as const;
@@ -99,7 +104,8 @@ export type DecisionCause = (typeof decisionCauses)[number];
 export const NetworkDecision = z
   .object({
     host: z.string(),
-    port: z.number().int(),
+    port: z.number().int().meta({ description: "0 where the protocol has none, or none is told" }),
+    protocol: z.enum(["tcp", "udp", "icmp"]).optional().meta({ description: "Of open network" }),
     allowed: z.boolean(),
     cause: z.enum(decisionCauses),
     reason: z.string(),

@@ -1,4 +1,5 @@
 import type { Duplex } from "node:stream";
+import type { WarrenError } from "./errors.ts";
 import type { BuildNetwork, ImageInfo, ImageProgress } from "./images.ts";
 import type { Isolation, SandboxStats } from "./sandbox.ts";
 import type { VolumeInfo, VolumeUsage } from "./volumes.ts";
@@ -216,6 +217,23 @@ export interface SnapshotStore {
   remove(id: string): Promise<void>;
 }
 
+/** What a program in a sandbox with open network wanted and did not get. */
+export interface Denial {
+  /** What `reachItems` says; or there are as many `connections` as there may be. */
+  cause: "rules" | "connections";
+  protocol: "tcp" | "udp" | "icmp";
+  address: string;
+  /** 0 where the protocol has none. */
+  port: number;
+}
+
+export interface DenialWatch extends Disposable {
+  /** Resolves when all that was denied before the call has been told, or the watch is over. */
+  settle(): Promise<void>;
+  /** Resolves when it is over: with the failure that was the reason, if the sandbox's end or a call was not. */
+  readonly ended: Promise<WarrenError | undefined>;
+}
+
 /** Numbers a runtime can read without asking the guest. */
 export interface RuntimeStats extends Omit<SandboxStats, "cpu_percent" | "memory_percent" | "timestamp"> {
   /** CPU time used since the sandbox started, in nanoseconds. */
@@ -228,7 +246,7 @@ export interface RuntimeStats extends Omit<SandboxStats, "cpu_percent" | "memory
  * A driver that owns sandbox lifecycles. What happens inside a sandbox goes through the guest that `connect` reaches,
  * so a driver knows nothing of exec or files.
  *
- * `create`, `start`, `stop`, `pause`, `resume`, `updateLimits`, `updateReach`, `remove` and `inspect` of one id come one at a time; `connect`, `stats`, `oomKills`, `reachItems` and `list` at
+ * `create`, `start`, `stop`, `pause`, `resume`, `updateLimits`, `updateReach`, `remove` and `inspect` of one id come one at a time; `connect`, `stats`, `oomKills`, `reachItems`, `watchDenied` and `list` at
  * any moment; calls for different ids come side by side. Every host object that a driver
  * makes is labelled with the state directory's owner id and the sandbox id. Failures are `WarrenError`s: of every call
  * `runtime_unavailable` when what it drives (a daemon, say) can't be asked, which says nothing about a sandbox. It then works
@@ -277,6 +295,12 @@ export interface Runtime {
   updateReach(id: string, reach: NetworkReach): Promise<void>;
   /** All that decides what a sandbox with open network reaches, in this order, as `NetworkReach.rules` are written. */
   reachItems(id: string): Promise<string[]>;
+  /**
+   * Tells what a sandbox with open network, which runs, is denied from now on, until the sandbox or the watch ends. At least some of
+   * it: what comes too fast is not told. It keeps no process from ending, and enforces nothing.
+   * Throws `unsupported` where it can't be told, `sandbox_wrong_state`, `runtime_failed`.
+   */
+  watchDenied(id: string, onDenied: (denial: Denial) => void): Promise<DenialWatch>;
   /** Ends and deletes everything of this sandbox. Gone already is success. */
   remove(id: string): Promise<void>;
   inspect(id: string): Promise<RuntimeSandbox | undefined>;

@@ -31,7 +31,7 @@ export interface Execs {
 }
 
 /** Runs commands. They don't wait for lifecycle steps nor for each other. `denials`: those of a sandbox up to now. */
-export function createExecs(core: Core, denials: (id: string) => number): Execs {
+export function createExecs(core: Core, denials: (id: string) => Promise<number>): Execs {
   const slots = createExecSlots(core.config);
   const budget = createOutputBudget(core.config.maxTotalOutputBytes);
   const sessions = new Set<GuestSession>();
@@ -47,7 +47,7 @@ export function createExecs(core: Core, denials: (id: string) => number): Execs 
     try {
       const runtime = runtimeOf(core, record);
       const oomKillsBefore = runtime.oomKills(record.id) ?? 0;
-      const deniedBefore = denials(record.id);
+      const deniedBefore = await denials(record.id);
       core.onStep("exec.begun");
       const session = await guest.spawn(request, signal === undefined ? {} : { signal });
       core.onStep("exec.spawned");
@@ -57,12 +57,12 @@ export function createExecs(core: Core, denials: (id: string) => number): Execs 
       signal?.addEventListener("abort", kill, { once: true });
       if (signal?.aborted) kill();
       const exit = session.exit
-        .then((how) => {
+        .then(async (how) => {
           core.onStep("exec.ended");
           // Counted only when the command itself was killed: 137 is also how a shell tells it of its child.
           const killed = how.exit_code === 137 && how.timed_out !== true;
           const oomKilled = killed && (runtime.oomKills(record.id) ?? 0) > oomKillsBefore;
-          const denied = denials(record.id) - deniedBefore;
+          const denied = (await denials(record.id)) - deniedBefore;
           return { ...how, ...(oomKilled ? { oom_killed: true } : {}), ...(denied > 0 ? { denied } : {}) };
         })
         .finally(() => {

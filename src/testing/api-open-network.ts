@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { SandboxApi } from "../contracts/api.ts";
+import type { NetworkDecision } from "../contracts/network.ts";
 import type { CreateSandbox } from "../contracts/sandbox.ts";
 import { type ApiAbility, type ApiFixture, apiFixture } from "./api-fixture.ts";
 import { expectFailure } from "./failures.ts";
@@ -52,6 +53,11 @@ const listen = `use IO::Select; use IO::Socket::IP; $| = 1;
       print "$name{$s}\n" if $n;
       next if $n || $name{$s} =~ /^udp/; print "$name{$s} ended\n"; $all->remove($s) }
     if (-e $file) { unlink $file; $_->send("x") for grep { $name{$_} =~ /^udp/ } $all->handles } }`;
+
+/** Whether each host takes a connection by TCP, and whether a datagram leaves for it; the last argument is the port. */
+const attempts = `use IO::Socket::IP; my $port = pop;
+  print IO::Socket::IP->new(PeerHost => $_, PeerPort => $port, Timeout => 4) ? "open " : "shut " for @ARGV;
+  for (@ARGV) { my $s = IO::Socket::IP->new(PeerHost => $_, PeerPort => $port, Type => SOCK_DGRAM); print defined $s->send("x") ? "yes " : "no " }`;
 
 /**
  * Tests of open network, on every runtime that has it. The subject must have no sandboxes of anybody else's, and the places must
@@ -132,7 +138,6 @@ export function testOpenNetwork(
       await expectFailure(network.change(id, { deny: ["*"] }), "unsupported");
       await expectFailure(network.change(id, { remove: ["10.0.0.0/8"] }), "invalid_request");
       await expectFailure(network.change(id, { learn: true }), "invalid_request");
-      await expectFailure(network.decisions(id), "unsupported");
       expect(await network.get(id)).toMatchObject({ mode: "open", rules });
     });
 
@@ -182,6 +187,51 @@ export function testOpenNetwork(
       await heardUdp();
       await api.remove(id);
       await log;
+    });
+
+    test("tells what it denies and why, and nothing of what it lets out", async () => {
+      const { api } = fixture;
+      const { named, outside, port } = made.places;
+      const { id } = await open();
+      const told: (NetworkDecision | undefined)[] = [];
+      const stop = new AbortController();
+      const events = (async () => {
+        for await (const event of api.events({ sandbox: id, types: ["network"], signal: stop.signal }))
+          told.push(event.decision);
+      })().catch(() => {}); // it is ended below
+      const denied = (cause: string, protocol: string) => ({
+        host: named,
+        port,
+        allowed: false,
+        cause,
+        protocol,
+      });
+      const attempt = () => api.exec(id, { cmd: ["perl", "-e", attempts, named, outside[0], String(port)] });
+      expect(await attempt()).toMatchObject({ stdout: "shut open no yes ", denied: 2 });
+      // At its end all of it is told, each connection once, however often the kernel tried.
+      const wanted = [denied("internal", "tcp"), denied("internal", "udp")];
+      expect(await api.network.decisions(id)).toMatchObject(wanted);
+      await eventually("the events", () => told.length === 2);
+      expect(told).toMatchObject(wanted);
+      expect(told[0]?.reason).toContain(`${named} is an internal address (`);
+      expect(await api.network.get(id)).toMatchObject({ records: true, counts: { allowed: 0, denied: 2 } });
+      expect(await attempt()).toMatchObject({ denied: 2 });
+
+      await api.network.change(id, { deny: [`${named}:${port}`] });
+      expect(await attempt()).toMatchObject({ denied: 2 });
+      const rule = {
+        ...denied("rule", "tcp"),
+        rule: `${named}:${port}`,
+        reason: `denied by ${named}:${port}`,
+      };
+      expect((await api.network.decisions(id)).slice(2)).toMatchObject([rule, { ...rule, protocol: "udp" }]);
+      await api.network.set(id, { allow: [`${named}:${port}`] });
+      const { denied: none, stdout } = await attempt();
+      expect([none, stdout]).toEqual([undefined, "open open yes yes "]);
+      await api.stop(id, { timeoutMs: 0 });
+      expect(await api.network.get(id)).toMatchObject({ records: false });
+      stop.abort();
+      await events;
     });
 
     test("keeps rules that were changed over stop, start and pause, and has those that were changed meanwhile", async () => {

@@ -35,12 +35,12 @@ const ask = [
 ];
 
 describe("warren network", () => {
-  it("does so for open network too, by address, and says that its connections are not recorded", async () => {
+  it("does so for open network too, by address, and says what was blocked and how to allow it", async () => {
     const id = (
       await box.ok(["create", "--runtime", "oci", "--network", "open", "--network-deny", "198.51.100.7"])
     ).trim();
     expect(await box.ok(["network", "allow", id, "10.9.0.0/16:443"])).toBe(
-      "mode    open\nallow   10.9.0.0/16:443\ndeny    198.51.100.7\n",
+      "mode     open\nallow    10.9.0.0/16:443\ndeny     198.51.100.7\ndenied   0\n",
     );
     const said = async (...args: string[]) => {
       const { stdout, stderr } = await box.warren(["network", ...args]);
@@ -52,8 +52,20 @@ describe("warren network", () => {
     );
     expect(await said("explain", id, "example.com")).toContain("decides on addresses");
     expect(await said("deny", id, "example.com")).toContain("names no address");
-    expect(await said("log", id)).toContain("connections are not recorded");
-    expect(await box.ok(["network", "set", id])).toBe("mode   open\n");
+    const dial = (to: string) => ["perl", "-MIO::Socket::INET", "-e", "IO::Socket::INET->new(shift)", to];
+    const blocked = (to: string, why: string, command: string) =>
+      `blocked: ${to} (${why}) – allow with: warren network ${command}\n`;
+    expect(await box.warren(["exec", id, "--", ...dial("10.9.1.1:80")])).toMatchObject({
+      code: 0,
+      stderr: blocked("10.9.1.1:80", "it leads to an internal address", `allow ${id} 10.9.1.1:80`),
+    });
+    expect((await box.warren(["exec", id, "--", ...dial("198.51.100.7:443")])).stderr).toBe(
+      blocked("198.51.100.7:443", "denied by 198.51.100.7", `remove ${id} 198.51.100.7`),
+    );
+    expect(await said("log", id)).toMatch(
+      /^\S+Z DENIED {2}10\.9\.1\.1:80 \(tcp\): 10\.9\.1\.1 is an internal address .*\n\S+Z DENIED {2}198\.51\.100\.7:443 \(tcp\): denied by 198\.51\.100\.7\n$/,
+    );
+    expect(await box.ok(["network", "set", id])).toBe("mode     open\ndenied   2\n");
     await box.ok(["rm", id]);
   });
 

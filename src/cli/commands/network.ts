@@ -116,7 +116,9 @@ function defineExplain(parent: Command, context: CliContext): void {
 function defineLog(parent: Command, context: CliContext): void {
   const command = parent
     .command("log")
-    .description("show which connections a sandbox with filtered network asked for, the oldest first")
+    .description(
+      "show which connections a sandbox asked for, the oldest first; with open network, which it was denied",
+    )
     .argument(...SANDBOX)
     .option("-f, --follow", "go on until the sandbox is removed")
     .option("--denied", "only those that were denied")
@@ -158,7 +160,8 @@ function logLine(decision: NetworkDecision, paint: Paint): string {
   const { at = "", last_at = at, allowed, count, reason } = decision;
   const verdict = allowed ? paint("green", "allowed") : paint("red", "DENIED ");
   const times = count === undefined ? "" : ` (${count} times)`;
-  const where = decision.host === "" ? "" : ` ${endpoint(decision)}`;
+  const protocol = decision.protocol === undefined ? "" : ` (${decision.protocol})`;
+  const where = decision.host === "" ? "" : ` ${endpoint(decision)}${protocol}`;
   return `${safe(last_at)} ${verdict}${safe(`${where}${times}: ${reason}`)}`;
 }
 
@@ -206,7 +209,7 @@ function defineLearn(parent: Command, context: CliContext): void {
 
 async function printState(state: NetworkState, options: Output & { expand?: boolean }): Promise<void> {
   if (options.json) return await print(json(state));
-  const { mode, rules, presets, counts, learnt, captures } = state;
+  const { mode, rules, presets, counts, learnt, captures, records } = state;
   const rows = [
     ["mode", captures === false ? `${mode}, for programs that know a proxy only` : mode],
     ...(rules.learn
@@ -216,6 +219,9 @@ async function printState(state: NetworkState, options: Output & { expand?: bool
       (rules[action] ?? []).flatMap((rule) => ruleRows(action, rule, presets, options.expand === true)),
     ),
     ...(mode === "filtered" ? [["decided", `${counts.allowed} allowed, ${counts.denied} denied`]] : []),
+    ...(mode === "open"
+      ? [["denied", records || counts.denied > 0 ? `${counts.denied}` : "not recorded"]]
+      : []),
   ];
   await print(table(rows[0] ?? [], rows.slice(1)));
 }

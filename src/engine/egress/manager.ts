@@ -13,6 +13,7 @@ import { acceptAll } from "../accept-loop.ts";
 import { announce, type Core, guestOf, notRunning, readyRecord, runtimeOf } from "../core.ts";
 import { sandboxInfo } from "../info.ts";
 import { checkRules, refuseLearning } from "../network.ts";
+import { createOpenDenials } from "../open-denials.ts";
 import { changeOpenRules, explainOpen } from "../open-network.ts";
 import type { SandboxRecord } from "../record.ts";
 import type { SecretKeeper } from "../secrets/keeper.ts";
@@ -28,7 +29,7 @@ const WAITING = 4;
 /** What was learnt is stored so long after it was. */
 const STORE_LEARNT_MS = 1_000;
 
-/** The ways out of all sandboxes with filtered network that run, and rules, of those with open network too. */
+/** The ways out of all sandboxes with filtered network that run, and rules and denials, of those with open network too. */
 export interface EgressManager {
   /** Opens the way out of a sandbox that has just come to run, or was found running. */
   follow(record: SandboxRecord): void;
@@ -42,8 +43,8 @@ export interface EgressManager {
   explain(wanted: string, host: string, port: number): Promise<NetworkDecision>;
   /** The last ones, the oldest first. */
   decisions(wanted: string): NetworkDecision[];
-  /** How many connections have been denied since it runs. */
-  denials(id: string): number;
+  /** How many connections have been denied since it runs, up to now. */
+  denials(id: string): Promise<number>;
   close(): void;
 }
 
@@ -117,7 +118,15 @@ export function createEgressManager(
       core.events.emit({ type: "network", at: core.clock.now(), sandbox: sandboxInfo(record), decision });
   };
 
+  const openDenials = createOpenDenials(core, tell);
+
+  const follow = (record: SandboxRecord) => {
+    if (isOpen(record)) openDenials.follow(record);
+    else attach(record);
+  };
+
   const detach = (id: string) => {
+    openDenials.forget(id);
     const way = ways.get(id);
     if (!way) return;
     ways.delete(id);
@@ -138,18 +147,6 @@ export function createEgressManager(
     );
   };
 
-  const filtered = (wanted: string): SandboxRecord => {
-    const record = ruled(wanted);
-    if (!isOpen(record)) return record;
-    throw new WarrenError(
-      "unsupported",
-      `sandbox ${record.id} has open network, whose connections are not recorded`,
-      {
-        hint: "warren network explain says what its rules do with an address; filtered network keeps a record",
-      },
-    );
-  };
-
   /** `rules` are those of now, in this turn. */
   const replace = async (
     wanted: string,
@@ -166,7 +163,10 @@ export function createEgressManager(
       const network = rules(record.network ?? {});
       if (isOpen(record)) {
         refuseLearning(network, "open");
-        return announce(core, "updated", await changeOpenRules(core, record, network, { action, by }));
+        const changed = await openDenials.during(id, () =>
+          changeOpenRules(core, record, network, { action, by }),
+        );
+        return announce(core, "updated", changed);
       }
       checkRules(network);
       if (startsLearning) ways.get(id)?.learnt.clear();
@@ -178,7 +178,7 @@ export function createEgressManager(
   };
 
   return {
-    follow: attach,
+    follow,
     forget: detach,
     refreshSecrets: (record) => ways.get(record.id)?.egress.replaceSecrets(secrets.live(record)),
     state(wanted) {
@@ -193,7 +193,8 @@ export function createEgressManager(
         rules,
         presets: Object.fromEntries(used.map((name) => [name, presets(name)])),
         ...(way?.captures === undefined ? {} : { captures: way.captures }),
-        counts: way?.recorder.counts() ?? { allowed: 0, denied: 0 },
+        counts: way?.recorder.counts() ?? openDenials.counts(record.id) ?? { allowed: 0, denied: 0 },
+        ...(isOpen(record) ? { records: openDenials.records(record.id) } : {}),
         ...(learnt?.length || rules.learn ? { learnt: learnt ?? [] } : {}),
       };
     },
@@ -228,9 +229,14 @@ export function createEgressManager(
         ...(preset === undefined ? {} : { preset }),
       };
     },
-    denials: (id) => ways.get(id)?.recorder.counts().denied ?? 0,
-    decisions: (wanted) => ways.get(filtered(wanted).id)?.recorder.decisions() ?? [],
+    denials: async (id) => ways.get(id)?.recorder.counts().denied ?? (await openDenials.count(id)),
+    decisions(wanted) {
+      const record = ruled(wanted);
+      if (isOpen(record)) return openDenials.decisions(record.id);
+      return ways.get(record.id)?.recorder.decisions() ?? [];
+    },
     close() {
+      openDenials.close();
       for (const id of [...ways.keys()]) detach(id);
     },
   };

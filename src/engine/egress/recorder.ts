@@ -1,7 +1,6 @@
 import type { NetworkDecision } from "../../contracts/network.ts";
 import type { Clock } from "../clock.ts";
 import { createWindow } from "../window.ts";
-import type { EgressEvent } from "./upstream.ts";
 
 /** Equal decisions within this time are told as one with their number, after the first. */
 const WINDOW_MS = 5_000;
@@ -10,9 +9,12 @@ const MOST_IN_WINDOW = 100;
 /** Different ones that are remembered. */
 const MOST_REMEMBERED = 200;
 
+/** A decision in this moment. */
+export type Decided = Omit<NetworkDecision, "at" | "count" | "last_at">;
+
 /** Keeps and tells the decisions of one sandbox, which may ask for as many as it likes. */
 export interface Recorder {
-  record(event: EgressEvent): void;
+  record(event: Decided): void;
   /** The last ones, the oldest first, each with how often it came. */
   decisions(): NetworkDecision[];
   counts(): { allowed: number; denied: number };
@@ -52,7 +54,8 @@ export function createRecorder(clock: Clock, tell: (decision: NetworkDecision) =
 
   return {
     record(event) {
-      const key = JSON.stringify([event.allowed, event.host, event.port, event.address, event.reason]);
+      const { allowed, host, port, protocol, address, reason } = event;
+      const key = JSON.stringify([allowed, host, port, protocol, address, reason]);
       const decision = { ...event, at: now() };
       counts[event.allowed ? "allowed" : "denied"]++;
       remember(key, decision);

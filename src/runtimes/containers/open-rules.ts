@@ -4,7 +4,9 @@ import type { OnStep } from "../../contracts/steps.ts";
 import { noSpace } from "../../lib/files.ts";
 import type { Logger } from "../../lib/log.ts";
 import { changeGuard } from "../common/change-guard.ts";
+import type { ProcessId } from "../common/guest-process.ts";
 import { guardItems } from "../common/open-network.ts";
+import { watchGuard } from "../common/watch-guard.ts";
 import { type Containers, lives } from "./containers.ts";
 import { guestProcess } from "./local-groups.ts";
 import type { OpenNetwork, SandboxDirs } from "./sandbox-dirs.ts";
@@ -13,7 +15,7 @@ import type { OpenNetwork, SandboxDirs } from "./sandbox-dirs.ts";
  * Rules of open network. A container's command is what it was created with, so that they are in a file that is mounted
  * read-only; its guest reads that when it starts, and while it runs they are changed from outside.
  */
-export interface OpenRules extends Pick<Runtime, "updateReach" | "reachItems"> {
+export interface OpenRules extends Pick<Runtime, "updateReach" | "reachItems" | "watchDenied"> {
   /** Of a sandbox whose container is about to be made. Gives the file, if it has open network. */
   prepare(spec: RuntimeSpec, nameServers: readonly string[]): Promise<string | undefined>;
   /** Before a start: this machine may be in other networks than at the last one. */
@@ -48,16 +50,19 @@ export function createOpenRules({ dirs, containers, log, onStep }: OpenRulesOpti
       { hint: "create another one with the rules that it shall have" },
     );
   };
-  const apply = async (id: string, network: OpenNetwork): Promise<void> => {
+  /** Undefined when it does not run. */
+  const guestOf = async (id: string): Promise<ProcessId | undefined> => {
     const container = await containers.look(id);
-    if (!container || !lives(container)) return;
+    if (!container || !lives(container)) return undefined;
     const guest = await guestProcess(id, container);
-    if (!guest) {
-      const now = await containers.look(id);
-      if (!now || !lives(now)) return;
-      throw new WarrenError("unsupported", `the processes of sandbox ${id} can't be seen from here`);
-    }
-    await changeGuard(id, guest, itemsOf(id, network));
+    if (guest) return guest;
+    const now = await containers.look(id);
+    if (!now || !lives(now)) return undefined;
+    throw new WarrenError("unsupported", `the processes of sandbox ${id} can't be seen from here`);
+  };
+  const apply = async (id: string, network: OpenNetwork): Promise<void> => {
+    const guest = await guestOf(id);
+    if (guest) await changeGuard(id, guest, itemsOf(id, network));
   };
 
   return {
@@ -88,6 +93,11 @@ export function createOpenRules({ dirs, containers, log, onStep }: OpenRulesOpti
     },
     async reachItems(id) {
       return itemsOf(id, await require(id));
+    },
+    async watchDenied(id, onDenied) {
+      const guest = await guestOf(id);
+      if (!guest) throw new WarrenError("sandbox_wrong_state", `sandbox ${id} does not run`);
+      return await watchGuard(id, guest, onDenied);
     },
   };
 }

@@ -199,6 +199,9 @@ export const openFakeRuntime: RuntimeFactory = async ({ stateDir, ownerId, log }
     async reachItems() {
       throw new WarrenError("unsupported", "the runtime fake has no open network");
     },
+    async watchDenied() {
+      throw new WarrenError("unsupported", "the runtime fake has no open network");
+    },
 
     remove,
 

@@ -7,6 +7,7 @@ import type { Logger } from "../../lib/log.ts";
 import { changeGuard } from "../common/change-guard.ts";
 import { liveGuest } from "../common/guest-process.ts";
 import { guardItems, SLIRP_NAME_SERVER } from "../common/open-network.ts";
+import { watchGuard } from "../common/watch-guard.ts";
 import type { Layout } from "./layout.ts";
 import type { SandboxStore, StoredSandbox } from "./sandbox-store.ts";
 
@@ -17,8 +18,10 @@ export interface OpenRulesOptions {
   onStep: OnStep;
 }
 
+type OpenNetworkCalls = Pick<Runtime, "updateReach" | "reachItems" | "watchDenied">;
+
 /** Rules of open network, which are stored and, of a sandbox that runs, changed from outside. */
-export function createOpenRules(options: OpenRulesOptions): Pick<Runtime, "updateReach" | "reachItems"> {
+export function createOpenRules(options: OpenRulesOptions): OpenNetworkCalls {
   const { store, layout, log, onStep } = options;
   const itemsOf = ({ spec }: StoredSandbox) => guardItems(spec, [SLIRP_NAME_SERVER]);
   return {
@@ -49,5 +52,10 @@ export function createOpenRules(options: OpenRulesOptions): Pick<Runtime, "updat
       }
     },
     reachItems: async (id) => itemsOf(await store.read(id)),
+    async watchDenied(id, onDenied) {
+      const guest = await liveGuest(layout.sandbox(id).guestPid);
+      if (!guest) throw new WarrenError("sandbox_wrong_state", `sandbox ${id} does not run`);
+      return await watchGuard(id, guest, onDenied);
+    },
   };
 }

@@ -24,6 +24,7 @@ export function refusingRuntime(missing: readonly ProbeFinding[]): Runtime {
     updateLimits: refuse,
     updateReach: refuse,
     reachItems: refuse,
+    watchDenied: refuse,
     remove: refuse,
     inspect: refuse,
     // What there may be is out of reach, and not gone.
