@@ -146,7 +146,7 @@ export function testApiSnapshots({ test, fixture, unless }: ApiContext): void {
       await check(last.id);
       const inside = await shell(
         last.id,
-        `env; cat /proc/*/environ /proc/*/cmdline /run/warren/* 2>/dev/null | tr '\\0' '\\n'; grep -rl -e '${VALUE.slice(0, 11)}[-]0' /opt /tmp /run /etc /home /root 2>/dev/null`,
+        `env; cat /proc/*/environ /proc/*/cmdline /run/warren/* 2>/dev/null | tr '\\0' '\\n'; grep -rl -e '${VALUE.slice(0, 11)}[-]0' /opt/work /opt/placeholder /tmp /run /etc 2>/dev/null`,
       );
       const told = JSON.stringify([inside.stdout, made, second, await snapshots.list(), await api.list()]);
       expect(told).toContain("warren-secret-");

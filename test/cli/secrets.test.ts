@@ -104,6 +104,17 @@ describe("secrets of a sandbox", () => {
       expect(all()).not.toContain(value);
       expect(all()).not.toContain(Buffer.from(value).toString("base64").slice(0, -4));
     }
+    // Nor in a snapshot, and not in what is restored from it, which the secrets work in as before.
+    const snapshot = (await space.ok(["snapshot", "create", "box", "--name", "one"])).trim();
+    await space.ok(["snapshot", "restore", "one", "--name", "again"]);
+    const inside = ["exec", "again", "--", "sh", "-c", "env; cat /proc/*/environ /proc/*/cmdline; true"];
+    shown.push(await space.ok(inside), await space.ok(["snapshot", "inspect", snapshot]));
+    expect(shown.at(-2)).toContain(placeholder);
+    const askAgain = ["exec", "again", ...ask.slice(2)];
+    expect(await space.ok(askAgain)).toContain("you are Bearer ****");
+    expect(seen.at(-1)).toMatchObject({ authorization: `Bearer ${first}`, "x-b": `b ${second}` });
+    for (const value of [first, second]) expect(all()).not.toContain(value);
+    await space.ok(["rm", "again"]);
     for (const name of readdirSync(join(space.stateDir, "secrets"))) {
       expect(statSync(join(space.stateDir, "secrets", name)).mode & 0o077, name).toBe(0);
     }
@@ -122,6 +133,13 @@ describe("secrets of a sandbox", () => {
     expect(seen.at(-1)).not.toHaveProperty("authorization");
     for (const value of [first, second, third]) expect(all()).not.toContain(value);
     await space.ok(["rm", "box"]);
+    // The snapshot has those of then.
+    await space.ok(["snapshot", "restore", snapshot, "--name", "again"]);
+    await space.ok(askAgain);
+    expect(seen.at(-1)).toMatchObject({ authorization: `Bearer ${first}`, "x-b": `b ${second}` });
+    await space.ok(["rm", "again"]);
+    expect(await space.ok(["snapshot", "rm", "one"])).toBe("one\n");
+    expect(await space.ok(["snapshot", "ls", "-q"])).toBe("");
     expect(readdirSync(join(space.stateDir, "secrets")).sort()).toEqual(["authority.pem", "key"]);
     server.close();
   });

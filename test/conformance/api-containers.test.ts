@@ -38,7 +38,7 @@ testApi(
       },
     };
   },
-  { defaults: { image: testImage }, lacks: ["snapshots"], ...shortForm },
+  { defaults: { image: testImage }, ...shortForm },
 );
 
 testApi(
@@ -55,5 +55,5 @@ testApi(
       },
     };
   },
-  { defaults: { image: IMAGE }, lacks: ["snapshots"], ...shortForm },
+  { defaults: { image: IMAGE }, ...shortForm },
 );

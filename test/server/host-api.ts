@@ -11,6 +11,8 @@ import type { SnapshotInfo } from "../../src/contracts/snapshots.ts";
 export interface HostApi extends SandboxApi {
   /** Whole files, by path. */
   readonly stored: Map<string, Uint8Array>;
+  /** What is told of its snapshot beside the least. */
+  readonly snapshot: Partial<SnapshotInfo>;
   /** Processes that were started and have not ended. */
   readonly running: Set<ChildProcess>;
   /** Makes the next call of any kind fail with this. */
@@ -25,6 +27,7 @@ const MTIME = "2024-05-06T07:08:09.123456789Z";
  */
 export function createHostApi(): HostApi {
   const stored = new Map<string, Uint8Array>();
+  const told: Partial<SnapshotInfo> = {};
   const running = new Set<ChildProcess>();
   const watchers = new Set<(event: WatchEvent) => void>();
   let failure: { error: unknown } | undefined;
@@ -46,9 +49,9 @@ export function createHostApi(): HostApi {
       runtime: "test",
     };
   };
-  const snapshot = (id: string): SnapshotInfo => ({
+  const snapshot = (): SnapshotInfo => ({
     id: "snap-box",
-    sandbox_id: info(id).id,
+    sandbox_id: "box",
     name: "",
     image_id: "host",
     created_at: MTIME,
@@ -56,6 +59,7 @@ export function createHostApi(): HostApi {
     runtime: "test",
     image: "host",
     network_mode: "none",
+    ...told,
   });
   const fileInfo = (path: string): FileInfo => {
     const size = stored.get(path)?.length;
@@ -79,6 +83,7 @@ export function createHostApi(): HostApi {
 
   return {
     stored,
+    snapshot: told,
     running,
     failNext(error) {
       failure = { error };
@@ -252,10 +257,10 @@ export function createHostApi(): HostApi {
       remove: async () => {},
     },
     snapshots: {
-      create: async (id) => snapshot(id),
+      create: async (id) => ({ ...snapshot(), sandbox_id: info(id).id }),
       list: async () => [],
-      get: async (id) => snapshot(id),
-      restore: async (id) => info(id),
+      get: async () => snapshot(),
+      restore: async () => info("box"),
       remove: async () => {},
     },
     volumes: {
