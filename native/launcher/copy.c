@@ -213,6 +213,7 @@ void op_copy(struct in *in) {
   char *source = in_str(in);
   char *target = in_str(in);
   skipped = in_list(in);
+  shift_ids((int32_t)in_u32(in));
   if (in->bad || in->left || source[0] != '/' || target[0] != '/' || strlen(target) > 4000) answer_error(EBADMSG, "COPY");
   // The next engine discards what was being made; until then it waits for the lock, which this process has too.
   prctl(PR_SET_PDEATHSIG, SIGKILL);

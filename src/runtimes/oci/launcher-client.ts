@@ -119,14 +119,14 @@ export interface Launcher {
    */
   checkOutside(source: string): Promise<"directory" | "file">;
   /**
-   * Copies the directory `source`, a layer of overlayfs, to `target`, which must not be there, with all that overlayfs sees of it; entries
-   * of the uppermost directory whose names are in `skip` are left out. Gives the bytes that the copy takes of its disk. What was
-   * copied before a failure stays.
+   * Copies the directory `source`, a layer of overlayfs, to `target`, which must not be there, with all that overlayfs sees of
+   * it. Entries of the uppermost directory whose names are in `skip` are left out, and `shift` is added to every id. Gives the
+   * bytes that the copy takes of its disk. What was copied before a failure stays.
    */
   copy(
     source: string,
     target: string,
-    options: { skip: readonly string[]; signal?: AbortSignal },
+    options: { skip?: readonly string[]; shift?: number; signal?: AbortSignal },
   ): Promise<number>;
   /** Ends the launcher. What it started keeps running, RUN programs excepted. */
   close(): Promise<void>;
@@ -268,8 +268,13 @@ export function createLauncher(options: LauncherOptions): Launcher {
     async checkOutside(source) {
       return (await call("checkOutside", encoder().str(source).finish())).u8() === 1 ? "file" : "directory";
     },
-    async copy(source, target, { skip, signal }) {
-      const body = encoder().str(source).str(target).list(skip).finish();
+    async copy(source, target, { skip = [], shift = 0, signal }) {
+      const body = encoder()
+        .str(source)
+        .str(target)
+        .list(skip)
+        .u32(shift >>> 0)
+        .finish();
       const answer = await connected()
         .call(launcherOps.copy, body, signal)
         .catch((error: unknown) => {

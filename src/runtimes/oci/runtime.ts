@@ -276,19 +276,10 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
       if (spec.network === "open") await prober.uplink();
       using _volumes = await volumes.hold(volumesOf(spec));
       await outside.check(spec.mounts);
-      await using snapshot = await snapshots.source(spec.image.id);
+      const asUser = isAsUser(spec);
+      await using snapshot = await snapshots.source(spec.image.id, { asUser, signal });
       const base = snapshot?.base ?? spec.image.id;
       using _image = images.hold(base);
-      const asUser = isAsUser(spec);
-      if (snapshot && snapshot.asUser !== asUser) {
-        throw new WarrenError(
-          "unsupported",
-          "an ordinary user's sandboxes with and without mounts number owners differently",
-          {
-            hint: `create it ${snapshot.asUser ? "with a volume or a bind" : "without volumes and binds"}, as the original was`,
-          },
-        );
-      }
       const lower = snapshot?.lower ?? (await images.lower(base, { asUser, signal }));
       if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       for (const dir of await store.dirs(spec.id)) {
@@ -423,6 +414,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     },
     oomKills: (id) => (isSandboxId(id) ? cgroups.oomKills(id) : undefined),
     async close() {
+      await snapshots.close();
       await images.close();
       await prober.idle();
       await trash.idle();

@@ -12,6 +12,7 @@ import type { Launcher } from "../launcher-client.ts";
 import { type Layout, sandboxPaths } from "../layout.ts";
 import type { SandboxStore } from "../sandbox-store.ts";
 import { createSnapshotRecords, type SnapshotRecord } from "./records.ts";
+import { createRenumberedLayers, homeOf, layerIn } from "./renumbered.ts";
 
 const PREFIX = "snapshot:";
 const HALF_MADE = ".new-";
@@ -32,14 +33,21 @@ export interface SnapshotsOptions {
 }
 
 /** What a sandbox that is being made from a snapshot stands on. Nothing of it goes before it is disposed. */
-export interface Source
-  extends AsyncDisposable,
-    Pick<SnapshotRecord, "base" | "lower" | "layers" | "asUser"> {}
+export interface Source extends AsyncDisposable, Pick<SnapshotRecord, "base" | "layers"> {
+  /** Undefined: that of the image `base`, since this one has other owners. */
+  lower: string | undefined;
+}
 
 export interface Snapshots {
   store: SnapshotStore;
-  /** Of the image id of a snapshot; undefined for another image's. Throws `image_not_found`. */
-  source(imageId: string): Promise<Source | undefined>;
+  /**
+   * Of the image id of a snapshot; undefined for another image's. `asUser`: what is root's in the new sandbox is the user's who runs
+   * us. Throws `image_not_found`.
+   */
+  source(
+    imageId: string,
+    options: { asUser: boolean; signal?: AbortSignal | undefined },
+  ): Promise<Source | undefined>;
   /** True while it is frozen for a snapshot and not paused. */
   isHeldStill(sandboxId: string): boolean;
   /** Lower layers that snapshots are made of, their own excepted. */
@@ -48,6 +56,7 @@ export interface Snapshots {
   reclaim(): Promise<void>;
   /** Lets sandboxes go on that an earlier engine held still when it was killed, and discards what it left. */
   recover(): Promise<void>;
+  close(): Promise<void>;
 }
 
 /**
@@ -59,28 +68,32 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
   const dir = layout.snapshots;
   const layersDir = join(dir, "layers");
   const records = createSnapshotRecords(dir);
+  const renumbered = createRenumberedLayers({ launcher, discard });
+  const closing = new AbortController();
   const turns = createKeyedMutex();
   /** Which layers there are, and who needs them. */
   const exclusively = <T>(task: () => Promise<T>) => turns.run("layers", task);
   const leases = new Set<SnapshotRecord>();
   const heldStill = new Set<string>();
-  /** Layers without a snapshot: they go with the last who needs them. */
-  let orphans = new Set<string>();
+  /** Whether there are layers without a snapshot, which go with the last who needs them. */
+  let hasOrphans = false;
+  const layerNames = async () => ((await statOrUndefined(layersDir)) ? await readdir(layersDir) : []);
 
   const reclaim = () =>
     exclusively(async () => {
-      const layers = (await statOrUndefined(layersDir)) ? await readdir(layersDir) : [];
-      const byRecord = new Set((await records.list()).flatMap((record) => record.layers));
-      const bySandbox = layers.length > 0 ? await store.lowers() : new Set<string>();
-      for (const { layers: leased } of leases) for (const layer of leased) bySandbox.add(layer);
-      const left = new Set<string>();
-      for (const name of layers) {
-        const layer = layerIn(join(layersDir, name));
-        if (byRecord.has(layer)) continue;
-        if (bySandbox.has(layer)) left.add(layer);
-        else await discard(join(layersDir, name));
+      const names = await layerNames();
+      const homes = (paths: Iterable<string>) => new Set([...paths].map(homeOf));
+      const known = homes((await records.list()).flatMap(({ layers }) => layers));
+      const used = homes([
+        ...(names.length > 0 ? await store.lowers() : []),
+        ...[...leases].flatMap(({ layers }) => layers),
+      ]);
+      hasOrphans = false;
+      for (const home of names.map((name) => join(layersDir, name))) {
+        if (known.has(home)) continue;
+        if (used.has(home)) hasOrphans = true;
+        else await discard(home);
       }
-      orphans = left;
     });
 
   /** Runs the task while nothing inside runs. */
@@ -105,7 +118,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     }
   };
 
-  const make = async (sandboxId: string, id: string, signal: AbortSignal | undefined) => {
+  const make = async (sandboxId: string, id: string, signal: AbortSignal) => {
     if (!isSandboxId(id)) {
       throw new WarrenError("invalid_request", `${JSON.stringify(id)} can't be a snapshot's id`);
     }
@@ -139,12 +152,12 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
       const sizeBytes = await still(sandboxId, half, () =>
         withDiskGuard(
           dir,
-          signal ?? new AbortController().signal,
+          signal,
           (guarded) => launcher.copy(source, layerIn(half), { skip: mountPoints, signal: guarded }),
           { unbounded: true },
         ),
       );
-      if (signal?.aborted) throw new WarrenError("cancelled", "the call was cancelled");
+      if (signal.aborted) throw new WarrenError("cancelled", "the call was cancelled");
       const layers = [layerIn(home), ...beneath];
       const asUser = await options.isRootTheUser(sandboxId);
       await exclusively(async () => {
@@ -162,7 +175,9 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
   return {
     store: {
       create: (sandboxId, id, { signal } = {}) =>
-        turns.run(`snapshot ${id}`, () => make(sandboxId, id, signal)),
+        turns.run(`snapshot ${id}`, () =>
+          make(sandboxId, id, AbortSignal.any([closing.signal, ...(signal ? [signal] : [])])),
+        ),
       async list() {
         const whole = (await records.list()).map(({ id, sizeBytes }) => ({ id, sizeBytes }));
         const halves = (await readdir(dir))
@@ -179,7 +194,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
         });
       },
     },
-    async source(imageId) {
+    async source(imageId, { asUser, signal }) {
       if (!imageId.startsWith(PREFIX)) return undefined;
       const id = imageId.slice(PREFIX.length);
       const record = await exclusively(async () => {
@@ -188,20 +203,27 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
         return found;
       });
       if (!record) throw new WarrenError("image_not_found", `there is no snapshot ${id}`);
-      return {
-        ...record,
-        async [Symbol.asyncDispose]() {
-          leases.delete(record);
-          if (!(await records.read(id))) await reclaim();
-        },
+      const release = async () => {
+        leases.delete(record);
+        if (!(await records.read(id))) await reclaim();
       };
+      const { base } = record;
+      if (record.asUser === asUser) return { ...record, [Symbol.asyncDispose]: release };
+      try {
+        const layers: string[] = [];
+        for (const layer of record.layers) layers.push(await renumbered.of(layer, { asUser, signal }));
+        return { base, layers, lower: undefined, [Symbol.asyncDispose]: release };
+      } catch (error) {
+        await release();
+        throw noSpace(error);
+      }
     },
     isHeldStill: (sandboxId) => heldStill.has(sandboxId),
     async lowers() {
       return new Set([...(await records.list()), ...leases].map(({ lower }) => lower));
     },
     async reclaim() {
-      if (orphans.size > 0) await reclaim();
+      if (hasOrphans) await reclaim();
     },
     async recover() {
       for (const name of await readdir(dir)) {
@@ -211,9 +233,12 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
         await discard(join(dir, name));
       }
       await reclaim();
+      for (const name of await layerNames()) await renumbered.sweep(join(layersDir, name));
+    },
+    async close() {
+      closing.abort();
+      await turns.idle();
+      await renumbered.close();
     },
   };
 }
-
-/** Its root directory has the owner and mode that it had, so another directory of ours is around it. */
-const layerIn = (home: string) => join(home, "layer");
