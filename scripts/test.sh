@@ -14,29 +14,52 @@ scripts/install-runsc.sh || echo "note: no usable runsc: the tests of isolation 
 [ "$(id -u)" = 0 ] || fail "the tests create real sandboxes, as root and as users that they make, and need root for it" "sudo scripts/test.sh"
 mend_hybrid_cgroups
 install_node_modules
-build_all
 
-step "types"
-npm run --silent typecheck
-step "lint"
-npm run --silent lint
-shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
-step "layers"
-npm run --silent layers
-step "dead code"
-npm run --silent deadcode
-step "npm audit"
-if audit=$(npm audit --audit-level=high 2>&1); then
-  echo "nothing high"
-elif grep -q 'audit endpoint returned an error' <<<"$audit"; then
-  echo "not checked: the package registry configured here does not answer audits"
-else
-  printf '%s\n' "$audit"
-  exit 1
-fi
+# Side by side with each other and with the build: what one of them says is shown as a whole when all have ended.
+checks=$(mktemp -d)
+trap 'jobs -p | xargs -r kill 2>/dev/null || true; rm -rf "$checks"' EXIT
+names=()
+check() { # check NAME COMMAND...
+  local name=$1
+  shift
+  names+=("$name")
+  { if "$@" >"$checks/$name" 2>&1; then echo 0; else echo $?; fi >"$checks/$name.code"; } &
+}
+# shellcheck disable=SC2317  # called by name
+lint() {
+  npm run --silent lint && shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
+}
+# shellcheck disable=SC2317  # called by name
+audit() {
+  local said
+  if said=$(npm audit --audit-level=high 2>&1); then
+    echo "nothing high"
+  elif grep -q 'audit endpoint returned an error' <<<"$said"; then
+    echo "not checked: the package registry configured here does not answer audits"
+  else
+    printf '%s\n' "$said"
+    return 1
+  fi
+}
+check "types" npm run --silent typecheck
+check "lint" lint
+check "layers" npm run --silent layers
+check "dead code" npm run --silent deadcode
+check "npm audit" audit
+build_all
+wait
+status=0
+for name in "${names[@]}"; do
+  step "$name"
+  cat "$checks/$name"
+  code=$(cat "$checks/$name.code")
+  [ "$code" = 0 ] || status=$code
+done
+[ "$status" = 0 ] || exit "$status"
+
 step "tests"
 results=$(mktemp)
-trap 'rm -f "$results"' EXIT
+trap 'rm -rf "$checks" "$results"' EXIT
 status=0
 npx vitest run --reporter=default --reporter=json --outputFile.json="$results" "$@" || status=$?
 # shellcheck disable=SC2016  # expanded inside, not here

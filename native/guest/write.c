@@ -182,7 +182,11 @@ static bool rewrite(const struct target *t, const struct temporary *tmp) {
     if (!fill(fd, buffer, (size_t)n)) return false;
     at += n;
   }
-  return t->mode == MODE_UNSET || fchmod(fd, t->mode & 07777) == 0;
+  bool ok = t->mode == MODE_UNSET || fchmod(fd, t->mode & 07777) == 0;
+  int error = errno;
+  close(fd);
+  errno = error;
+  return ok;
 }
 
 static bool is_refusal(int error) {
@@ -218,6 +222,8 @@ static void replace(struct target *t) {
   if (!ok && t->exists && (in_place || is_refusal(errno))) ok = rewrite(t, &tmp);
   drop_temporary(&tmp, t->dir);
   if (!ok) refuse(errno, t->path);
+  // Whoever is told the end may run the file, which the kernel refuses while somebody can write to it.
+  close(tmp.fd);
   send_end(FD_CONN, total);
 }
 
@@ -237,6 +243,7 @@ static void append(struct target *t) {
     received = RECEIVED_ERROR;
   }
   if (received == RECEIVED_ALL) {
+    close(fd);
     send_end(FD_CONN, total);
     return;
   }

@@ -117,16 +117,18 @@ export function testApiReality({ test, fixture, killGuest, freezeGuest }: ApiCon
   });
 
   test("tells what a running sandbox uses", async () => {
-    const { api, box, shell } = fixture();
+    const { api, box } = fixture();
     const { id } = await box();
-    const busy = shell(id, "while :; do :; done", { timeout: 2 });
-    await api.stats(id);
-    const stats = await api.stats(id);
+    await using busy = await api.execStream(id, { cmd: ["sh", "-c", "while :; do :; done"] });
+    busy.exit.catch(() => {});
+    // It gets no processor at once where all are taken.
+    const stats = await eventually("processor time", async () => {
+      const told = await api.stats(id);
+      return told.cpu_percent > 0 && told;
+    });
     expect(stats.pid_count).toBeGreaterThanOrEqual(2);
     expect(stats.memory_usage).toBeGreaterThan(0);
-    expect(stats.cpu_percent).toBeGreaterThan(0);
     expect(Math.abs(Date.parse(stats.timestamp) - Date.now())).toBeLessThan(60_000);
-    expect((await busy).timed_out).toBe(true);
   });
 }
 

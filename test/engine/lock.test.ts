@@ -1,14 +1,13 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect, it } from "vitest";
 import { lockStateDir } from "../../src/engine/lock.ts";
+import { argvOf } from "./support/program.ts";
 import { tempDir } from "./support/temp-dir.ts";
 
 const locked = expect.objectContaining({ code: "engine_locked", hint: expect.any(String) });
-const holder = fileURLToPath(new URL("support/hold-lock.mjs", import.meta.url));
-const loader = fileURLToPath(new URL("support/typescript.mjs", import.meta.url));
+const holder = argvOf("hold-lock.mjs");
 
 it("refuses a second holder at once, and lets one in after the first", () => {
   using dir = tempDir();
@@ -27,7 +26,7 @@ it("refuses a second holder at once, and lets one in after the first", () => {
 
 it("keeps other processes out, and dies with its process", async () => {
   using dir = tempDir();
-  const child = spawn(process.execPath, ["--import", loader, holder, dir.path], {
+  const child = spawn(process.execPath, [...holder, dir.path], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   await once(child.stdout, "data");
@@ -35,6 +34,6 @@ it("keeps other processes out, and dies with its process", async () => {
   child.kill("SIGKILL");
   await once(child, "exit");
   using _mine = lockStateDir(dir.path);
-  const other = promisify(execFile)(process.execPath, ["--import", loader, holder, dir.path]);
+  const other = promisify(execFile)(process.execPath, [...holder, dir.path]);
   await expect(other).rejects.toThrow(/engine_locked/);
 });

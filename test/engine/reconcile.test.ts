@@ -59,8 +59,8 @@ describe("an engine after one that was killed", () => {
     await using opened = await testEngine(dir.path);
     expect(await opened.engine.list()).toEqual([]);
     expect(await opened.runtime.list()).toEqual([]);
-    // Where its volumes would be stays.
-    expect(readdirSync(join(dir.path, "fake"))).toEqual([".volumes"]);
+    // Where its volumes and snapshots would be stays.
+    expect(readdirSync(join(dir.path, "fake")).sort()).toEqual([".snapshots", ".volumes"]);
     expect(processesOf(id)).toEqual([]);
     await opened.engine.create({ name: "one" });
   });

@@ -159,6 +159,17 @@ describe("write", () => {
     await reading;
   });
 
+  it.each([false, true])("leaves a program that can be run at once (append: %s)", async (append) => {
+    // The kernel runs no file that somebody has open for writing. Many at a time, so that those who wrote have little time to end.
+    const bytes = await readFile("/bin/busybox");
+    const each = async (_: unknown, i: number) => {
+      const path = join(dir, `${i}/busybox`);
+      await guest.client.writeFile(path, bytes, { mode: 0o755, append });
+      return (await run(guest, { argv: [path, "true"], env: {} })).stderr;
+    };
+    expect(new Set(await Promise.all(Array.from({ length: 100 }, each)))).toEqual(new Set([""]));
+  });
+
   it("of 128 MiB grows no handler", async () => {
     const block = Buffer.alloc(1 << 20, 7);
     let peakKiB = 0;

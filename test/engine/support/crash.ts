@@ -1,13 +1,10 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
-
-const child = fileURLToPath(new URL("crash-child.mjs", import.meta.url));
-const loader = fileURLToPath(new URL("typescript.mjs", import.meta.url));
+import { argvOf } from "./program.ts";
 
 /** Runs crash-child.mjs until it says that it has got where it should be, kills it, and gives back what it said. */
 export async function crash(stateDir: string, ...args: string[]): Promise<unknown> {
-  const engine = spawn(process.execPath, ["--import", loader, child, stateDir, ...args], {
+  const engine = spawn(process.execPath, [...argvOf("crash-child.mjs"), stateDir, ...args], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   let said = "";

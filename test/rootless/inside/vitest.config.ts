@@ -11,6 +11,8 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 120_000,
     expect: { poll: { timeout: 20_000 } },
+    runner: "test/setup/runner.ts",
+    server: { deps: { external: [/\/dist\/test\//] } },
     pool: "forks",
   },
 });

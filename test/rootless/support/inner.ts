@@ -23,14 +23,20 @@ export interface InsideOptions {
 export async function reportInside(
   user: TestUser,
   files: readonly string[],
-  { timeoutMs = 300_000, onlyRoot = [], ...place }: InsideOptions = {},
+  { timeoutMs = 300_000, onlyRoot = [], env = {}, ...place }: InsideOptions = {},
 ): Promise<void> {
   const output = join(user.home, "report.json");
   const vitest = [process.execPath, "node_modules/vitest/vitest.mjs", "run"];
   // The loader that writes no file beside the configuration.
   const config = ["--config", "test/rootless/inside/vitest.config.ts", "--configLoader", "runner"];
   const reporter = ["--reporter=json", `--outputFile=${output}`];
-  const result = await user.run([...vitest, ...config, ...reporter, ...files], { timeoutMs, ...place });
+  // The bundled form of its files is the user's too.
+  const { WARREN_TEST_FILES = "" } = process.env;
+  const result = await user.run([...vitest, ...config, ...reporter, ...files], {
+    timeoutMs,
+    env: { ...(WARREN_TEST_FILES ? { WARREN_TEST_FILES } : {}), ...env },
+    ...place,
+  });
   const said = `${result.stdout}\n${result.stderr}`.slice(-8000);
   describe(`as an ordinary user (${files.join(", ")})`, () => {
     it("runs", () => {
