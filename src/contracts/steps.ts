@@ -114,6 +114,11 @@ export const steps = [
   "container.killed",
   "container.removed",
   "container.removed-directory",
+  "container.held",
+  "container.committed",
+  "container.kept",
+  "container.snapshotted",
+  "container.snapshot-removed",
 
   // Requests to the launcher
   "launcher.run.sent",

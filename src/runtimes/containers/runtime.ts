@@ -95,6 +95,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
     dirs,
     holds,
     log,
+    onStep,
   });
   await containers.sweep();
   await snapshots.sweep();
@@ -288,10 +289,10 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
         throwIfAborted(signal);
       } catch (error) {
         await undoCreate(spec.id);
-        throw engineFailure(error, "the sandbox can't be created", {
-          400: "invalid_request",
-          404: "image_not_found",
-        });
+        const codes = { 400: "invalid_request", 404: "image_not_found" } as const;
+        const isGone = error instanceof EngineRefusal && error.status === 404;
+        const hint = isGone ? "warren image ls and warren snapshot ls show what is there" : undefined;
+        throw engineFailure(error, "the sandbox can't be created", codes, hint);
       }
     },
     async start(id, { signal } = {}) {

@@ -96,6 +96,11 @@ export const places: Record<Step, Place> = {
   "container.killed": "containers",
   "container.removed": "containers",
   "container.removed-directory": "containers",
+  "container.held": "containers",
+  "container.committed": "containers",
+  "container.kept": "containers",
+  "container.snapshotted": "containers",
+  "container.snapshot-removed": "containers",
 
   "stored.error": "failure",
   "launcher.cgroupKill.sent": "unrecorded",

@@ -83,8 +83,15 @@ class Lane implements AsyncDisposable {
     return new Map(this.#listed().map(({ id, state }) => [id, state]));
   }
 
+  /** Names of images that a snapshot has or has had. */
+  snapshotImages(): string[] {
+    const names = storage.podman("images", "--format={{.Repository}}:{{.Tag}}").trim().split("\n");
+    return names.filter((name) => name.includes("/snapshot"));
+  }
+
   async expectNothing(): Promise<void> {
     expect(this.containers()).toEqual(new Map());
+    expect(this.snapshotImages()).toEqual([]);
     expect(readdirSync(join(this.stateDir, "podman/sandboxes"))).toEqual([]);
     await expect.poll(() => commandLines().filter((line) => line.includes(this.stateDir))).toEqual([]);
   }
@@ -124,6 +131,23 @@ async function life(api: SandboxApi, done: (what: string) => void): Promise<void
   done("removed");
 }
 
+/** What reaches the steps of snapshots. */
+async function keeping(api: SandboxApi, done: (what: string) => void): Promise<void> {
+  const { id } = await api.create({ name: "main", image: testImage, timeout: -1 });
+  done("created");
+  const { id: snapshot } = await api.snapshots.create(id);
+  done("snapshotted");
+  await api.snapshots.remove(snapshot);
+}
+
+const ofSnapshots: readonly Step[] = [
+  "container.held",
+  "container.committed",
+  "container.kept",
+  "container.snapshotted",
+  "container.snapshot-removed",
+];
+
 describe("an engine that is killed while it works with Podman", () => {
   it.each(at("containers"))("at %s", { timeout: TIMEOUT_MS }, async (step: Step) => {
     await using lane = new Lane();
@@ -133,7 +157,8 @@ describe("an engine that is killed while it works with Podman", () => {
     if (!opens) {
       await first.ready;
       await first.arm({ step, nth: 1 });
-      await expect(life(first.api, (what) => said.add(what))).rejects.toMatchObject({
+      const work = ofSnapshots.includes(step) ? keeping : life;
+      await expect(work(first.api, (what) => said.add(what))).rejects.toMatchObject({
         code: "engine_unavailable",
       });
     }
@@ -143,6 +168,8 @@ describe("an engine that is killed while it works with Podman", () => {
     await next.ready;
     const sandboxes = await next.api.list();
     const containers = lane.containers();
+    expect(await next.api.snapshots.list()).toEqual([]);
+    expect(lane.snapshotImages()).toEqual([]);
     // Both ways: each record is of something, and nothing is of no record.
     expect([...containers.keys()]).toEqual(sandboxes.map(({ id }) => id));
     if (said.has("created") && step !== "container.removed" && step !== "container.removed-directory") {

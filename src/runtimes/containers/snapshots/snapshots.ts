@@ -5,6 +5,7 @@ import type {
   RuntimeSpec,
   SnapshotStore,
 } from "../../../contracts/runtime.ts";
+import type { OnStep } from "../../../contracts/steps.ts";
 import type { Logger } from "../../../lib/log.ts";
 import { throwIfAborted } from "../../../lib/signals.ts";
 import { GUEST_DIR } from "../../common/guest-program.ts";
@@ -40,6 +41,7 @@ export interface SnapshotsOptions {
   dirs: Pick<SandboxDirs, "readSpec">;
   holds: Pick<Holds, "begin" | "end">;
   log: Logger;
+  onStep: OnStep;
 }
 
 export interface Snapshots extends SnapshotStore {
@@ -51,7 +53,7 @@ export interface Snapshots extends SnapshotStore {
 
 /** A container's root filesystem as an image of the engine's, whose layers it shares with what the container was made of. */
 export function createSnapshots(options: SnapshotsOptions): Snapshots {
-  const { client, runtime, capabilities, ownerId, containers, dirs, holds, log } = options;
+  const { client, runtime, capabilities, ownerId, containers, dirs, holds, log, onStep } = options;
   const names = snapshotNames(ownerId);
   const kind = createEngineKind(client);
   const guarded = createDiskGuard(client);
@@ -78,9 +80,11 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
       pause: runs,
     };
     if (runs) await holds.begin(sandboxId);
+    onStep("container.held");
     try {
       // Not to be given up half way: the engine would go on, and nobody would know when it is done.
       await client.json({ method: "POST", path: "/commit", query, body: {}, timeoutMs: 0 });
+      onStep("container.committed");
     } finally {
       if (runs) await holds.end(sandboxId);
     }
@@ -196,7 +200,9 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
           await commit(sandboxId, id, container);
           throwIfAborted(either);
           const { image, sizeBytes } = await clean(id);
+          onStep("container.kept");
           await removeImage(names.of("draft", id));
+          onStep("container.snapshotted");
           throwIfAborted(either);
           return { id, sizeBytes, image: { ...original, id: imageId(image.Id) } };
         });
@@ -216,7 +222,10 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
       }
       return [...found.values()].sort((a, b) => (a.id < b.id ? -1 : 1));
     },
-    remove,
+    async remove(id) {
+      await remove(id);
+      onStep("container.snapshot-removed");
+    },
     async sweep() {
       for (const { name, image } of await images("retired")) {
         if (!(await removeImage(name))) noteRetired(image.Id, name);
