@@ -242,9 +242,12 @@ describe("a build", () => {
   it("ends when its client breaks off, in the middle of the context or after it", async () => {
     await using served = await serve();
     const outcomes: unknown[] = [];
+    let had = 0;
+    let whole = 0;
     served.api.images.build = async (_request, context, { signal } = {}) => {
       try {
-        for await (const _ of context);
+        for await (const piece of context) had += piece.length;
+        whole++;
         await new Promise((_resolve, reject) => {
           signal?.addEventListener("abort", () => reject(new WarrenError("cancelled", "the signal")));
         });
@@ -260,7 +263,7 @@ describe("a build", () => {
       socket.write(
         `POST ${BUILD} HTTP/1.1\r\nHost: 127.0.0.1:${served.port}\r\nContent-Length: ${length}\r\n\r\n${"x".repeat(5000)}`,
       );
-      await new Promise((resolve) => setTimeout(resolve, 100));
+      await eventually("what was sent", () => (length === 5000 ? whole === 1 : had === 10_000));
       socket.destroy();
     }
     await eventually("both ends", () => outcomes.length === 2);
