@@ -84,6 +84,15 @@ export const steps = [
   "volume.begun",
   "volume.made",
 
+  // The oci runtime: snapshots
+  "snapshot.begun",
+  "snapshot.froze",
+  "snapshot.thawed",
+  "snapshot.unmarked",
+  "snapshot.named",
+  "snapshot.made",
+  "snapshot.unlisted",
+
   // The oci runtime: images
   "image.host-built",
   "image.host-made",
@@ -135,6 +144,8 @@ export const steps = [
   "launcher.own.answered",
   "launcher.checkOutside.sent",
   "launcher.checkOutside.answered",
+  "launcher.copy.sent",
+  "launcher.copy.answered",
 ] as const;
 export type Step = (typeof steps)[number];
 

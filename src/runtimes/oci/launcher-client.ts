@@ -170,7 +170,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
     return link;
   };
   const call = async (
-    op: Exclude<keyof typeof launcherOps, "hello" | "cancel" | "keep" | "copy">,
+    op: Exclude<keyof typeof launcherOps, "hello" | "cancel" | "keep">,
     body: Buffer,
     signal?: AbortSignal,
   ) => {
@@ -275,12 +275,10 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .list(skip)
         .u32(shift >>> 0)
         .finish();
-      const answer = await connected()
-        .call(launcherOps.copy, body, signal)
-        .catch((error: unknown) => {
-          if (signal?.aborted) throw new WarrenError("cancelled", "the copy was cancelled", { cause: error });
-          throw error;
-        });
+      const answer = await call("copy", body, signal).catch((error: unknown) => {
+        if (signal?.aborted) throw new WarrenError("cancelled", "the copy was cancelled", { cause: error });
+        throw error;
+      });
       answer.u64();
       return Number(answer.u64());
     },

@@ -121,6 +121,7 @@ async function open(options: RuntimeOptions, userIds: SubordinateIds | undefined
     discard: trash.discard,
     isRunning: async (id) => (await liveGuest(layout.sandbox(id).guestPid)) !== undefined,
     isRootTheUser: async (id) => isAsUser((await store.read(id)).spec),
+    onStep,
   });
   const volumes = createVolumes({
     dir: layout.volumes,

@@ -53,7 +53,7 @@ function mounts(stateDir: string): string[] {
 
 const topLevel =
   /^(owner|audit\.jsonl|engine\.(log|log\.1|db|db-wal|db-shm|lock|lock-journal|sock|pid)|oci|logs|secrets|preview\.key)$/;
-const ofRuntime = /^(sandboxes|images|trash|volumes|shared|run|boot|launcher\.lock)$/;
+const ofRuntime = /^(sandboxes|images|trash|volumes|snapshots|shared|run|boot|launcher\.lock)$/;
 const ofSandbox = /^(spec\.json|fs|top|config\.json|runtime\.log|m|userns)$/;
 const ofRunning = /^(guest\.sock|guest\.pid|uplink\.pid)$/;
 

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
@@ -56,8 +56,28 @@ export async function checkInvariant(
     known: [...infos.values()].map(({ id }) => id),
     alive: alive.map(({ id }) => id),
   };
+  wrong.push(...(await checkSnapshots(engine, host.stateDir, infos.size)));
   wrong.push(...(await eventually(() => unwanted(view))));
   if (wrong.length > 0) throw new Error(`${wrong.join("\n")}\n--- the engine said\n${engine.said()}`);
+}
+
+/** Those that are told of are there and whole; nothing is there of others but layers that sandboxes stand on. */
+async function checkSnapshots(
+  { api }: EngineProcess,
+  stateDir: string,
+  sandboxes: number,
+): Promise<string[]> {
+  const told = await api.snapshots.list();
+  const dir = join(stateDir, "oci/snapshots");
+  const there = readdirSync(dir).filter((name) => name !== "layers");
+  const layers = existsSync(join(dir, "layers")) ? readdirSync(join(dir, "layers")) : [];
+  const wrong = told.filter(({ error }) => error).map(({ id, error }) => `snapshot ${id}: ${error}`);
+  const expected = told.map(({ id }) => `${id}.json`).sort();
+  if (!isDeepStrictEqual(there.sort(), expected))
+    wrong.push(`of the snapshots ${expected} there are ${there}`);
+  if (layers.length < told.length || (told.length + sandboxes === 0 && layers.length > 0))
+    wrong.push(`${told.length} snapshots and ${sandboxes} sandboxes have ${layers.length} layers`);
+  return wrong;
 }
 
 /** Asks again and again; what is still wrong at the end. */

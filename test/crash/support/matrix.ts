@@ -122,6 +122,16 @@ export const places: Record<Step, Place> = {
   "launcher.checkOutside.sent": "volumes",
   "launcher.checkOutside.answered": "volumes",
 
+  "snapshot.begun": "snapshots",
+  "snapshot.froze": "snapshots",
+  "snapshot.thawed": "snapshots",
+  "snapshot.unmarked": "snapshots",
+  "snapshot.named": "snapshots",
+  "snapshot.made": "snapshots",
+  "snapshot.unlisted": "snapshots",
+  "launcher.copy.sent": "snapshots",
+  "launcher.copy.answered": "snapshots",
+
   "secret.key-made": "secrets",
   "secret.authority-made": "secrets",
   "secret.sealed": "secrets",

@@ -87,6 +87,22 @@ export const scenarios = {
     await actions.remove("mounted");
     await actions.api.volumes.remove(name);
   },
+  /** One of a running sandbox, one of a paused one that was made of the first, and neither of them at the end. */
+  async snapshots(actions) {
+    const { snapshots } = actions.api;
+    for (const { id } of await snapshots.list()) await snapshots.remove(id);
+    await actions.create("original");
+    await actions.write("original", `${DATA}/a`, "kept");
+    const first = await snapshots.create("original");
+    await actions.restore("restored", "original", first.id);
+    await actions.remove("original");
+    await actions.pause("restored");
+    const second = await snapshots.create("restored");
+    await snapshots.remove(first.id);
+    await actions.resume("restored");
+    await actions.remove("restored");
+    await snapshots.remove(second.id);
+  },
   /** A sandbox with secrets, one that comes later and one that goes. */
   async secrets(actions) {
     const { secrets } = actions.api;

@@ -62,6 +62,14 @@ export class World {
         this.boxes.set(name, [{ ...box, memory: info.memory ?? 0 }]);
         return info;
       },
+      restore: async (name, original, snapshot) => {
+        const box = this.boxes.get(original)?.find(Boolean);
+        this.files.set(name, new Map(this.files.get(original)));
+        this.boxes.set(name, [undefined, box]);
+        const info = await api.snapshots.restore(snapshot, { name });
+        this.boxes.set(name, [box]);
+        return info;
+      },
       start: (name) =>
         become(
           name,
@@ -132,6 +140,8 @@ export class World {
 export interface Actions {
   readonly api: SandboxApi;
   create(name: string, request?: CreateSandbox): Promise<SandboxInfo>;
+  /** From a snapshot of another, which had then what it has now. */
+  restore(name: string, original: string, snapshot: string): Promise<SandboxInfo>;
   start(name: string): Promise<unknown>;
   /** For one whose start must fail. */
   failToStart(name: string): Promise<void>;

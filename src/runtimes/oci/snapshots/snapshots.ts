@@ -3,6 +3,7 @@ import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { WarrenError } from "../../../contracts/errors.ts";
 import type { PreparedImage, SnapshotStore } from "../../../contracts/runtime.ts";
+import type { OnStep } from "../../../contracts/steps.ts";
 import { noSpace, readText, statOrUndefined } from "../../../lib/files.ts";
 import { createKeyedMutex } from "../../../lib/keyed-mutex.ts";
 import { withDiskGuard } from "../../common/images/disk-guard.ts";
@@ -30,6 +31,7 @@ export interface SnapshotsOptions {
   /** Whether what is root's in it is the user's who runs us. */
   isRootTheUser(sandboxId: string): Promise<boolean>;
   discard(path: string): Promise<void>;
+  onStep: OnStep;
 }
 
 /** What a sandbox that is being made from a snapshot stands on. Nothing of it goes before it is disposed. */
@@ -64,7 +66,7 @@ export interface Snapshots {
  * original stood on. So its files stay as long as a sandbox or another snapshot stands on them, also when the snapshot is removed.
  */
 export function createSnapshots(options: SnapshotsOptions): Snapshots {
-  const { layout, launcher, store, freezer, discard } = options;
+  const { layout, launcher, store, freezer, discard, onStep } = options;
   const dir = layout.snapshots;
   const layersDir = join(dir, "layers");
   const records = createSnapshotRecords(dir);
@@ -109,12 +111,15 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     heldStill.add(sandboxId);
     try {
       await freezer.freeze(sandboxId);
+      onStep("snapshot.froze");
       return await task();
     } finally {
       await freezer.thaw(sandboxId);
+      onStep("snapshot.thawed");
       heldStill.delete(sandboxId);
       // Before anybody can pause it: the next engine would take that for ours.
       await rm(mark, { force: true });
+      onStep("snapshot.unmarked");
     }
   };
 
@@ -148,6 +153,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     try {
       await mkdir(layersDir, { recursive: true, mode: 0o700 });
       await mkdir(half, { mode: 0o700 });
+      onStep("snapshot.begun");
       const source = sandboxPaths(layout.sandbox(sandboxId).dir).upper;
       const sizeBytes = await still(sandboxId, half, () =>
         withDiskGuard(
@@ -162,7 +168,9 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
       const asUser = await options.isRootTheUser(sandboxId);
       await exclusively(async () => {
         await rename(half, home);
+        onStep("snapshot.named");
         await records.write(id, { version: 1, image, base, lower, layers, asUser, sizeBytes });
+        onStep("snapshot.made");
       });
       return { id, sizeBytes, image };
     } catch (error) {
@@ -190,6 +198,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
         await turns.run(`snapshot ${id}`, async () => {
           await discard(join(dir, `${HALF_MADE}${id}`));
           await exclusively(() => records.remove(id));
+          onStep("snapshot.unlisted");
           await reclaim();
         });
       },
