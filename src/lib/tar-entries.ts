@@ -23,6 +23,8 @@ export interface TarEntry {
   type: string;
   /** Of a link: what it names. */
   link: string;
+  /** Bytes of its content. */
+  size: number;
 }
 
 export interface TarCheck {
@@ -165,7 +167,12 @@ function createWalk({ code, onEntry }: TarCheck) {
     }
     // Of the whole archive, where nothing that concerns us stands.
     if (type === "g") return;
-    onEntry?.({ name: next.name ?? nameOf(block), type, link: next.link ?? text(block, 157, 257) });
+    onEntry?.({
+      name: next.name ?? nameOf(block),
+      type,
+      link: next.link ?? text(block, 157, 257),
+      size: data,
+    });
     next = {};
   }
 

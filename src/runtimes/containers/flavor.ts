@@ -39,6 +39,8 @@ export interface Flavor {
    * networks is known here, so those have none.
    */
   readonly uplink?: Uplink;
+  /** It takes only images whose layers it knows by what they are packed as. */
+  readonly hasContainerdImages?: boolean;
   /** The guest for the engine's machine, where that is not ours. */
   readonly guestProgram?: Buffer;
   /** Lets go of helpers. */

@@ -87,8 +87,7 @@ export async function openContainerRuntime(options: ContainerRuntimeOptions): Pr
   const { prepare, refresh, ...openRules } = createOpenRules({ dirs, containers, log, onStep });
   const holds = await openHolds({ dirs, containers, log });
   const snapshots = createSnapshots({
-    client,
-    runtime: name,
+    flavor,
     capabilities,
     ownerId,
     containers,

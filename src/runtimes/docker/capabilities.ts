@@ -26,8 +26,6 @@ export function capabilitiesOf(daemon: Daemon): Capabilities {
     limits,
     ...(lacks.length > 0 ? { limitsMissing: missing(daemon, lacks) } : {}),
     userNamespace: daemon.hasUserNamespace,
-    // containerd wants all layers of an image that it is given, those too that it has.
-    snapshots: !daemon.hasContainerdImages,
   };
 }
 

@@ -18,7 +18,6 @@ export async function probeDocker(client: ApiClient): Promise<ProbeReport> {
       ...(daemon.hasSeccomp ? [] : [noSeccomp]),
       ...(daemon.hasUserNamespace ? [] : [rootIsRoot(daemon)]),
       ...limitFindings(daemon, capabilitiesOf(daemon)),
-      ...(daemon.hasContainerdImages ? [noSnapshots] : []),
       ...(endpoint.kind === "tcp" && !endpoint.tls ? [plainTcp(describeEndpoint(endpoint))] : []),
       ...weaknessFindings(daemon),
     ],
@@ -37,12 +36,6 @@ const noSeccomp: ProbeFinding = {
   level: "error",
   message: "the Docker daemon can't filter system calls, without which no sandbox is started",
   fix: "use a kernel with CONFIG_SECCOMP_FILTER, and a Docker that is built with seccomp",
-};
-
-const noSnapshots: ProbeFinding = {
-  level: "warning",
-  message: "there are no snapshots of sandboxes: this Docker keeps its images in containerd",
-  fix: 'put "features": {"containerd-snapshotter": false} into /etc/docker/daemon.json and restart Docker (it keeps images and containers apart then), or use the runtime oci',
 };
 
 function rootIsRoot(daemon: Daemon): ProbeFinding {

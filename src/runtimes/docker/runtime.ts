@@ -48,6 +48,7 @@ export const openDockerRuntime: RuntimeFactory = async (options) => {
         ...(missing.open ? {} : { uplink: { mode: "bridge", nameServers: hostNameServers } as const }),
         ...(await guards(daemon, join(stateDir, "docker"))),
         relabels: daemon.hasSelinux,
+        hasContainerdImages: daemon.hasContainerdImages,
         probe: () => probeDocker(client),
         close: async () => {},
       },

@@ -11,16 +11,28 @@ export interface SnapshotImage {
   os: string;
   /** Digests of what is unpacked, the lowest first. The engine has them all. */
   layers: readonly string[];
+  /** What they are packed as, where the engine knows them by that. */
+  blobs?: readonly Blob[];
   createdAt: Date;
 }
+
+/** As a manifest names it. */
+export interface Blob {
+  mediaType: string;
+  digest: string;
+  size: number;
+}
+
+/** `docker`: what all of Docker's own stores take. `oci`: what Podman and containerd take. */
+export type ArchiveFormat = "docker" | "oci";
 
 /**
  * An image as an archive without its layers, which an engine that has them takes from its own store. An engine's commit writes
  * the container's environment and command into the image and can't be told not to; here nothing is but what is said.
  */
-export function snapshotArchive(image: SnapshotImage, { isPodman }: { isPodman: boolean }): Buffer {
+export function snapshotArchive(image: SnapshotImage, format: ArchiveFormat): Buffer {
   const config = Buffer.from(JSON.stringify(configOf(image)));
-  const files = isPodman ? ociLayout(image, config) : dockerArchive(image, config);
+  const files = format === "oci" ? ociLayout(image, config) : dockerArchive(image, config);
   return Buffer.concat([...files.map(([name, content]) => tarFile(name, 0o644, content)), endOfTar]);
 }
 
@@ -50,15 +62,15 @@ function dockerArchive({ name, layers }: SnapshotImage, config: Buffer): Files {
   ];
 }
 
-function ociLayout({ name, layers }: SnapshotImage, config: Buffer): Files {
+function ociLayout({ name, layers, blobs }: SnapshotImage, config: Buffer): Files {
   const blob = (content: Buffer) => ({ digest: `sha256:${hexDigest(content)}`, size: content.length });
   const type = (what: string) => `application/vnd.oci.image.${what}`;
   const manifest = json({
     schemaVersion: 2,
     mediaType: type("manifest.v1+json"),
     config: { mediaType: type("config.v1+json"), ...blob(config) },
-    // How long they would be in an archive nobody asks.
-    layers: layers.map((digest) => ({ mediaType: type("layer.v1.tar"), digest, size: 0 })),
+    // How long they would be in the archive Podman doesn't ask.
+    layers: blobs ?? layers.map((digest) => ({ mediaType: type("layer.v1.tar"), digest, size: 0 })),
   });
   const index = json({
     schemaVersion: 2,

@@ -16,14 +16,16 @@ import {
   ImageList,
   readAnswer,
 } from "../answers.ts";
-import { type ApiClient, EngineRefusal, engineFailure } from "../api-client.ts";
+import { EngineRefusal, engineFailure } from "../api-client.ts";
 import { type Containers, isPaused, lives } from "../containers.ts";
 import { createEngineKind } from "../engine-kind.ts";
+import type { Flavor } from "../flavor.ts";
 import { createDiskGuard } from "../images/disk.ts";
 import { imageId, imagePath, lookup, namesOf, OWNER_LABEL } from "../images/lookup.ts";
 import { readMessages } from "../images/messages.ts";
 import type { SandboxDirs } from "../sandbox-dirs.ts";
 import { type SnapshotImage, snapshotArchive } from "./archive.ts";
+import { exportedBlobs } from "./exported-blobs.ts";
 import type { Holds } from "./holds.ts";
 import { type SnapshotKind, snapshotNames } from "./names.ts";
 
@@ -32,9 +34,7 @@ const ID_LABEL = "warren.snapshot";
 const SIZE_LABEL = "warren.snapshot.size";
 
 export interface SnapshotsOptions {
-  client: ApiClient;
-  /** The runtime's name. */
-  runtime: string;
+  flavor: Pick<Flavor, "client" | "name" | "hasContainerdImages">;
   capabilities: Pick<Capabilities, "pause">;
   ownerId: string;
   containers: Pick<Containers, "look" | "nameOf">;
@@ -53,7 +53,8 @@ export interface Snapshots extends SnapshotStore {
 
 /** A container's root filesystem as an image of the engine's, whose layers it shares with what the container was made of. */
 export function createSnapshots(options: SnapshotsOptions): Snapshots {
-  const { client, runtime, capabilities, ownerId, containers, dirs, holds, log, onStep } = options;
+  const { flavor, capabilities, ownerId, containers, dirs, holds, log, onStep } = options;
+  const { client, name: runtime, hasContainerdImages = false } = flavor;
   const names = snapshotNames(ownerId);
   const kind = createEngineKind(client);
   const guarded = createDiskGuard(client);
@@ -98,14 +99,17 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
       throw new WarrenError("runtime_failed", "the engine has committed an image that it doesn't have");
     const sizeBytes = await topSize(draft.Id);
     const labels = { [OWNER_LABEL]: ownerId, [ID_LABEL]: id, [SIZE_LABEL]: String(sizeBytes) };
+    const blobs = hasContainerdImages ? { blobs: await exportedBlobs(client, draft) } : {};
     const wanted: SnapshotImage = {
       name,
       labels,
       ...platformOf(draft),
       layers: layersOf(draft),
+      ...blobs,
       createdAt: new Date(),
     };
-    await load(snapshotArchive(wanted, { isPodman: await kind.isPodman() }));
+    const isOci = hasContainerdImages || (await kind.isPodman());
+    await load(snapshotArchive(wanted, isOci ? "oci" : "docker"));
     const image = await lookup(client, name);
     if (image && isWhatWasMeant(image, wanted)) return { image, sizeBytes };
     throw new WarrenError("runtime_failed", "the engine has made another image than it was given");
