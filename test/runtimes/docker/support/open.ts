@@ -7,6 +7,7 @@ import { silentLogger } from "../../../../src/lib/log.ts";
 import { openDockerRuntime } from "../../../../src/runtimes/docker/runtime.ts";
 import type { DockerSettings } from "../../../../src/runtimes/factory.ts";
 import { type RuntimeFixture, runtimeFixture } from "../../../../src/testing/runtime-fixture.ts";
+import { eventually } from "../../../../src/testing/wait.ts";
 import { writeImageTar } from "../../containers/support/image.ts";
 import { cgroupDirs, type Dockerd, type DockerdOptions, startDockerd } from "./dockerd.ts";
 
@@ -81,7 +82,9 @@ export async function openDockerRig({ settings, ...options }: RigOptions = {}): 
     async close() {
       try {
         await fixture.clean();
-        await expect.poll(() => leftovers()).toEqual([]);
+        // What is left is told better by what there is than by what was waited for in vain.
+        await eventually("the end of it", async () => (await leftovers()).length === 0).catch(() => {});
+        expect(await leftovers()).toEqual([]);
         await runtime.close();
       } finally {
         await end();

@@ -7,6 +7,7 @@ import type { Runtime } from "../../../../src/contracts/runtime.ts";
 import type { OnStep } from "../../../../src/contracts/steps.ts";
 import { silentLogger } from "../../../../src/lib/log.ts";
 import { openPodmanRuntime } from "../../../../src/runtimes/podman/runtime.ts";
+import { eventually } from "../../../../src/testing/wait.ts";
 import { type Boxes, createBoxes } from "../../common/support/boxes.ts";
 import { makeStorage, type TestStorage, testImage } from "./storage.ts";
 
@@ -61,7 +62,10 @@ export async function openPodmanRig({
         const left = storage.podman("ps", "--all", "--external", "--format={{.Names}}");
         expect(left.split("\n").filter((name) => name.includes(ownerId))).toEqual([]);
         for (const runtime of opened.reverse()) await runtime.close();
-        await expect.poll(() => commandLines().filter((line) => line.includes(stateDir))).toEqual([]);
+        const mine = () => commandLines().filter((line) => line.includes(stateDir));
+        // What is left is told better by what there is than by what was waited for in vain.
+        await eventually("the end of it", () => mine().length === 0).catch(() => {});
+        expect(mine()).toEqual([]);
         expect(readdirSync(join(stateDir, "podman/sandboxes"))).toEqual([]);
       } finally {
         rmSync(stateDir, { recursive: true, force: true });
