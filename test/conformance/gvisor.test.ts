@@ -29,6 +29,7 @@ const short = [
   "keeps read-only what is mounted so",
   "does not follow a link of the image to the host",
   "mounts what lies in another mount over it",
+  "outlives its sandbox, and sandboxes that are made of it outlive it",
   "brings programs to services of the host, at a socket and a port, in every network",
 ];
 
@@ -61,6 +62,10 @@ function define(): void {
           reason:
             "to the host the sandbox is gVisor's kernel: its own threads count, and one too many ends all of it",
           tests: ["holds the limit of processes"],
+        },
+        {
+          reason: "a FIFO is gVisor's kernel's alone, and no file",
+          tests: ["keeps a root filesystem as it was at one instant, and nothing of what is mounted in it"],
         },
         {
           reason: "gVisor's /proc/mounts tells neither nosuid nor nodev",

@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { chmodSync, lstatSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -88,6 +88,9 @@ export function createSandboxStore(layout: Layout, own: Own, onStep: OnStep = no
       writeFileSync(paths.spec, serialize(sandbox), { mode: 0o600 });
       makeDir(paths.fs, 0o700);
       makeDir(paths.upper, 0o755);
+      // The root directory inside is this one.
+      const [layer] = sandbox.layers ?? [];
+      if (layer !== undefined) chmodSync(paths.upper, lstatSync(layer).mode & 0o7777);
       makeDir(paths.work, 0o700);
       makeTop(paths.top, sandbox.spec);
       if (!asUser) await own([paths.upper, paths.top], 0);

@@ -1,9 +1,21 @@
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { PreparedImage } from "../../../src/contracts/runtime.ts";
 import { expectFailure } from "../../../src/testing/failures.ts";
 import { shortId } from "../common/support/boxes.ts";
+import { buildImage } from "../common/support/registry.ts";
 import { openTestRuntime, type TestRuntime } from "./support/open.ts";
 import { busyboxRoot } from "./support/rootfs.ts";
 
@@ -26,6 +38,10 @@ afterAll(async () => {
   root[Symbol.dispose]();
 });
 
+function temporary(): { path: string } & Disposable {
+  const path = mkdtempSync(join(tmpdir(), "woci-"));
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
+}
 const snapshots = () => {
   if (!made.runtime.snapshots) throw new Error("no snapshots");
   return made.runtime.snapshots;
@@ -39,6 +55,57 @@ const snap = async (sandboxId: string): Promise<{ id: string; image: PreparedIma
   snapshots().create(sandboxId, shortId());
 
 describe("snapshots of crun's sandboxes", () => {
+  it("bring nothing to where a container runtime mounts, and no device, whatever is in the layer", async () => {
+    const box = await made.box({ image: await plain() });
+    await box.sh("chmod 1711 /");
+    await made.runtime.stop(box.id, { timeoutMs: 0 });
+    const upper = join(made.stateDir, "oci", "sandboxes", box.id, "fs", "upper");
+    symlinkSync("/bin", join(upper, "proc"));
+    symlinkSync("/bin", join(upper, ".warren"));
+    execFileSync("mknod", [join(upper, "disk"), "b", "7", "0"]);
+    const { image } = await snap(box.id);
+    const restored = await made.box({ image });
+    expect(
+      await restored.sh("stat -c '%F %n' /proc /.warren; stat -c %a /; test -e /disk || echo none"),
+    ).toBe("directory /proc\ndirectory /.warren\n1711\nnone\n");
+  });
+
+  it("keep their image's layer, when its name has gone too", async () => {
+    using dir = temporary();
+    const image = await made.runtime.images.ensure(`oci:${buildImage(join(dir.path, "layout"))}:tag`);
+    const box = await made.box({ image });
+    await box.sh("echo kept > /file");
+    const { id, image: kept } = await snap(box.id);
+    await made.runtime.remove(box.id);
+    await made.runtime.close();
+    rmSync(join(made.stateDir, "oci/images/oci/refs"), { recursive: true });
+    await made.reopen();
+    const restored = await made.box({ image: kept });
+    expect(await restored.sh("cat /file")).toBe("kept\n");
+    await snapshots().remove(id);
+    await made.runtime.remove(restored.id);
+    await made.runtime.close();
+    await made.reopen();
+    await expectFailure(made.runtime.create(await made.spec({ image })), "image_not_found");
+  });
+
+  it("are refused above a depth, and for an id that is taken", async () => {
+    const box = await made.box();
+    const { id } = await snap(box.id);
+    await expectFailure(snapshots().create(box.id, id), "name_taken");
+    await made.runtime.stop(box.id, { timeoutMs: 0 });
+    const file = join(made.stateDir, "oci", "sandboxes", box.id, "spec.json");
+    const stored = JSON.parse(readFileSync(file, "utf8"));
+    const [layer] = layers().map((name) => join(made.stateDir, "oci/snapshots/layers", name, "layer"));
+    // overlayfs takes no layer twice, so the start is of as many others.
+    const others = Array.from({ length: 63 }, (_, i) => join(made.stateDir, `layer-${i}`));
+    for (const other of others) mkdirSync(other);
+    writeFileSync(file, JSON.stringify({ ...stored, layers: [layer, ...others] }));
+    await expectFailure(snap(box.id), "unsupported");
+    await made.runtime.start(box.id);
+    expect(await box.sh("echo deep")).toBe("deep\n");
+  });
+
   it("are what sandboxes are made of, whoever of the others has gone", async () => {
     const first = await made.box({ image: await plain() });
     await first.sh(
