@@ -40,6 +40,14 @@ export const steps = [
   "secret.sealed",
   "secret.removed",
 
+  // A snapshot's record was written with this state; its files are there, or gone
+  "snapshot.creating",
+  "snapshot.taken",
+  "snapshot.ready",
+  "snapshot.removing",
+  "snapshot.dropped",
+  "snapshot.deleted",
+
   // Logs of main commands
   "log.begun",
   "log.written",

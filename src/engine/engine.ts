@@ -133,7 +133,7 @@ async function openLocked(options: EngineOptions, undo: DisposableList): Promise
     clock,
     log,
     runtimes,
-    snapshots: createSnapshotTable(store.snapshots),
+    snapshots: createSnapshotTable(store.snapshots, onStep),
     table: createTable(store, onStep),
     events: createEventBus(log),
     mutex: createKeyedMutex(),

@@ -79,7 +79,8 @@ describe("the store", () => {
       `UPDATE sandboxes SET request = '{' WHERE id = 'ccccbbbbccccdddd';
        ALTER TABLE sandboxes DROP COLUMN network; ALTER TABLE sandboxes DROP COLUMN ports;
        ALTER TABLE sandboxes DROP COLUMN learnt; ALTER TABLE sandboxes DROP COLUMN secrets;
-       ALTER TABLE sandboxes DROP COLUMN credentials; PRAGMA user_version = 1`,
+       ALTER TABLE sandboxes DROP COLUMN credentials; ALTER TABLE sandboxes DROP COLUMN snapshot;
+       DROP TABLE snapshots; PRAGMA user_version = 1`,
     );
     const store = open(dir.path);
     expect(store.load().map(({ network }) => network)).toEqual([{ allow: ["example.com"] }, undefined]);

@@ -66,6 +66,7 @@ describe("what den's clients rely on", () => {
       total_sandboxes: 1,
       running_sandboxes: 1,
       stopped_sandboxes: 0,
+      total_snapshots: 0,
     });
     expect(Object.keys((await call("GET", "/sandboxes/box/stats")).body)).toContain("network_rx");
     expect(await call("DELETE", "/sandboxes/box")).toEqual({ status: 204, type: null, body: "" });

@@ -175,6 +175,7 @@ export function createSnapshots(
       if (settings.credentials?.length) await credentials.copy(sandboxId, id);
       throwIfAborted(either.signal);
       const { sizeBytes, image } = await store.create(sandboxId, id, { signal: either.signal });
+      core.onStep("snapshot.taken");
       throwIfAborted(either.signal);
       return snapshots.save({
         ...draft,
@@ -198,6 +199,7 @@ export function createSnapshots(
   /** Files, then values, then the record. */
   async function discard(id: string, store: SnapshotStore): Promise<void> {
     await store.remove(id);
+    core.onStep("snapshot.dropped");
     await secrets.remove(id);
     await credentials.remove(id);
     snapshots.delete(id);

@@ -1,3 +1,4 @@
+import { noStep, type OnStep } from "../../contracts/steps.ts";
 import { resolveSnapshot } from "../ids.ts";
 import type { SnapshotRecord } from "./record.ts";
 import type { SnapshotRows } from "./rows.ts";
@@ -16,7 +17,7 @@ export interface SnapshotTable {
   delete(id: string): void;
 }
 
-export function createSnapshotTable(rows: SnapshotRows): SnapshotTable {
+export function createSnapshotTable(rows: SnapshotRows, onStep: OnStep = noStep): SnapshotTable {
   const records = new Map(rows.load().map((record) => [record.id, record]));
   const all = () => [...records.values()].filter(({ state }) => state === "ready");
   return {
@@ -26,11 +27,13 @@ export function createSnapshotTable(rows: SnapshotRows): SnapshotTable {
     resolve: (wanted) => resolveSnapshot(wanted, new Map(all().map((record) => [record.id, record]))),
     save(record) {
       rows.save(record);
+      onStep(`snapshot.${record.state}`);
       records.set(record.id, record);
       return record;
     },
     delete(id) {
       rows.delete(id);
+      onStep("snapshot.deleted");
       records.delete(id);
     },
   };

@@ -11,6 +11,7 @@ export interface HostView {
   /** Ids of all sandboxes, and of those that have processes. */
   known: readonly string[];
   alive: readonly string[];
+  snapshots?: readonly string[];
 }
 
 /** All on this host that is of this state directory and shouldn't be there, one line each. */
@@ -57,7 +58,7 @@ const ofRuntime = /^(sandboxes|images|trash|volumes|snapshots|shared|run|boot|la
 const ofSandbox = /^(spec\.json|fs|top|config\.json|runtime\.log|m|userns)$/;
 const ofRunning = /^(guest\.sock|guest\.pid|uplink\.pid)$/;
 
-function files({ stateDir, known, alive, engine }: HostView): string[] {
+function files({ stateDir, known, alive, engine, snapshots = [] }: HostView): string[] {
   const found: string[] = [];
   const check = (dir: string, isWanted: (name: string) => boolean) => {
     for (const name of names(dir)) if (!isWanted(name)) found.push(`file ${join(dir, name)}`);
@@ -86,7 +87,7 @@ function files({ stateDir, known, alive, engine }: HostView): string[] {
     check(join(oci, "images", kind), (name) => !name.startsWith("."));
   check(join(oci, "images/oci/refs"), (name) => name.endsWith(".json"));
   check(join(stateDir, "logs"), (name) => known.includes(name));
-  const sealed = known.map((id) => `${id}.sealed`);
+  const sealed = [...known, ...snapshots].map((id) => `${id}.sealed`);
   check(join(stateDir, "secrets"), (name) => ["key", "authority.pem", ...sealed].includes(name));
   return found;
 }

@@ -54,6 +54,7 @@ export async function checkInvariant(
     ...host,
     engine: engine.pid,
     known: [...infos.values()].map(({ id }) => id),
+    snapshots: (await engine.api.snapshots.list()).map(({ id }) => id),
     alive: alive.map(({ id }) => id),
   };
   wrong.push(...(await checkSnapshots(engine, host.stateDir, infos.size)));

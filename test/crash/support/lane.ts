@@ -141,6 +141,7 @@ export class Lane implements AsyncDisposable {
   async clean(engine: EngineProcess): Promise<void> {
     const actions = this.world.actions(engine.api);
     await Promise.all(this.world.names().map((name) => actions.remove(name)));
+    for (const { id } of await engine.api.snapshots.list()) await engine.api.snapshots.remove(id);
     this.world.boxes.clear();
     this.world.files.clear();
   }

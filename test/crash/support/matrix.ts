@@ -122,6 +122,12 @@ export const places: Record<Step, Place> = {
   "launcher.checkOutside.sent": "volumes",
   "launcher.checkOutside.answered": "volumes",
 
+  "snapshot.creating": "snapshots",
+  "snapshot.taken": "snapshots",
+  "snapshot.ready": "snapshots",
+  "snapshot.removing": "snapshots",
+  "snapshot.dropped": "snapshots",
+  "snapshot.deleted": "snapshots",
   "snapshot.begun": "snapshots",
   "snapshot.froze": "snapshots",
   "snapshot.thawed": "snapshots",

@@ -91,7 +91,8 @@ export const scenarios = {
   async snapshots(actions) {
     const { snapshots } = actions.api;
     for (const { id } of await snapshots.list()) await snapshots.remove(id);
-    await actions.create("original");
+    const secrets = [{ name: "FIRST", hosts: ["api.test"], value: "a-secret-of-the-scenario" }];
+    await actions.create("original", { secrets });
     await actions.write("original", `${DATA}/a`, "kept");
     const first = await snapshots.create("original");
     await actions.restore("restored", "original", first.id);
