@@ -22,10 +22,9 @@ it("tells a process from a later one with its pid", async () => {
 });
 
 it("counts a process that nobody has waited for as ended", async () => {
-  // The shell's child ends at once, and the program that takes the shell's place never waits for it.
-  const parent = spawn("sh", ["-c", "sleep 0 & echo $!; exec sleep 600"], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
+  // The shell's child ends when another program has taken the shell's place, which never waits for it.
+  const script = '(until grep -qx sleep "/proc/$$/comm"; do sleep 0.01; done) & echo $!; exec sleep 600';
+  const parent = spawn("sh", ["-c", script], { stdio: ["ignore", "pipe", "inherit"] });
   const [line] = (await once(parent.stdout, "data")) as [Buffer];
   const pid = Number(line.toString());
   await expect.poll(() => readProcess(pid)?.state).toBe("Z");
