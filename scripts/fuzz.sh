@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(guest-files guest-spawn guest-users guest-tree guest-mux guest-dns launcher codec)
+[ ${#targets[@]} -gt 0 ] || targets=(guest-files guest-spawn guest-users guest-tree guest-mux guest-dns guest-denied launcher codec)
 
 # The most that is kept of a target's corpus: the files, the bytes of all, and the bytes of one.
 MOST_FILES=50 MOST_BYTES=40000 MOST_INPUT=4096

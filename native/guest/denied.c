@@ -28,6 +28,12 @@ enum { MESSAGE_BYTES = 4096, MOST_AT_ONCE = 64 };
 // Of one flow, such as a connection that is tried again by the kernel, one packet within this time is told.
 enum { FLOWS = 64, QUIET_S = 5, FROM_BYTES = 2 };
 
+/// struct sockaddr_nl
+struct netlink_address {
+  uint16_t family, pad;
+  uint32_t pid, groups;
+};
+
 struct message {
   uint32_t bytes;
   uint16_t type, flags;
@@ -137,10 +143,12 @@ static void tell(int trace) {
   unsigned char bytes[MESSAGE_BYTES];
   struct denial d;
   for (;;) {
-    ssize_t n = recv(trace, bytes, sizeof bytes, MSG_DONTWAIT | MSG_TRUNC);
+    struct netlink_address from = {0};
+    ssize_t n = recvfrom(trace, bytes, sizeof bytes, MSG_DONTWAIT | MSG_TRUNC, (struct sockaddr *)&from, &(socklen_t){sizeof from});
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return;
-    if ((size_t)n > sizeof bytes || !parse_message(bytes, (size_t)n, &d) || is_known(&d)) continue;
+    // The kernel's number is 0.
+    if (from.pid != 0 || (size_t)n > sizeof bytes || !parse_message(bytes, (size_t)n, &d) || is_known(&d)) continue;
     char to[INET6_ADDRSTRLEN];
     if (inet_ntop(d.is_ipv6 ? AF_INET6 : AF_INET, d.to, to, sizeof to) == NULL) continue;
     if (dprintf(STDOUT_FILENO, "%s %s %s %u\n", d.chain, d.protocol, to, d.port) < 0) _exit(0);
@@ -161,10 +169,7 @@ static void answer(int trace) {
 /// Hears what the kernel says of packets in this network namespace. -1 with errno.
 static int open_trace(void) {
   // With a number of its own, that is: the kernel's is 0, and nobody hears what it said itself.
-  const struct {
-    uint16_t family, pad;
-    uint32_t pid, groups;
-  } own = {.family = AF_NETLINK};
+  const struct netlink_address own = {.family = AF_NETLINK};
   int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NF_NETLINK_PROTOCOL), group = NF_TRACE_GROUP, yes = 1;
   if (fd < 0) return -1;
   // What comes while nobody reads is lost, without an error that would have to be read.

@@ -10,6 +10,7 @@ import type { GuestClient, GuestExit, GuestSession, SpawnRequest } from "../gues
 import { parseInput } from "../lib/parse.ts";
 import { cancelled, linkSignals, throwIfAborted } from "../lib/signals.ts";
 import { type Core, inRunning, runtimeOf, whyLost } from "./core.ts";
+import type { EgressManager } from "./egress/manager.ts";
 import { createExecSlots } from "./exec-slots.ts";
 import { CappedOutput, createOutputBudget } from "./output.ts";
 import type { SandboxRecord } from "./record.ts";
@@ -30,8 +31,8 @@ export interface Execs {
   close(): Promise<void>;
 }
 
-/** Runs commands. They don't wait for lifecycle steps nor for each other. `denials`: those of a sandbox up to now. */
-export function createExecs(core: Core, denials: (id: string) => Promise<number>): Execs {
+/** Runs commands. They don't wait for lifecycle steps nor for each other. `denials`: those of a sandbox. */
+export function createExecs(core: Core, denials: EgressManager["denials"]): Execs {
   const slots = createExecSlots(core.config);
   const budget = createOutputBudget(core.config.maxTotalOutputBytes);
   const sessions = new Set<GuestSession>();
@@ -62,7 +63,7 @@ export function createExecs(core: Core, denials: (id: string) => Promise<number>
           // Counted only when the command itself was killed: 137 is also how a shell tells it of its child.
           const killed = how.exit_code === 137 && how.timed_out !== true;
           const oomKilled = killed && (runtime.oomKills(record.id) ?? 0) > oomKillsBefore;
-          const denied = (await denials(record.id)) - deniedBefore;
+          const denied = (await denials(record.id, { isExact: true })) - deniedBefore;
           return { ...how, ...(oomKilled ? { oom_killed: true } : {}), ...(denied > 0 ? { denied } : {}) };
         })
         .finally(() => {

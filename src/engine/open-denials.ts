@@ -16,8 +16,8 @@ export interface OpenDenials {
   forget(id: string): void;
   /** What is denied during a change of rules is explained by the new ones, or else by the old ones. */
   during<T>(id: string, change: () => Promise<T>): Promise<T>;
-  /** How many have been denied up to now; it is told of all of them when this resolves. */
-  count(id: string): Promise<number>;
+  /** How many have been denied; `isExact`: all up to the call count, which takes a moment. */
+  count(id: string, options?: { isExact?: boolean }): Promise<number>;
   counts(id: string): { allowed: number; denied: number } | undefined;
   /** The last ones, the oldest first. Throws `unsupported` when there are none because they can't be recorded. */
   decisions(id: string): NetworkDecision[];
@@ -138,10 +138,10 @@ export function createOpenDenials(
         for (const denial of waiting) record(followed, denial);
       }
     },
-    async count(id) {
+    async count(id, { isExact = false } = {}) {
       const followed = all.get(id);
       if (!followed) return 0;
-      await settle(followed);
+      await (isExact ? settle(followed) : followed.watch);
       return followed.recorder.counts().denied;
     },
     counts: (id) => all.get(id)?.recorder.counts(),

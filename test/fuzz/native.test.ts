@@ -14,7 +14,16 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(out, { recursive: true, force: true }));
 
-it.each(["guest-files", "guest-spawn", "guest-users", "guest-tree", "guest-mux", "guest-dns", "launcher"])(
+it.each([
+  "guest-files",
+  "guest-spawn",
+  "guest-users",
+  "guest-tree",
+  "guest-mux",
+  "guest-dns",
+  "guest-denied",
+  "launcher",
+])(
   "%s: the kept inputs and two seconds of new ones find nothing",
   async (target) => {
     const result = await run("bash", ["scripts/fuzz.sh", "--short", "--out", out, target], {

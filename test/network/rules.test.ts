@@ -1,8 +1,9 @@
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import Database from "libsql";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { eventually } from "../../src/testing/wait.ts";
 import { type Lab, makeLab } from "./support/lab.ts";
 import { type LabEngine, serveInLab } from "./support/serve.ts";
 
@@ -22,14 +23,30 @@ async function reaches(id: string, ...hosts: string[]): Promise<string> {
   return (await engine.api.exec(id, { cmd: ["perl", "-e", dial, ...hosts] })).stdout;
 }
 
-/** Of what the audit log has of this sandbox, the rules. */
-function audited(id: string): unknown[] {
+/** What the audit log has of this sandbox. */
+function records(id: string, wanted: "policy" | "decision"): Record<string, unknown>[] {
   return readFileSync(join(engine.stateDir, "audit.jsonl"), "utf8")
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line))
-    .filter(({ type, sandbox }) => type === "policy" && sandbox === id)
-    .map(({ rules }) => rules);
+    .filter(({ type, sandbox }) => type === wanted && sandbox === id);
+}
+const audited = (id: string) => records(id, "policy").map(({ rules }) => rules);
+
+/** Pids of the processes that hear what this sandbox is denied. */
+function watchers(guest: number): number[] {
+  return readdirSync("/proc")
+    .filter((pid) => /^\d+$/.test(pid))
+    .filter((pid) => readText(`/proc/${pid}/cmdline`).includes(`--watch-guard\0${guest}\0`))
+    .map(Number);
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return ""; // it has ended
+  }
 }
 
 /** A batch of nf_tables that deletes the table of this name in family inet. */
@@ -67,6 +84,33 @@ it("come one after the other, whoever asks for them at the same time", async () 
   expect(await reaches(id, outside[0], named)).toBe("open shut");
   await Promise.all([api.network.change(id, { allow: [named] }), api.stop(id), api.start(id)]);
   expect(await reaches(id, outside[0], named)).toBe("open open");
+});
+
+it("deny what is audited, by the next engine too, and deny it when nobody is there to tell", async () => {
+  const { api } = engine;
+  const { named, port } = lab.places;
+  const { id, pid = 0 } = await api.create({ network_mode: "open" });
+  const denial = { host: named, port, protocol: "tcp", allowed: false, cause: "internal" };
+  expect(await reaches(id, named)).toBe("shut");
+  expect(records(id, "decision")).toMatchObject([denial]);
+  const first = watchers(pid);
+  await engine.kill();
+  await eventually("its end", () => watchers(pid).length === 0);
+  await engine.start();
+  expect(await reaches(id, named)).toBe("shut");
+  expect(records(id, "decision")).toMatchObject([denial, denial]);
+  const [second = 0, ...others] = watchers(pid);
+  expect([first.length, others]).toEqual([1, []]);
+  process.kill(second, "SIGKILL");
+  await eventually("what the network says", async () => !(await api.network.get(id)).records);
+  expect(await reaches(id, named)).toBe("shut");
+  expect(records(id, "decision")).toHaveLength(2);
+  await api.stop(id, { timeoutMs: 0 });
+  const { pid: next = 0 } = await api.start(id);
+  await eventually("who watches", () => watchers(next).length === 1);
+  expect(await api.network.get(id)).toMatchObject({ records: true });
+  await api.remove(id);
+  await eventually("its end", () => watchers(next).length === 0);
 });
 
 it("are in force or the sandbox is stopped, when the next engine can't have them in force", async () => {

@@ -43,8 +43,8 @@ export interface EgressManager {
   explain(wanted: string, host: string, port: number): Promise<NetworkDecision>;
   /** The last ones, the oldest first. */
   decisions(wanted: string): NetworkDecision[];
-  /** How many connections have been denied since it runs, up to now. */
-  denials(id: string): Promise<number>;
+  /** How many connections have been denied since it runs; `isExact`: all up to the call count. */
+  denials(id: string, options?: { isExact?: boolean }): Promise<number>;
   close(): void;
 }
 
@@ -229,7 +229,8 @@ export function createEgressManager(
         ...(preset === undefined ? {} : { preset }),
       };
     },
-    denials: async (id) => ways.get(id)?.recorder.counts().denied ?? (await openDenials.count(id)),
+    denials: async (id, options) =>
+      ways.get(id)?.recorder.counts().denied ?? (await openDenials.count(id, options)),
     decisions(wanted) {
       const record = ruled(wanted);
       if (isOpen(record)) return openDenials.decisions(record.id);
