@@ -287,6 +287,8 @@ describe("a launcher that is sent nonsense", () => {
       frame(1, launcherOps.start, u32(7)),
       frame(1, launcherOps.kill, Buffer.alloc(3)),
       frame(1, launcherOps.rmtree, u32(1)),
+      frame(1, launcherOps.copy, encoder().str("relative").str("/x").list([]).u32(0).finish()),
+      frame(1, launcherOps.copy, encoder().str("/").str("/x").finish()),
       frame(1, launcherOps.keep, encoder().str("crun").finish()),
       frame(1, launcherOps.keep, encoder().str("/").finish()),
       frame(1, launcherOps.keep, encoder().str("/bin/true").str("").finish()),
