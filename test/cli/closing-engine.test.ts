@@ -58,16 +58,22 @@ describe("a command that meets an engine which is just closing", () => {
     expect((await workspace.warren(args)).stderr).toContain("there is no sandbox");
   });
 
-  it("is given to the next one, when it could not even connect", async () => {
-    await using workspace = openWorkspace();
-    // The first connection is the question whether anybody is there.
-    const server = createServer((socket) => {
-      closing.leave();
-      socket.destroy();
-    });
-    const closing = await inPlaceOfEngine(workspace, server);
-    await workspace.ok(["create", "--name", "box"]);
-    expect(JSON.parse(await workspace.ok(["ls", "--json"]))).toHaveLength(1);
+  it("is given to the next one, when it could not even connect", { timeout: 120_000 }, async () => {
+    for (let tries = 1; ; tries++) {
+      await using workspace = openWorkspace();
+      // The first connection is the question whether anybody is there.
+      const server = createServer((socket) => {
+        closing.leave();
+        socket.destroy();
+      });
+      const closing = await inPlaceOfEngine(workspace, server);
+      const { code, stderr } = await workspace.warren(["create", "--name", "box"]);
+      // A quick one has connected a second time before we have left: that is the next test.
+      if (code !== 0 && tries < 20 && stderr.includes("no answer")) continue;
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      expect(JSON.parse(await workspace.ok(["ls", "--json"]))).toHaveLength(1);
+      break;
+    }
   });
 
   it("is not made twice, when the connection broke behind the request", async () => {

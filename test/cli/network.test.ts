@@ -8,6 +8,7 @@ import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { collapse } from "../../src/cli/collapse.ts";
 import { howToAllow } from "../../src/cli/network-report.ts";
+import { eventually } from "../../src/testing/wait.ts";
 import { mainFile, openWorkspace, run } from "./workspace.ts";
 
 const box = openWorkspace();
@@ -39,6 +40,10 @@ describe("warren network", () => {
     const id = (
       await box.ok(["create", "--runtime", "oci", "--network", "open", "--network-deny", "198.51.100.7"])
     ).trim();
+    // What is denied is listened to a moment after the start.
+    await eventually("the record", async () =>
+      (await box.ok(["network", "show", id])).includes("denied   0"),
+    );
     expect(await box.ok(["network", "allow", id, "10.9.0.0/16:443"])).toBe(
       "mode     open\nallow    10.9.0.0/16:443\ndeny     198.51.100.7\ndenied   0\n",
     );
