@@ -61,7 +61,8 @@ static void parse_outside(struct start *s, struct in *in) {
     s->outside[i] = (struct outside){sources[i], targets[i], in_u32(in)};
     if (!(s->outside[i].flags & OUTSIDE_TMPFS) && sources[i][0] != '/') in->bad = true;
   }
-  if (sources[count] || targets[count]) in->bad = true;
+  // What is bad may have come to its end before it had as many as it says.
+  if (!in->bad && (sources[count] || targets[count])) in->bad = true;
   s->outside_count = count;
 }
 
