@@ -71,6 +71,10 @@ describe("warren network", () => {
       /^\S+Z DENIED {2}10\.9\.1\.1:80 \(tcp\): 10\.9\.1\.1 is an internal address .*\n\S+Z DENIED {2}198\.51\.100\.7:443 \(tcp\): denied by 198\.51\.100\.7\n$/,
     );
     expect(await box.ok(["network", "set", id])).toBe("mode     open\ndenied   2\n");
+    const network = ["--runtime", "oci", "--network", "open"];
+    expect((await box.warren(["run", ...network, "--", ...dial("10.9.1.1:80")])).stderr).toBe(
+      "blocked: 10.9.1.1:80 (it leads to an internal address) – allow with: --network-allow 10.9.1.1:80\n",
+    );
     await box.ok(["rm", id]);
   });
 

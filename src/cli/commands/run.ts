@@ -123,10 +123,9 @@ async function run(
     return await exitCode(exit, options.timeout);
   } finally {
     signalled.isEnding();
-    if (sandbox.network_mode === "filtered") {
-      await sayBlocked(api, id, { goes: !keep });
-      await sayLearnt(api, id);
-    }
+    const mode = sandbox.network_mode;
+    if (mode === "filtered" || mode === "open") await sayBlocked(api, id, { goes: !keep });
+    if (mode === "filtered") await sayLearnt(api, id);
     if (keep) await say(`sandbox ${safe(id)} is kept`);
     else await remove(api, id);
   }
