@@ -257,7 +257,7 @@ describe("shutdown", () => {
 describe("the program", () => {
   it.skipIf(isSanitized)("is small, on disk and in memory, and silent [not under sanitizers]", async () => {
     await using guest = await startGuest();
-    expect(statSync(`/proc/${guest.pid}/exe`).size).toBeLessThan(150_000);
+    expect(statSync(`/proc/${guest.pid}/exe`).size).toBeLessThan(170_000);
     await guest.client.hello();
     expect((await processStatus(guest.pid)).rssKiB).toBeLessThan(200);
     expect(guest.stdout() + guest.stderr()).toBe("");

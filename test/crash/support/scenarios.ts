@@ -87,6 +87,17 @@ export const scenarios = {
     await actions.remove("mounted");
     await actions.api.volumes.remove(name);
   },
+  /** A sandbox with secrets, one that comes later and one that goes. First, since the vault's key is made once. */
+  async secrets(actions) {
+    const { secrets } = actions.api;
+    const [hosts, value] = [["api.test"], "a-secret-of-the-scenario"];
+    await actions.create("keeper", { secrets: [{ name: "FIRST", hosts, value }] });
+    await secrets.put("keeper", "SECOND", { hosts, value });
+    await secrets.remove("keeper", "FIRST");
+    await actions.stop("keeper");
+    await actions.start("keeper");
+    await actions.remove("keeper");
+  },
   /** One of a running sandbox, one of a paused one that was made of the first, and neither of them at the end. */
   async snapshots(actions) {
     const { snapshots } = actions.api;
@@ -103,17 +114,6 @@ export const scenarios = {
     await actions.resume("restored");
     await actions.remove("restored");
     await snapshots.remove(second.id);
-  },
-  /** A sandbox with secrets, one that comes later and one that goes. */
-  async secrets(actions) {
-    const { secrets } = actions.api;
-    const [hosts, value] = [["api.test"], "a-secret-of-the-scenario"];
-    await actions.create("keeper", { secrets: [{ name: "FIRST", hosts, value }] });
-    await secrets.put("keeper", "SECOND", { hosts, value });
-    await secrets.remove("keeper", "FIRST");
-    await actions.stop("keeper");
-    await actions.start("keeper");
-    await actions.remove("keeper");
   },
   /** A sandbox with open network, which has processes on the host beside its own, and rules that change. */
   async network(actions) {

@@ -8,6 +8,7 @@
 #include <ftw.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 static char mode;
+static FILE *out;
 
 static int connects(const char *name, int is_abstract) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -45,22 +47,42 @@ static int visit(const char *path, const struct stat *st, int type, struct FTW *
   if (type == FTW_NS || is_process(path)) return 0;
   if (mode == 'w' && S_ISREG(st->st_mode)) {
     int fd = open(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
-    if (fd >= 0) printf("%s\n", path);
+    if (fd >= 0) fprintf(out, "%s\n", path);
     if (fd >= 0) close(fd);
   }
   if (mode == 'd' && (S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode))) {
-    printf("%c %u:%u %s\n", S_ISCHR(st->st_mode) ? 'c' : 'b', major(st->st_rdev), minor(st->st_rdev), path);
+    fprintf(out, "%c %u:%u %s\n", S_ISCHR(st->st_mode) ? 'c' : 'b', major(st->st_rdev), minor(st->st_rdev), path);
   }
-  if (mode == 's' && S_ISSOCK(st->st_mode)) printf("%s %s\n", connects(path, 0) ? "connects" : "refuses", path);
+  if (mode == 's' && S_ISSOCK(st->st_mode)) fprintf(out, "%s %s\n", connects(path, 0) ? "connects" : "refuses", path);
   return 0;
+}
+
+// A directory that goes in the middle of a walk, as that of a process that ends, ends the walk: then all of it is walked again.
+static int walk(const char *path) {
+  enum { TRIES = 50 };
+  for (int i = 0; i < TRIES; i++) {
+    char *text = NULL;
+    size_t bytes = 0;
+    out = open_memstream(&text, &bytes);
+    if (out == NULL) return 1;
+    int failed = nftw(path, visit, 64, FTW_PHYS) != 0, error = errno;
+    fclose(out);
+    if (!failed) fputs(text, stdout);
+    free(text);
+    if (!failed) return 0;
+    fprintf(stderr, "%s: %s\n", path, strerror(error));
+    if (error != ENOENT && error != ESRCH) return 1;
+  }
+  return 1;
 }
 
 int main(int argc, char **argv) {
   if (argc < 3) return 2;
   mode = argv[1][0];
+  int status = 0;
   for (int i = 2; i < argc; i++) {
     if (mode == 'a') printf("%s %s\n", connects(argv[i], 1) ? "connects" : "refuses", argv[i]);
-    else if (nftw(argv[i], visit, 64, FTW_PHYS) != 0) fprintf(stderr, "%s: %s\n", argv[i], strerror(errno));
+    else status |= walk(argv[i]);
   }
-  return 0;
+  return status;
 }
