@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { connect, createServer } from "node:net";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { SandboxInfo } from "../../src/contracts/sandbox.ts";
 import { openTerminal } from "./terminal-window.ts";
 import { endProcess, mainFile, openWorkspace, until, type Workspace } from "./workspace.ts";
@@ -153,6 +155,31 @@ describe("run", () => {
       );
       await isAlone();
     }
+  });
+
+  it("leaves nothing when the signal comes while the answer is on its way", async () => {
+    // Between the two, an answer to a creation never arrives.
+    const path = join(box.stateDir, "slow.sock");
+    const answered = new Promise<void>((resolve) => {
+      const server = createServer((client) => {
+        let isCreating = false;
+        const engine = connect(join(box.stateDir, "engine.sock"));
+        for (const socket of [client, engine]) socket.on("error", () => {});
+        client.on("data", (bytes: Buffer) => {
+          isCreating ||= bytes.toString("latin1").startsWith("POST /api/v1/sandboxes ");
+          engine.write(bytes);
+        });
+        engine.on("data", (bytes: Buffer) => (isCreating ? resolve() : client.write(bytes)));
+        client.on("close", () => engine.destroy());
+        engine.on("close", () => client.destroy());
+      }).listen(path);
+      onTestFinished(() => void server.close());
+    });
+    const running = start(["--server", `unix:${path}`, "run", "--", "sleep", "1000"]);
+    await answered;
+    running.child.kill("SIGINT");
+    expect(await running.exit).toEqual([130, null]);
+    expect(await sandboxes()).toEqual([]);
   });
 
   it("says so when the sandbox could not be removed", async () => {

@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { isatty } from "node:tty";
 import type { Command } from "commander";
 import type { SandboxApi } from "../../contracts/api.ts";
@@ -17,6 +18,8 @@ import { hostSide } from "../publish.ts";
 import { safe } from "../render.ts";
 import { explain, UsageError } from "../report.ts";
 
+/** By it a run finds the sandbox that it asked for and heard nothing of. */
+const RUN_LABEL = "warren.run";
 /** Seconds that a sandbox outlives a CLI that can't remove it, for it was killed. */
 const LEASE_S = 120;
 const RENEWAL_MS = 30_000;
@@ -141,11 +144,23 @@ async function sayChosenPorts({ ports }: SandboxInfo, request: CreateSandbox): P
 
 /** Undefined when a signal came first; what was half made is undone by the engine then. */
 async function create(api: SandboxApi, request: CreateSandbox, signalled: Signalled) {
+  const run = randomUUID();
   try {
-    return await api.create(request, { signal: signalled.signal });
+    const labels = { ...request.labels, [RUN_LABEL]: run };
+    return await api.create({ ...request, labels }, { signal: signalled.signal });
   } catch (error) {
-    if (signalled.code() !== undefined) return undefined;
-    throw error;
+    if (signalled.code() === undefined) throw error;
+    await removeUnheard(api, run);
+    return undefined;
+  }
+}
+
+/** The engine may have been done, and its answer on the way, when we hung up. What fails here is left to the lease. */
+async function removeUnheard(api: SandboxApi, run: string): Promise<void> {
+  try {
+    for (const { id } of await api.list({ labels: { [RUN_LABEL]: run } })) await api.remove(id);
+  } catch {
+    // Gone already, or an engine that is not there.
   }
 }
 
