@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 need_node
 need_programs gcc=gcc make=make musl-gcc=musl-tools crun=crun runc=runc skopeo=skopeo umoci=umoci buildah=buildah \
   /usr/include/seccomp.h=libseccomp-dev bwrap=bubblewrap docker-registry=docker-registry tmux=tmux shellcheck=shellcheck \
-  setpriv=util-linux newuidmap=uidmap /bin/busybox=busybox-static /usr/sbin/dockerd=docker.io docker=docker.io openssl=openssl curl=curl mkfs.ext4=e2fsprogs \
+  setpriv=util-linux newuidmap=uidmap /bin/busybox=busybox-static /usr/sbin/dockerd=docker.io docker=docker.io openssl=openssl curl=curl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs \
   podman=podman slirp4netns=slirp4netns pasta=passt ip=iproute2 chromium=chromium ssh-agent=openssh-client
 need_libfuzzer
 scripts/install-runsc.sh || echo "note: no usable runsc: the tests of isolation gvisor are skipped"

@@ -34,7 +34,7 @@ export function testApiSnapshots({ test, fixture, unless }: ApiContext): void {
       const hasLimits = unless("limits") === undefined;
       const wanted: CreateSandbox = {
         env: { KEPT: "a b" },
-        workdir: "/opt/work",
+        workdir: "/opt/kept",
         labels: { team: "x" },
         cmd: ["sleep", "100000"],
         timeout: 3600,
@@ -55,7 +55,7 @@ export function testApiSnapshots({ test, fixture, unless }: ApiContext): void {
       if (hasLimits) await api.update(id, { memory: 96 * MIB, cpu: 700_000_000 });
       await shell(
         id,
-        "printf %s $API_TOKEN >/opt/placeholder; echo one >/opt/work/file; echo x >/scratch/gone",
+        "printf %s $API_TOKEN >/opt/placeholder; echo one >/opt/kept/file; echo x >/scratch/gone",
       );
       if (!unless("volumes")) await shell(id, "echo shared >/data/file");
       const before = await api.get(id);
@@ -79,7 +79,7 @@ export function testApiSnapshots({ test, fixture, unless }: ApiContext): void {
       // What changes afterwards does not.
       await api.network.set(id, { allow: ["*"] });
       await api.secrets.put(id, "API_TOKEN", { value: `${VALUE}-later` });
-      await shell(id, "echo two >/opt/work/file");
+      await shell(id, "echo two >/opt/kept/file");
       await api.remove(id);
       expect(await snapshots.list({ sandbox_id: id })).toEqual([made]);
 
@@ -146,7 +146,7 @@ export function testApiSnapshots({ test, fixture, unless }: ApiContext): void {
       await check(last.id);
       const inside = await shell(
         last.id,
-        `env; cat /proc/*/environ /proc/*/cmdline /run/warren/* 2>/dev/null | tr '\\0' '\\n'; grep -rl -e '${VALUE.slice(0, 11)}[-]0' /opt/work /opt/placeholder /tmp /run /etc 2>/dev/null`,
+        `env; cat /proc/*/environ /proc/*/cmdline /run/warren/* 2>/dev/null | tr '\\0' '\\n'; grep -rl -e '${VALUE.slice(0, 11)}[-]0' /opt/kept /opt/placeholder /tmp /run /etc 2>/dev/null`,
       );
       const told = JSON.stringify([inside.stdout, made, second, await snapshots.list(), await api.list()]);
       expect(told).toContain("warren-secret-");
